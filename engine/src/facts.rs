@@ -1,0 +1,140 @@
+//! What is recorded: the facts that the journal writes, and the records that are read back.
+
+use billing::{BalanceChange, Checkpoint, Opening, Settled, Settlement, SlotNumber, Span, Tariff, WalletVersion};
+use schema::{Credits, SessionId, UnixMillis, UserId};
+
+/// The name under which a process serves sessions. Sessions stay with their node's name, not with
+/// the process: whoever runs under the name takes them over.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NodeName(String);
+
+/// A node name with characters that it can't have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a node name has 1 to 64 letters, digits, dots, dashes or underscores, not {given:?}")]
+pub struct InvalidNodeName {
+    /// What was refused.
+    pub given: String,
+}
+
+impl NodeName {
+    /// The node of this name.
+    pub fn new(name: &str) -> Result<Self, InvalidNodeName> {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if name.is_empty() || name.len() > 64 || !name.chars().all(is_allowed) {
+            return Err(InvalidNodeName { given: name.to_owned() });
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One run of a process under its node's name, numbered from 1. Only the latest may write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRun {
+    /// The node.
+    pub node: NodeName,
+    /// The run's number.
+    pub epoch: i64,
+    /// When it began to serve.
+    pub started_at: UnixMillis,
+}
+
+/// Something that a session decided and the journal records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fact {
+    /// A session starts.
+    Opening(Opening),
+    /// A session's charge so far, perhaps with its end.
+    Settlement(Settlement),
+}
+
+impl Fact {
+    /// Whose wallet it writes to.
+    pub const fn user(&self) -> UserId {
+        match self {
+            Self::Opening(opening) => opening.user,
+            Self::Settlement(settlement) => settlement.user,
+        }
+    }
+
+    /// The wallet's version that it was decided from; recording it makes the next one.
+    pub const fn version(&self) -> WalletVersion {
+        match self {
+            Self::Opening(opening) => opening.version,
+            Self::Settlement(settlement) => settlement.version,
+        }
+    }
+}
+
+/// What became of a fact. Recording the same fact again gives `Recorded` again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FactOutcome {
+    /// It is durable, and the wallet is at the fact's version + 1 by it.
+    Recorded,
+    /// Somebody else has written to the wallet since the fact was decided. Nothing was changed:
+    /// read the wallet and decide anew.
+    Stale,
+    /// It can't be recorded, now or later. Nothing was changed.
+    Refused(Refusal),
+}
+
+/// Why a fact can't be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such user.
+    #[error("there is no such user")]
+    UserUnknown,
+    /// The slot has a live session, of this node or another.
+    #[error("the slot has a live session")]
+    SlotTaken,
+    /// The session is not live.
+    #[error("the session is not live")]
+    SessionEnded,
+    /// It contradicts what is recorded, for example a settlement below the one before it. A fault
+    /// of ours.
+    #[error("it contradicts what is recorded")]
+    Contradiction,
+}
+
+/// A wallet as recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalletRecord {
+    /// Whose.
+    pub user: UserId,
+    /// Its version.
+    pub version: WalletVersion,
+    /// The balance in the ledger.
+    pub credits: Credits,
+    /// The greatest instant that anything of it was recorded with.
+    pub last_instant: UnixMillis,
+    /// Its live sessions, of any node.
+    pub live: Vec<LiveSession>,
+    /// The balance changes from outside the engine since the version asked for, in the order of
+    /// their versions.
+    pub changes: Vec<BalanceChange>,
+}
+
+/// A live session as recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveSession {
+    /// Its id.
+    pub id: SessionId,
+    /// The node that serves it.
+    pub node: NodeName,
+    /// Its slot.
+    pub slot: SlotNumber,
+    /// Its tariff.
+    pub tariff: Tariff,
+    /// When it started.
+    pub started_at: UnixMillis,
+    /// What of its charge is in the ledger.
+    pub settled: Settled,
+    /// Its last settlement's instant and served time, or its start.
+    pub checkpoint: Checkpoint,
+    /// Its pauses since the checkpoint; one that is not over ends at [`UnixMillis::MAX`].
+    pub pauses: Vec<Span>,
+}

@@ -1,0 +1,20 @@
+//! The engine of Minute-Credit: a supervisor that keeps one actor for each user with a live session,
+//! the journal and the mirror that record what they decide, and the stores.
+//!
+//! ```text
+//! Engine ──► supervisor ──► session actor ──► journal ──► Store (Postgres or SQLite)
+//!                              │    ▲    └──► mirror ──► Redis
+//!             UserUpdate ◄─────┘    └── metronome
+//! ```
+//!
+//! Calls go one way, from left to right; only casts come back. Deliberately absent: HTTP, sockets,
+//! tokens and passwords (the `gateway` crate), and the arithmetic itself (`billing`).
+
+pub mod clock;
+pub mod engine;
+pub mod facts;
+pub mod store;
+pub mod update;
+
+pub use clock::Clock;
+pub use engine::{Engine, EngineSettings};

@@ -1,0 +1,337 @@
+//! The database, behind one interface: [`postgres`] for production, [`sqlite`] embedded, and one
+//! test suite that both pass (`engine/tests/store.rs`).
+//!
+//! Every write is one transaction that nobody can cancel: it runs in a task of its own, and the
+//! time-out stands outside it (a cancelled transaction can go back to the pool open). A call that
+//! timed out has an unknown outcome, and all writes may be repeated.
+//!
+//! SQL stands beside the function that runs it, and nowhere else.
+
+pub mod audit;
+pub mod postgres;
+pub mod sqlite;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use billing::WalletVersion;
+use schema::{
+    Credits, CreditsChange, EntryId, SessionId, UnixMillis, UserId,
+    ledger::{EntryKind, LedgerEntry},
+    session::SessionRecord,
+};
+
+use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, WalletRecord};
+use billing::Span;
+
+/// Where a store is and how patient it is.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// Which database.
+    pub location: StoreLocation,
+    /// How many connections at most.
+    pub connections_max: u32,
+    /// How long to wait for a connection.
+    pub connect_timeout: Duration,
+    /// How long a read or a transaction may take.
+    pub call_timeout: Duration,
+}
+
+/// Which database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreLocation {
+    /// A `postgres://` address. It may hold a password: it is never logged.
+    Postgres(String),
+    /// The path of an SQLite file; its folder is made at need.
+    Sqlite(PathBuf),
+}
+
+/// Why a call to the database failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database can't be reached or broke off. A write's outcome is unknown.
+    #[error("the database is unavailable")]
+    Unavailable(#[source] sqlx::Error),
+    /// The database did not answer in time. A write's outcome is unknown.
+    #[error("the database did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// Another process runs under our node's name since. Nothing was written.
+    #[error("another process has taken over this node's name")]
+    Superseded,
+    /// The database refused a statement. Nothing was written.
+    #[error("the database refused a statement")]
+    Refused(#[source] sqlx::Error),
+    /// What stands in the database can't be understood.
+    #[error("the database holds something unexpected: {0}")]
+    Corrupt(String),
+    /// The schema is newer than this program, or not ours.
+    #[error("the database's schema does not fit this program: {0}")]
+    Incompatible(String),
+    /// The embedded database's file or folder can't be used.
+    #[error("can't use {path}")]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl StoreError {
+    /// Whether waiting and repeating the same call can help.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::TimedOut(_))
+    }
+}
+
+/// A user to be created, with the wallet's first credits.
+#[derive(Clone)]
+pub struct NewUser {
+    /// The email address as given.
+    pub email: String,
+    /// The password's argon2 hash in PHC form; without one nobody can log in.
+    pub password_hash: Option<String>,
+    /// The signup grant; zero makes no ledger entry.
+    pub grant: Credits,
+    /// When.
+    pub created_at: UnixMillis,
+}
+
+/// A user as recorded.
+#[derive(Clone)]
+pub struct UserRecord {
+    /// The id.
+    pub id: UserId,
+    /// The email address as given at signup.
+    pub email: String,
+    /// The password's argon2 hash in PHC form, if there is one.
+    pub password_hash: Option<String>,
+    /// The balance in the ledger; of a live session it lacks what is not settled.
+    pub credits: Credits,
+    /// When the user signed up.
+    pub created_at: UnixMillis,
+    /// Tokens issued before this instant are void.
+    pub tokens_valid_from: UnixMillis,
+}
+
+/// Why a user was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateUserError {
+    /// Somebody has that email, in some spelling of upper and lower case.
+    #[error("somebody has that email")]
+    EmailTaken,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A token that was revoked before it expired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevokedToken {
+    /// The token's own id.
+    pub token_id: String,
+    /// When it would have expired; the row may go then.
+    pub expires_at: UnixMillis,
+}
+
+/// A change of a balance by an operator.
+#[derive(Clone, Debug)]
+pub struct Adjustment {
+    /// Whose wallet.
+    pub user: UserId,
+    /// What kind of entry it makes; not [`EntryKind::Usage`].
+    pub kind: EntryKind,
+    /// What comes in or goes out; not zero.
+    pub amount: CreditsChange,
+    /// The writer's clock. It counts from the greatest of this, every node's `alive_at` that
+    /// serves the wallet, and the wallet's last instant.
+    pub at: UnixMillis,
+    /// Why, in words.
+    pub reason: String,
+    /// Who.
+    pub operator: String,
+    /// Makes it safe to repeat: a second adjustment of the wallet with the key changes nothing.
+    pub idempotency_key: String,
+}
+
+/// An adjustment as recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adjusted {
+    /// Its ledger entry.
+    pub entry: EntryId,
+    /// From when it counts.
+    pub at: UnixMillis,
+    /// The ledger's balance right after it.
+    pub balance_after: Credits,
+    /// Whether the key had been used, for the same adjustment, and nothing was changed now.
+    pub is_repeat: bool,
+}
+
+/// Why an adjustment was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum AdjustError {
+    /// There is no such user.
+    #[error("there is no such user")]
+    UserUnknown,
+    /// The key belongs to another adjustment of this wallet.
+    #[error("the idempotency key was used for a different adjustment")]
+    KeyConflict,
+    /// The wallet would hold less than nothing, or more than a wallet can.
+    #[error("the wallet can't take that amount")]
+    OutOfRange,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Word that somebody else has written to a user's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// The notice's number; later ones have greater numbers.
+    pub id: i64,
+    /// Whose row.
+    pub user: UserId,
+}
+
+/// The place of a session in the history: its start, then its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionCursor {
+    /// When the session started.
+    pub started_at: UnixMillis,
+    /// Its id.
+    pub session: SessionId,
+}
+
+/// The database. See the module's documentation for what holds for all of it.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    // --- runs of nodes ---
+
+    /// Succeeds if the database answers.
+    async fn ping(&self) -> Result<(), StoreError>;
+
+    /// The greatest instant that any node was alive at; nothing in an empty database.
+    async fn latest_alive_at(&self) -> Result<Option<UnixMillis>, StoreError>;
+
+    /// Begins the node's next run, in one transaction: the run before it, if any, may write no
+    /// more. The run starts at `now` or right after the last `alive_at`, whichever is later.
+    async fn begin_run(&self, node: &NodeName, now: UnixMillis) -> Result<NodeRun, StoreError>;
+
+    /// The node's runs before `run` that were alive at or after `since`, each from its start to its
+    /// last `alive_at`, in order.
+    async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis) -> Result<Vec<Span>, StoreError>;
+
+    /// Up to `limit` wallets with a live session of `node`, ordered by user id, after `after`. Their
+    /// `changes` are empty.
+    async fn live_wallets(
+        &self,
+        node: &NodeName,
+        after: Option<UserId>,
+        limit: u32,
+    ) -> Result<Vec<WalletRecord>, StoreError>;
+
+    /// Takes a block of `count` session ids for the caller alone. Ids are never given out twice.
+    async fn take_session_ids(&self, count: u32) -> Result<std::ops::Range<i64>, StoreError>;
+
+    // --- the journal ---
+
+    /// Records `facts`, at most one for each user, in one transaction, and tells what became of
+    /// each, in their order. With `alive_at`, records too that the run was alive then. One refused
+    /// fact spoils nothing. [`StoreError::Superseded`] if the run is not its node's latest.
+    async fn record(
+        &self,
+        run: &NodeRun,
+        alive_at: Option<UnixMillis>,
+        facts: &[Fact],
+    ) -> Result<Vec<FactOutcome>, StoreError>;
+
+    // --- wallets ---
+
+    /// The user's wallet, with the changes from outside since version `since`.
+    async fn wallet(&self, user: UserId, since: WalletVersion) -> Result<Option<WalletRecord>, StoreError>;
+
+    /// Changes a balance from outside the engine, and leaves a notice for the wallet's owner.
+    async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError>;
+
+    /// Up to `limit` notices after the one numbered `after`, in order; `None` for the oldest kept.
+    async fn notices(&self, after: Option<i64>, limit: u32) -> Result<Vec<Notice>, StoreError>;
+
+    /// The newest notice's number, 0 if there never was one.
+    async fn latest_notice(&self) -> Result<i64, StoreError>;
+
+    // --- accounts ---
+
+    /// Creates a user with the signup grant as a ledger entry, in one transaction.
+    async fn create_user(&self, user: NewUser) -> Result<UserRecord, CreateUserError>;
+
+    /// Creates users for load tests in bulk, without passwords, with fresh emails; returns their ids.
+    async fn create_fixture_users(
+        &self,
+        count: u32,
+        grant: Credits,
+        now: UnixMillis,
+    ) -> Result<Vec<UserId>, StoreError>;
+
+    /// The user with this email, in any spelling of upper and lower case.
+    async fn user_by_email(&self, email: &str) -> Result<Option<UserRecord>, StoreError>;
+
+    /// The user with this id.
+    async fn user(&self, user: UserId) -> Result<Option<UserRecord>, StoreError>;
+
+    /// Up to `limit` users with ids after `after`, in order.
+    async fn users(&self, after: Option<UserId>, limit: u32) -> Result<Vec<UserRecord>, StoreError>;
+
+    /// Sets the user's password hash and voids all tokens issued before `now`; leaves a notice.
+    /// Returns whether there is such a user.
+    async fn set_password(&self, user: UserId, hash: String, now: UnixMillis) -> Result<bool, StoreError>;
+
+    /// Revokes a token. Revoking it twice is the same as once.
+    async fn revoke_token(&self, token: RevokedToken) -> Result<(), StoreError>;
+
+    /// Whether the token was revoked.
+    async fn is_token_revoked(&self, token_id: &str) -> Result<bool, StoreError>;
+
+    /// All revoked tokens that have not expired at `now`; forgets those that have.
+    async fn revoked_tokens(&self, now: UnixMillis) -> Result<Vec<RevokedToken>, StoreError>;
+
+    // --- history ---
+
+    /// Up to `limit` of the user's sessions, newest first, from before `before`.
+    async fn sessions(
+        &self,
+        user: UserId,
+        before: Option<SessionCursor>,
+        limit: u32,
+    ) -> Result<Vec<SessionRecord>, StoreError>;
+
+    /// One session of the user's.
+    async fn session(&self, user: UserId, session: SessionId) -> Result<Option<SessionRecord>, StoreError>;
+
+    /// Up to `limit` of the user's ledger entries, newest first, from before the entry `before`.
+    async fn ledger(
+        &self,
+        user: UserId,
+        before: Option<EntryId>,
+        limit: u32,
+    ) -> Result<Vec<LedgerEntry>, StoreError>;
+
+    // --- audit ---
+
+    /// Audits one page of users, those after `after` by id, against the laws; see [`audit`].
+    async fn audit(&self, after: Option<UserId>, limit: u32) -> Result<audit::AuditPage, StoreError>;
+
+    // --- end ---
+
+    /// Closes all connections.
+    async fn close(&self);
+}
+
+/// Opens the database, and brings its schema up to date.
+pub async fn open(settings: &StoreSettings) -> Result<Arc<dyn Store>, StoreError> {
+    let store: Arc<dyn Store> = match &settings.location {
+        StoreLocation::Postgres(url) => Arc::new(postgres::PostgresStore::open(url, settings).await?),
+        StoreLocation::Sqlite(path) => Arc::new(sqlite::SqliteStore::open(path, settings).await?),
+    };
+    Ok(store)
+}

@@ -1,0 +1,58 @@
+//! Signing up, logging in and out, and who the caller is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Credits, UnixMillis, UserId, session::ActiveSession};
+
+/// The shortest password accepted, in bytes of UTF-8.
+pub const PASSWORD_BYTES_MIN: usize = 8;
+/// The longest password accepted, in bytes of UTF-8.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+
+/// The body of `POST /api/auth/signup` and `POST /api/auth/login`.
+///
+/// It has no `Debug`, so that a password can't reach a log by accident.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmailAndPassword {
+    /// The email address; case is kept, and ignored in comparisons.
+    pub email: String,
+    /// The password, [`PASSWORD_BYTES_MIN`] to [`PASSWORD_BYTES_MAX`] bytes.
+    pub password: String,
+}
+
+/// The reply to a signup or a log-in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Authenticated {
+    /// `"User created successfully"` or `"Login successful"`.
+    pub message: String,
+    /// The bearer token for everything else. A secret.
+    pub token: String,
+    /// Who it is for.
+    pub user: User,
+}
+
+/// A user as the user sees themself; also the reply of `GET /api/auth/me`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    /// The user's id.
+    pub id: UserId,
+    /// The email as it was given at signup.
+    pub email: String,
+    /// The live balance, before holds.
+    pub credits: Credits,
+    /// The instant that `credits` holds for.
+    pub as_of: UnixMillis,
+    /// When the user signed up.
+    pub created_at: UnixMillis,
+    /// The live session, if there is one.
+    #[serde(flatten)]
+    pub session: Option<ActiveSession>,
+}
+
+/// A reply that has nothing to say but that it was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// A sentence that a person can read.
+    pub message: String,
+}
