@@ -338,10 +338,10 @@ impl SessionState {
         self.is_in_flight = false;
         match (fact, outcome) {
             (Fact::Opening(opening), FactOutcome::Recorded) => {
-                self.opened(opening.session, fact.version().next())
+                self.opened(opening.session, fact.version().next());
             }
             (Fact::Settlement(settlement), FactOutcome::Recorded) => {
-                self.settled(settlement, fact.version().next())
+                self.settled(settlement, fact.version().next());
             }
             (Fact::Opening(_), FactOutcome::Stale) => {
                 self.start_stamp = stamp;
@@ -352,7 +352,7 @@ impl SessionState {
                 self.reload = Reload::Needed;
             }
             (Fact::Opening(opening), FactOutcome::Refused(refusal)) => {
-                self.start_refused(opening.session, refusal)
+                self.start_refused(opening.session, refusal);
             }
             (Fact::Settlement(settlement), FactOutcome::Refused(refusal)) => {
                 tracing::error!(
@@ -536,9 +536,9 @@ impl SessionState {
         let before = std::mem::replace(&mut self.wallet, WalletState::Ready(wallet));
         self.advance();
         if let WalletState::Loading(waiting) = before {
-            waiting
-                .into_iter()
-                .for_each(|request| self.handle_request(request));
+            for request in waiting {
+                self.handle_request(request);
+            }
         }
         self.mirror();
     }

@@ -101,7 +101,7 @@ impl Actor for Supervisor {
                     .await?;
             }
             SupervisorMessage::Request(user, request) => {
-                state.route(&myself, user, request).await?
+                state.route(&myself, user, request).await?;
             }
             SupervisorMessage::Idle {
                 session,

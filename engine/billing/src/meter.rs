@@ -48,10 +48,10 @@ pub fn served_before_cut(checkpoint: Checkpoint, runs: &[Span], pauses: &[Span])
     };
     runs.iter().fold(checkpoint.served, |served, run| {
         let run = run.overlap(since);
-        let paused = pauses.iter().fold(Millis::ZERO, |sum, pause| {
+        let stood_still = pauses.iter().fold(Millis::ZERO, |sum, pause| {
             sum.saturating_add(run.overlap(*pause).length())
         });
-        served.saturating_add(run.length().saturating_sub(paused))
+        served.saturating_add(run.length().saturating_sub(stood_still))
     })
 }
 

@@ -630,12 +630,12 @@ impl Wallet {
             .iter_mut()
             .filter(|session| at_boundary(session))
         {
-            match left.and_then(|left| left.checked_sub(session.tariff.price())) {
-                Some(rest) => left = Some(rest),
-                None => {
-                    session.end(at, EndReason::Depleted);
-                    has_ended = true;
-                }
+            let rest = left.and_then(|left| left.checked_sub(session.tariff.price()));
+            if rest.is_some() {
+                left = rest;
+            } else {
+                session.end(at, EndReason::Depleted);
+                has_ended = true;
             }
         }
         has_ended
