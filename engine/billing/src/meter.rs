@@ -72,6 +72,11 @@ impl Meter {
         self.running_since.is_some()
     }
 
+    /// Since when it has been counting without a break, if it does.
+    pub const fn running_since(self) -> Option<UnixMillis> {
+        self.running_since
+    }
+
     /// The instant at which `served` will have been served: nothing where the meter stands still or
     /// the instant is past the end of time. An instant that is over already is told too, but none
     /// before the meter last began to run.

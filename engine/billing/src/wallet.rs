@@ -14,6 +14,12 @@ use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId, sess
 
 use crate::{Meter, Tariff};
 
+/// The time from one instant to the next.
+const TICK: Millis = match Millis::new(1) {
+    Ok(millis) => millis,
+    Err(_) => Millis::ZERO,
+};
+
 /// Counts the writes to a wallet. Every write carries the version that it was decided from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WalletVersion(i64);
@@ -183,10 +189,58 @@ pub enum StopRejection {
 pub struct Wallet {
     user: UserId,
     version: WalletVersion,
-    ledger_balance: Credits,
+    /// Never below zero but in the midst of a [`Wallet::rebase`], which starts from before the changes
+    /// with what settlements took since.
+    ledger_balance: i64,
     instant: UnixMillis,
     /// Ordered by id.
     sessions: Vec<Session>,
+    /// The pauses and resumptions that a change could still come before, in order.
+    switches: Vec<Switch>,
+    /// The first stop of each session, even where it was too late: it holds if a change undoes the
+    /// end that it came after.
+    stops: Vec<Stop>,
+}
+
+/// That a session was to be stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stop {
+    session: SessionId,
+    at: UnixMillis,
+    reason: EndReason,
+}
+
+/// That the live sessions were paused, or let run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Switch {
+    at: UnixMillis,
+    to: MeterState,
+    /// The meters that it changed, as they were before.
+    before: Vec<(SessionId, Meter)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MeterState {
+    Paused,
+    Running,
+}
+
+/// What counts anew from its own instant.
+enum Replayed {
+    Change(BalanceChange),
+    Switch(Switch),
+    Stop(Stop),
+}
+
+impl Replayed {
+    /// The order of law 7: at one instant, credits come before commands.
+    fn order(&self) -> (UnixMillis, bool) {
+        match self {
+            Self::Change(change) => (change.at, false),
+            Self::Switch(switch) => (switch.at, true),
+            Self::Stop(stop) => (stop.at, true),
+        }
+    }
 }
 
 impl Wallet {
@@ -199,7 +253,8 @@ impl Wallet {
         mut sessions: Vec<Session>,
     ) -> Self {
         sessions.sort_unstable_by_key(|session| session.id);
-        Self { user, version, ledger_balance, instant: now, sessions }
+        let (ledger_balance, switches, stops) = (ledger_balance.get(), Vec::new(), Vec::new());
+        Self { user, version, ledger_balance, instant: now, sessions, switches, stops }
     }
 
     /// Whose it is.
@@ -238,13 +293,13 @@ impl Wallet {
         self.less(self.sessions.iter().map(|session| session.committed(self.instant)))
     }
 
-    /// The ledger's balance less what of `totals`, one for each session, is not settled. After
-    /// [`Wallet::advance`] every total is covered; until then an uncovered one leaves nothing.
+    /// The ledger's balance less what of `totals`, one for each session, is not settled. Every
+    /// transition leaves all totals covered; a wallet overdrawn by a fault has nothing left.
     fn less(&self, totals: impl Iterator<Item = Option<Credits>>) -> Credits {
-        let left = totals.zip(&self.sessions).try_fold(i128::from(self.ledger_balance.get()), |left, (total, session)| {
+        let left = totals.zip(&self.sessions).try_fold(i128::from(self.ledger_balance), |left, (total, session)| {
             Some(left - i128::from(total?.get()) + i128::from(session.settled.total.get()))
         });
-        left.and_then(|left| i64::try_from(left).ok()).and_then(|left| Credits::new(left).ok()).unwrap_or(Credits::ZERO)
+        left.map_or(Credits::ZERO, nearest)
     }
 
     // --- transitions ---
@@ -252,13 +307,8 @@ impl Wallet {
     /// Moves on to `now`: sessions end whose next interval can't be paid. An instant before the
     /// wallet's own changes nothing.
     pub fn advance(&mut self, now: UnixMillis) {
-        while let Some(at) = self.next_uncovered() {
-            if at > now {
-                break;
-            }
-            if !self.end_uncovered(at) {
-                break;
-            }
+        while let Some(at) = self.next_uncovered().filter(|at| *at <= now) {
+            self.end_uncovered(at);
         }
         self.instant = self.instant.max(now);
     }
@@ -291,32 +341,54 @@ impl Wallet {
     /// whoever caused it.
     pub fn stop(&mut self, now: UnixMillis, id: SessionId, reason: EndReason) -> Result<End, StopRejection> {
         self.advance(now);
-        let instant = self.instant;
+        let stop = Stop { session: id, at: self.instant, reason };
         let session =
             self.sessions.iter_mut().find(|session| session.id == id).ok_or(StopRejection::NoActiveSession)?;
-        Ok(session.end(instant, reason))
+        if !self.stops.iter().any(|earlier| earlier.session == id) {
+            self.stops.push(stop);
+        }
+        Ok(session.end(stop.at, reason))
     }
 
     /// Ends the session at its own start, for nothing: its start was recorded, but nobody knows.
     pub fn abandon(&mut self, id: SessionId) -> Result<End, StopRejection> {
         let session =
             self.sessions.iter_mut().find(|session| session.id == id).ok_or(StopRejection::NoActiveSession)?;
-        session.end = None;
-        Ok(session.end(session.started_at, EndReason::Engine))
+        let (at, reason) = (session.started_at, EndReason::Engine);
+        self.stops.retain(|stop| stop.session != id);
+        self.stops.push(Stop { session: id, at, reason });
+        Ok(*session.end.insert(End { at, reason, consumed: Credits::ZERO, served: Millis::ZERO }))
     }
 
     /// Freezes every live session at `now`: time stops counting, holds stay.
     pub fn pause(&mut self, now: UnixMillis) {
         self.advance(now);
-        let instant = self.instant;
-        self.live_mut().filter(|session| session.meter.is_running()).for_each(|session| session.meter.pause(instant));
+        self.switch(MeterState::Paused, |_| true);
     }
 
     /// Lets every live session run on from `now`.
     pub fn resume(&mut self, now: UnixMillis) {
         self.advance(now);
-        let instant = self.instant;
-        self.live_mut().for_each(|session| session.meter.resume(instant));
+        self.switch(MeterState::Running, |_| true);
+    }
+
+    fn switch(&mut self, to: MeterState, concerns: impl Fn(&Session) -> bool) {
+        let at = self.instant;
+        let mut before = Vec::new();
+        for session in self.live_mut().filter(|session| concerns(session)) {
+            let meter = session.meter;
+            match to {
+                MeterState::Paused => session.meter.pause(at),
+                MeterState::Running => session.meter.resume(at),
+            }
+            if session.meter != meter {
+                before.push((session.id, meter));
+            }
+        }
+        // It holds too for sessions that have ended, if a change undoes their ends.
+        if !self.sessions.is_empty() {
+            self.switches.push(Switch { at, to, before });
+        }
     }
 
     /// Takes note that the session's start is durable, as the wallet's version `version`.
@@ -324,6 +396,8 @@ impl Wallet {
         self.version = version;
         if let Some(session) = self.sessions.iter_mut().find(|session| session.id == id) {
             session.is_recorded = true;
+            let started_at = session.started_at;
+            self.forget_commands_before(started_at);
         }
     }
 
@@ -338,17 +412,27 @@ impl Wallet {
         self.version = version;
         let place = self.sessions.iter().position(|session| session.id == settlement.session)?;
         let session = self.sessions.get_mut(place)?;
-        let difference = settlement.total.checked_sub(session.settled.total)?;
-        self.ledger_balance = self.ledger_balance.checked_sub(difference)?;
+        self.ledger_balance -= settlement.total.get() - session.settled.total.get();
         session.settled = Settled { seq: settlement.seq, total: settlement.total };
-        settlement.end.and_then(|_| self.sessions.remove(place).end)
+        let end = settlement.end.and_then(|_| self.sessions.remove(place).end);
+        self.forget_commands_before(settlement.at);
+        end
     }
 
-    /// Takes over what the database says, and takes every decision anew that is not recorded and
-    /// could have come out otherwise. Returns the recorded sessions that are live in the database no
-    /// longer: somebody else ended them.
-    pub fn rebase(&mut self, facts: &Rebase) -> Vec<SessionId> {
-        let now = self.instant;
+    /// Forgets the commands before `at`, an instant that something was recorded with: no change that
+    /// others write counts from before it. And those of sessions that are gone.
+    fn forget_commands_before(&mut self, at: UnixMillis) {
+        let Self { sessions, switches, stops, .. } = self;
+        switches.retain(|switch| switch.at >= at && !sessions.is_empty());
+        stops.retain(|stop| sessions.iter().any(|session| session.id == stop.session));
+    }
+
+    /// Takes over what the database says, read at or after `now`, and takes every decision anew that
+    /// is not recorded and could have come out otherwise. Returns the recorded sessions that are live
+    /// in the database no longer: somebody else ended them.
+    pub fn rebase(&mut self, now: UnixMillis, facts: &Rebase) -> Vec<SessionId> {
+        // What ends before a change does so without it, however late it is noticed.
+        self.advance(now);
         let mut ended_elsewhere = Vec::new();
         self.sessions.retain_mut(|session| {
             let live = facts.live.iter().find(|(id, _)| *id == session.id);
@@ -362,40 +446,64 @@ impl Wallet {
         });
         self.version = facts.version;
 
-        // The balance before the changes, so that each counts from its own instant.
-        let before = facts.changes.iter().fold(facts.ledger_balance.get(), |balance, change| balance - change.amount.get());
-        self.ledger_balance = Credits::new(before).unwrap_or(facts.ledger_balance);
-        for change in &facts.changes {
-            self.change_balance(*change);
-        }
-        self.ledger_balance = facts.ledger_balance;
+        let changed: i64 = facts.changes.iter().map(|change| change.amount.get()).sum();
+        self.ledger_balance = facts.ledger_balance.get() - changed;
+        self.replay(&facts.changes);
+        self.ledger_balance = facts.ledger_balance.get();
         self.advance(now);
         ended_elsewhere
     }
 
-    /// Lets `change` count from its instant, and takes anew what was decided for later ones.
-    fn change_balance(&mut self, change: BalanceChange) {
+    /// Goes back to the first of `changes` and from there on takes every decision anew, with the
+    /// changes; commands keep their instants.
+    fn replay(&mut self, changes: &[BalanceChange]) {
         let now = self.instant;
-        let mut stops = Vec::new();
-        for session in self.sessions.iter_mut().filter(|session| session.end.is_some_and(|end| end.at >= change.at)) {
-            if let Some(end) = session.end.take()
-                && end.reason != EndReason::Depleted
-            {
-                stops.push((end.at, session.id, end.reason));
+        // A change that is ahead of our time counts from now.
+        let changes = changes.iter().map(|change| BalanceChange { at: change.at.min(now), ..*change });
+        let Some(first) = changes.clone().map(|change| change.at).min() else { return };
+        let mut replayed: Vec<_> = changes.map(Replayed::Change).collect();
+        replayed.extend(self.undo_from(first));
+        replayed.sort_by_key(Replayed::order);
+
+        self.instant = first;
+        for event in replayed {
+            match event {
+                Replayed::Change(change) => {
+                    // An interval that begins at the change's instant does so after it.
+                    self.advance(change.at.saturating_sub(TICK));
+                    self.ledger_balance += change.amount.get();
+                    self.instant = self.instant.max(change.at);
+                }
+                Replayed::Switch(switch) => {
+                    self.advance(switch.at);
+                    self.switch(switch.to, |session| {
+                        session.started_at < switch.at || switch.before.iter().any(|(id, _)| *id == session.id)
+                    });
+                }
+                Replayed::Stop(stop) => {
+                    self.advance(stop.at);
+                    if let Some(session) = self.sessions.iter_mut().find(|session| session.id == stop.session) {
+                        session.end(stop.at, stop.reason);
+                    }
+                }
             }
         }
-        if let Some(balance) = self.ledger_balance.checked_change(change.amount) {
-            self.ledger_balance = balance;
+    }
+
+    /// Takes back the ends and the switches from `first` on. Returns the commands from there on.
+    fn undo_from(&mut self, first: UnixMillis) -> Vec<Replayed> {
+        for session in &mut self.sessions {
+            session.end.take_if(|end| end.at >= first);
         }
-        self.instant = change.at.min(now);
-        stops.sort_unstable_by_key(|(at, id, _)| (*at, *id));
-        for (at, id, reason) in stops {
-            self.advance(at);
-            if let Some(session) = self.sessions.iter_mut().find(|session| session.id == id) {
-                session.end(at, reason);
+        let kept = self.switches.partition_point(|switch| switch.at < first);
+        let switches = self.switches.split_off(kept);
+        for (id, meter) in switches.iter().rev().flat_map(|switch| &switch.before) {
+            if let Some(session) = self.sessions.iter_mut().find(|session| session.id == *id) {
+                session.meter = *meter;
             }
         }
-        self.advance(now);
+        let stops = self.stops.iter().filter(|stop| stop.at >= first).copied().map(Replayed::Stop);
+        switches.into_iter().map(Replayed::Switch).chain(stops).collect()
     }
 
     // --- what is to be recorded ---
@@ -450,9 +558,7 @@ impl Wallet {
         let mut future = self.clone();
         loop {
             let at = future.next_uncovered()?;
-            if !future.end_uncovered(at) {
-                return None;
-            }
+            future.end_uncovered(at);
             if let Some(end) = future.session(id)?.end {
                 return Some(end.at);
             }
@@ -467,7 +573,7 @@ impl Wallet {
 
     /// The first instant at which some interval begins that the credits don't cover.
     fn next_uncovered(&self) -> Option<UnixMillis> {
-        let funds = self.funds()?;
+        let funds = self.funds();
         let mut running = self.sessions.iter().filter(|session| session.is_live() && session.meter.is_running());
         match (running.next(), running.next()) {
             (None, _) => None,
@@ -505,38 +611,39 @@ impl Wallet {
         Some(instant(uncovered))
     }
 
-    /// Ends, at the boundary `at`, the sessions whose next interval the credits don't cover. The
-    /// lower id begins its interval first. Returns whether any ended.
-    fn end_uncovered(&mut self, at: UnixMillis) -> bool {
-        let Some(funds) = self.funds() else { return false };
-        let at_boundary = |session: &Session| session.is_live() && session.is_at_boundary(at);
-        let mut left = Some(funds);
+    /// Ends, at `at`, the sessions whose next interval the credits don't cover. The lower id begins
+    /// its interval first. At an instant from [`Wallet::next_uncovered`] at least one ends.
+    fn end_uncovered(&mut self, at: UnixMillis) {
+        // No interval ends there only in a wallet that was overdrawn, by a fault, before its meters
+        // began: no session may run on for nothing, so any may end.
+        let is_fault = !self.sessions.iter().any(|session| session.is_live() && session.is_at_boundary(at));
+        let may_end = |session: &Session| {
+            session.is_live() && session.meter.is_running() && (is_fault || session.is_at_boundary(at))
+        };
+        let mut left = Some(self.funds());
         for session in self.sessions.iter().filter(|session| session.is_live()) {
-            let sum = if at_boundary(session) { session.completed(at) } else { session.committed(at) };
-            left = left.and_then(|left| left.checked_sub(sum?));
+            let total = if may_end(session) { session.completed(at) } else { session.committed(at) };
+            left = left.and_then(|left| left.checked_sub(total?));
         }
-        let mut has_ended = false;
-        for session in self.sessions.iter_mut().filter(|session| at_boundary(session)) {
-            match left.and_then(|left| left.checked_sub(session.tariff.price())) {
-                Some(rest) => left = Some(rest),
-                None => {
-                    session.end(at, EndReason::Depleted);
-                    has_ended = true;
+        // A start is a command, so it comes after the intervals that begin at its instant.
+        for starts_here in [false, true] {
+            let in_turn = |session: &Session| may_end(session) && (session.started_at == at) == starts_here;
+            for session in self.sessions.iter_mut().filter(|session| in_turn(session)) {
+                match left.and_then(|left| left.checked_sub(session.tariff.price())) {
+                    Some(rest) => left = Some(rest),
+                    None => _ = session.end(at, EndReason::Depleted),
                 }
             }
         }
-        has_ended
     }
 
     /// What the live sessions may cost together, counted from their starts: the ledger's balance and
     /// what of them is settled, less what ended sessions have yet to settle.
-    fn funds(&self) -> Option<Credits> {
-        let funds = self.sessions.iter().fold(i128::from(self.ledger_balance.get()), |funds, session| {
+    fn funds(&self) -> Credits {
+        nearest(self.sessions.iter().fold(i128::from(self.ledger_balance), |funds, session| {
             let consumed = session.end.map_or(0, |end| end.consumed.get());
             funds + i128::from(session.settled.total.get()) - i128::from(consumed)
-        });
-        // More than any amount is as good as the greatest one.
-        Credits::new(i64::try_from(funds.min(i128::from(Credits::MAX.get()))).ok()?).ok()
+        }))
     }
 
     fn live_mut(&mut self) -> impl Iterator<Item = &mut Session> {
@@ -557,6 +664,9 @@ impl Session {
 
     /// What it has been charged and holds at `now`.
     fn committed(&self, now: UnixMillis) -> Option<Credits> {
+        if now < self.started_at {
+            return Some(Credits::ZERO);
+        }
         self.end.map_or_else(|| self.tariff.committed(self.meter.served(now)), |end| Some(end.consumed))
     }
 
@@ -568,7 +678,8 @@ impl Session {
     /// Whether an interval ends exactly at `at`. So it is at the start too, where one begins.
     fn is_at_boundary(&self, at: UnixMillis) -> bool {
         let served = self.meter.served(at);
-        self.meter.is_running() && self.tariff.served_after(self.tariff.intervals_completed(served)) == Some(served)
+        let is_running = self.meter.is_running() && at >= self.started_at;
+        is_running && self.tariff.served_after(self.tariff.intervals_completed(served)) == Some(served)
     }
 
     fn boundary_after(&self, now: UnixMillis) -> Option<UnixMillis> {
@@ -581,7 +692,7 @@ impl Session {
     /// served is free; else the charge is what a live session would have.
     fn end(&mut self, at: UnixMillis, reason: EndReason) -> End {
         *self.end.get_or_insert_with(|| {
-            let at = at.max(self.started_at);
+            let at = at.max(self.started_at).max(self.meter.running_since().unwrap_or(at));
             let served = self.meter.served(at);
             let is_next_begun = match reason {
                 EndReason::Depleted => false,
@@ -594,5 +705,13 @@ impl Session {
             // A live session's charge is always covered; an amount beyond all amounts can't be one.
             End { at, reason, consumed: consumed.unwrap_or(Credits::MAX), served }
         })
+    }
+}
+
+/// `amount`, or the amount nearest to it.
+fn nearest(amount: i128) -> Credits {
+    match i64::try_from(amount.max(0)).map(Credits::new) {
+        Ok(Ok(credits)) => credits,
+        Ok(Err(_)) | Err(_) => Credits::MAX,
     }
 }
