@@ -17,6 +17,6 @@ mod wallet;
 pub use meter::{Checkpoint, Meter, Span, served_before_cut};
 pub use tariff::{ChargedAt, Intervals, InvalidTariff, Tariff};
 pub use wallet::{
-    BalanceChange, End, Opening, Rebase, Session, Settled, Settlement, SlotNumber, StartRejection, StopRejection,
-    Wallet, WalletVersion,
+    BalanceChange, End, Opening, Rebase, Session, Settled, Settlement, SlotNumber, StartRejection,
+    StopRejection, Wallet, WalletVersion,
 };

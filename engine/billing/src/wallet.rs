@@ -10,157 +10,18 @@
 //! At one instant the order is: charge the ended interval, add credits, begin the next interval or
 //! end, then commands.
 
-use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId, session::EndReason};
+mod rebase;
+mod record;
+mod session;
 
-use crate::{Meter, Tariff};
+use schema::{Credits, Millis, SessionId, UnixMillis, UserId, session::EndReason};
 
-/// The time from one instant to the next.
-const TICK: Millis = match Millis::new(1) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
+use self::rebase::{MeterState, Stop, Switch};
+pub use self::{
+    record::{BalanceChange, Opening, Rebase, Settlement, WalletVersion},
+    session::{End, Session, Settled, SlotNumber},
 };
-
-/// Counts the writes to a wallet. Every write carries the version that it was decided from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WalletVersion(i64);
-
-impl WalletVersion {
-    /// The version with this number.
-    pub const fn new(version: i64) -> Self {
-        Self(version)
-    }
-
-    /// The number.
-    pub const fn get(self) -> i64 {
-        self.0
-    }
-
-    /// The version after one more write.
-    #[must_use]
-    pub const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-/// Which of a user's places for a live session it takes. Each holds one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SlotNumber(i32);
-
-impl SlotNumber {
-    /// The slot with this number.
-    pub const fn new(slot: i32) -> Self {
-        Self(slot)
-    }
-
-    /// The number.
-    pub const fn get(self) -> i32 {
-        self.0
-    }
-}
-
-/// How much of a session's charge is in the ledger.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
-    /// How many settlements there were.
-    pub seq: i64,
-    /// What they moved, together.
-    pub total: Credits,
-}
-
-/// How a session ended. Decided, and recorded by the session's last settlement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    /// The instant it ended.
-    pub at: UnixMillis,
-    /// Why.
-    pub reason: EndReason,
-    /// What it cost in all.
-    pub consumed: Credits,
-    /// The time it was served for.
-    pub served: Millis,
-}
-
-/// A live session, or one that ended and is not yet settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// Its id.
-    pub id: SessionId,
-    /// Its slot.
-    pub slot: SlotNumber,
-    /// Its tariff.
-    pub tariff: Tariff,
-    /// When it started.
-    pub started_at: UnixMillis,
-    /// Its served time.
-    pub meter: Meter,
-    /// What of its charge is in the ledger.
-    pub settled: Settled,
-    /// How it ended, if it did.
-    pub end: Option<End>,
-    /// Whether its start is durable.
-    pub is_recorded: bool,
-}
-
-/// The start of a session, to be recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opening {
-    /// Whose.
-    pub user: UserId,
-    /// The version that it was decided from.
-    pub version: WalletVersion,
-    /// The session's id.
-    pub session: SessionId,
-    /// Its slot.
-    pub slot: SlotNumber,
-    /// Its tariff.
-    pub tariff: Tariff,
-    /// When it starts.
-    pub started_at: UnixMillis,
-}
-
-/// A session's charge so far, to be recorded. It is cumulative: recording it twice moves nothing
-/// twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settlement {
-    /// Whose.
-    pub user: UserId,
-    /// The version that it was decided from.
-    pub version: WalletVersion,
-    /// The session.
-    pub session: SessionId,
-    /// Its number among the session's settlements, from 1.
-    pub seq: i64,
-    /// What the session has cost in all.
-    pub total: Credits,
-    /// The time it has been served for in all.
-    pub served: Millis,
-    /// The instant that both hold for.
-    pub at: UnixMillis,
-    /// Why the session ended at that instant, if it did.
-    pub end: Option<EndReason>,
-}
-
-/// A change of the balance that somebody else wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BalanceChange {
-    /// The instant from which it counts.
-    pub at: UnixMillis,
-    /// What came in, or went out.
-    pub amount: CreditsChange,
-}
-
-/// What the database says of a wallet, read because it has changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rebase {
-    /// The version now.
-    pub version: WalletVersion,
-    /// The balance in the ledger now.
-    pub ledger_balance: Credits,
-    /// The changes by others since the version that the wallet had, in the order of their versions.
-    pub changes: Vec<BalanceChange>,
-    /// The sessions that are live in the database, with what is settled of each.
-    pub live: Vec<(SessionId, Settled)>,
-}
+use crate::{Meter, Tariff};
 
 /// Why a session can't start, in the order in which it is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -202,47 +63,6 @@ pub struct Wallet {
     stops: Vec<Stop>,
 }
 
-/// That a session was to be stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stop {
-    session: SessionId,
-    at: UnixMillis,
-    reason: EndReason,
-}
-
-/// That the live sessions were paused, or let run on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Switch {
-    at: UnixMillis,
-    to: MeterState,
-    /// The meters that it changed, as they were before.
-    before: Vec<(SessionId, Meter)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum MeterState {
-    Paused,
-    Running,
-}
-
-/// What counts anew from its own instant.
-enum Replayed {
-    Change(BalanceChange),
-    Switch(Switch),
-    Stop(Stop),
-}
-
-impl Replayed {
-    /// The order of law 7: at one instant, credits come before commands.
-    fn order(&self) -> (UnixMillis, bool) {
-        match self {
-            Self::Change(change) => (change.at, false),
-            Self::Switch(switch) => (switch.at, true),
-            Self::Stop(stop) => (stop.at, true),
-        }
-    }
-}
-
 impl Wallet {
     /// A wallet as recorded, at the instant `now`.
     pub fn new(
@@ -254,7 +74,15 @@ impl Wallet {
     ) -> Self {
         sessions.sort_unstable_by_key(|session| session.id);
         let (ledger_balance, switches, stops) = (ledger_balance.get(), Vec::new(), Vec::new());
-        Self { user, version, ledger_balance, instant: now, sessions, switches, stops }
+        Self {
+            user,
+            version,
+            ledger_balance,
+            instant: now,
+            sessions,
+            switches,
+            stops,
+        }
     }
 
     /// Whose it is.
@@ -285,20 +113,31 @@ impl Wallet {
     /// The balance at the wallet's instant, before holds: what the ledger has, less what was charged
     /// since the settlements.
     pub fn balance(&self) -> Credits {
-        self.less(self.sessions.iter().map(|session| session.charge(self.instant)))
+        self.less(
+            self.sessions
+                .iter()
+                .map(|session| session.charge(self.instant)),
+        )
     }
 
     /// The balance less the holds: what a new session, or an operator, may take.
     pub fn free(&self) -> Credits {
-        self.less(self.sessions.iter().map(|session| session.committed(self.instant)))
+        self.less(
+            self.sessions
+                .iter()
+                .map(|session| session.committed(self.instant)),
+        )
     }
 
     /// The ledger's balance less what of `totals`, one for each session, is not settled. Every
     /// transition leaves all totals covered; a wallet overdrawn by a fault has nothing left.
     fn less(&self, totals: impl Iterator<Item = Option<Credits>>) -> Credits {
-        let left = totals.zip(&self.sessions).try_fold(i128::from(self.ledger_balance), |left, (total, session)| {
-            Some(left - i128::from(total?.get()) + i128::from(session.settled.total.get()))
-        });
+        let left = totals.zip(&self.sessions).try_fold(
+            i128::from(self.ledger_balance),
+            |left, (total, session)| {
+                Some(left - i128::from(total?.get()) + i128::from(session.settled.total.get()))
+            },
+        );
         left.map_or(Credits::ZERO, nearest)
     }
 
@@ -323,7 +162,11 @@ impl Wallet {
     ) -> Result<(), StartRejection> {
         self.advance(now);
         if let Some(session) = self.sessions.iter().find(|session| session.slot == slot) {
-            return Err(if session.is_live() { StartRejection::SessionActive } else { StartRejection::Settling });
+            return Err(if session.is_live() {
+                StartRejection::SessionActive
+            } else {
+                StartRejection::Settling
+            });
         }
         if self.free() < tariff.price() {
             return Err(StartRejection::InsufficientCredits);
@@ -331,7 +174,16 @@ impl Wallet {
         let started_at = self.instant;
         let meter = Meter::running(Millis::ZERO, started_at);
         let settled = Settled::default();
-        let session = Session { id, slot, tariff, started_at, meter, settled, end: None, is_recorded: false };
+        let session = Session {
+            id,
+            slot,
+            tariff,
+            started_at,
+            meter,
+            settled,
+            end: None,
+            is_recorded: false,
+        };
         let place = self.sessions.partition_point(|other| other.id < id);
         self.sessions.insert(place, session);
         Ok(())
@@ -339,11 +191,23 @@ impl Wallet {
 
     /// Stops the session at `now`. A session that has ended and is not yet recorded keeps that end,
     /// whoever caused it.
-    pub fn stop(&mut self, now: UnixMillis, id: SessionId, reason: EndReason) -> Result<End, StopRejection> {
+    pub fn stop(
+        &mut self,
+        now: UnixMillis,
+        id: SessionId,
+        reason: EndReason,
+    ) -> Result<End, StopRejection> {
         self.advance(now);
-        let stop = Stop { session: id, at: self.instant, reason };
-        let session =
-            self.sessions.iter_mut().find(|session| session.id == id).ok_or(StopRejection::NoActiveSession)?;
+        let stop = Stop {
+            session: id,
+            at: self.instant,
+            reason,
+        };
+        let session = self
+            .sessions
+            .iter_mut()
+            .find(|session| session.id == id)
+            .ok_or(StopRejection::NoActiveSession)?;
         if !self.stops.iter().any(|earlier| earlier.session == id) {
             self.stops.push(stop);
         }
@@ -352,12 +216,24 @@ impl Wallet {
 
     /// Ends the session at its own start, for nothing: its start was recorded, but nobody knows.
     pub fn abandon(&mut self, id: SessionId) -> Result<End, StopRejection> {
-        let session =
-            self.sessions.iter_mut().find(|session| session.id == id).ok_or(StopRejection::NoActiveSession)?;
+        let session = self
+            .sessions
+            .iter_mut()
+            .find(|session| session.id == id)
+            .ok_or(StopRejection::NoActiveSession)?;
         let (at, reason) = (session.started_at, EndReason::Engine);
         self.stops.retain(|stop| stop.session != id);
-        self.stops.push(Stop { session: id, at, reason });
-        Ok(*session.end.insert(End { at, reason, consumed: Credits::ZERO, served: Millis::ZERO }))
+        self.stops.push(Stop {
+            session: id,
+            at,
+            reason,
+        });
+        Ok(*session.end.insert(End {
+            at,
+            reason,
+            consumed: Credits::ZERO,
+            served: Millis::ZERO,
+        }))
     }
 
     /// Freezes every live session at `now`: time stops counting, holds stay.
@@ -403,17 +279,25 @@ impl Wallet {
 
     /// Forgets a session whose start was refused: it never was.
     pub fn start_refused(&mut self, id: SessionId) {
-        self.sessions.retain(|session| session.id != id || session.is_recorded);
+        self.sessions
+            .retain(|session| session.id != id || session.is_recorded);
+        self.forget_commands_before(UnixMillis::EPOCH);
     }
 
     /// Takes note that `settlement` is durable, as the wallet's version `version`. Returns how the
     /// session ended, if this was its last one; the session is gone then.
     pub fn settled(&mut self, settlement: &Settlement, version: WalletVersion) -> Option<End> {
         self.version = version;
-        let place = self.sessions.iter().position(|session| session.id == settlement.session)?;
+        let place = self
+            .sessions
+            .iter()
+            .position(|session| session.id == settlement.session)?;
         let session = self.sessions.get_mut(place)?;
         self.ledger_balance -= settlement.total.get() - session.settled.total.get();
-        session.settled = Settled { seq: settlement.seq, total: settlement.total };
+        session.settled = Settled {
+            seq: settlement.seq,
+            total: settlement.total,
+        };
         let end = settlement.end.and_then(|_| self.sessions.remove(place).end);
         self.forget_commands_before(settlement.at);
         end
@@ -422,119 +306,54 @@ impl Wallet {
     /// Forgets the commands before `at`, an instant that something was recorded with: no change that
     /// others write counts from before it. And those of sessions that are gone.
     fn forget_commands_before(&mut self, at: UnixMillis) {
-        let Self { sessions, switches, stops, .. } = self;
+        let Self {
+            sessions,
+            switches,
+            stops,
+            ..
+        } = self;
         switches.retain(|switch| switch.at >= at && !sessions.is_empty());
         stops.retain(|stop| sessions.iter().any(|session| session.id == stop.session));
-    }
-
-    /// Takes over what the database says, read at or after `now`, and takes every decision anew that
-    /// is not recorded and could have come out otherwise. Returns the recorded sessions that are live
-    /// in the database no longer: somebody else ended them.
-    pub fn rebase(&mut self, now: UnixMillis, facts: &Rebase) -> Vec<SessionId> {
-        // What ends before a change does so without it, however late it is noticed.
-        self.advance(now);
-        let mut ended_elsewhere = Vec::new();
-        self.sessions.retain_mut(|session| {
-            let live = facts.live.iter().find(|(id, _)| *id == session.id);
-            if let Some((_, settled)) = live {
-                session.settled = *settled;
-                session.is_recorded = true;
-            } else if session.is_recorded {
-                ended_elsewhere.push(session.id);
-            }
-            live.is_some() || !session.is_recorded
-        });
-        self.version = facts.version;
-
-        let changed: i64 = facts.changes.iter().map(|change| change.amount.get()).sum();
-        self.ledger_balance = facts.ledger_balance.get() - changed;
-        self.replay(&facts.changes);
-        self.ledger_balance = facts.ledger_balance.get();
-        self.advance(now);
-        ended_elsewhere
-    }
-
-    /// Goes back to the first of `changes` and from there on takes every decision anew, with the
-    /// changes; commands keep their instants.
-    fn replay(&mut self, changes: &[BalanceChange]) {
-        let now = self.instant;
-        // A change that is ahead of our time counts from now.
-        let changes = changes.iter().map(|change| BalanceChange { at: change.at.min(now), ..*change });
-        let Some(first) = changes.clone().map(|change| change.at).min() else { return };
-        let mut replayed: Vec<_> = changes.map(Replayed::Change).collect();
-        replayed.extend(self.undo_from(first));
-        replayed.sort_by_key(Replayed::order);
-
-        self.instant = first;
-        for event in replayed {
-            match event {
-                Replayed::Change(change) => {
-                    // An interval that begins at the change's instant does so after it.
-                    self.advance(change.at.saturating_sub(TICK));
-                    self.ledger_balance += change.amount.get();
-                    self.instant = self.instant.max(change.at);
-                }
-                Replayed::Switch(switch) => {
-                    self.advance(switch.at);
-                    self.switch(switch.to, |session| {
-                        session.started_at < switch.at || switch.before.iter().any(|(id, _)| *id == session.id)
-                    });
-                }
-                Replayed::Stop(stop) => {
-                    self.advance(stop.at);
-                    if let Some(session) = self.sessions.iter_mut().find(|session| session.id == stop.session) {
-                        session.end(stop.at, stop.reason);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Takes back the ends and the switches from `first` on. Returns the commands from there on.
-    fn undo_from(&mut self, first: UnixMillis) -> Vec<Replayed> {
-        for session in &mut self.sessions {
-            session.end.take_if(|end| end.at >= first);
-        }
-        let kept = self.switches.partition_point(|switch| switch.at < first);
-        let switches = self.switches.split_off(kept);
-        for (id, meter) in switches.iter().rev().flat_map(|switch| &switch.before) {
-            if let Some(session) = self.sessions.iter_mut().find(|session| session.id == *id) {
-                session.meter = *meter;
-            }
-        }
-        let stops = self.stops.iter().filter(|stop| stop.at >= first).copied().map(Replayed::Stop);
-        switches.into_iter().map(Replayed::Switch).chain(stops).collect()
     }
 
     // --- what is to be recorded ---
 
     /// The start that is to be recorded next, if any.
     pub fn unrecorded_start(&self) -> Option<Opening> {
-        self.sessions.iter().find(|session| !session.is_recorded).map(|session| Opening {
-            user: self.user,
-            version: self.version,
-            session: session.id,
-            slot: session.slot,
-            tariff: session.tariff,
-            started_at: session.started_at,
-        })
+        self.sessions
+            .iter()
+            .find(|session| !session.is_recorded)
+            .map(|session| Opening {
+                user: self.user,
+                version: self.version,
+                session: session.id,
+                slot: session.slot,
+                tariff: session.tariff,
+                started_at: session.started_at,
+            })
     }
 
     /// The last settlement of a session that has ended, if there is one to record.
     pub fn settlement_due(&self) -> Option<Settlement> {
-        self.sessions.iter().filter(|session| session.is_recorded).find_map(|session| {
-            let end = session.end?;
-            Some(self.settlement(session, end.consumed, end.served, end.at, Some(end.reason)))
-        })
+        self.sessions
+            .iter()
+            .filter(|session| session.is_recorded)
+            .find_map(|session| {
+                let end = session.end?;
+                Some(self.settlement(session, end.consumed, end.served, end.at, Some(end.reason)))
+            })
     }
 
     /// What a live session has cost at the wallet's instant, to be recorded in between; nothing
     /// where it has cost nothing since its last settlement.
     pub fn interim_settlement(&self, id: SessionId) -> Option<Settlement> {
-        let session = self.session(id).filter(|session| session.is_live() && session.is_recorded)?;
+        let session = self
+            .session(id)
+            .filter(|session| session.is_live() && session.is_recorded)?;
         let charge = session.charge(self.instant)?;
         let served = session.meter.served(self.instant);
-        (charge > session.settled.total).then(|| self.settlement(session, charge, served, self.instant, None))
+        (charge > session.settled.total)
+            .then(|| self.settlement(session, charge, served, self.instant, None))
     }
 
     fn settlement(
@@ -546,7 +365,16 @@ impl Wallet {
         end: Option<EndReason>,
     ) -> Settlement {
         let (user, version, seq) = (self.user, self.version, session.settled.seq + 1);
-        Settlement { user, version, session: session.id, seq, total, served, at, end }
+        Settlement {
+            user,
+            version,
+            session: session.id,
+            seq,
+            total,
+            served,
+            at,
+            end,
+        }
     }
 
     // --- what will happen ---
@@ -574,15 +402,24 @@ impl Wallet {
     /// The first instant at which some interval begins that the credits don't cover.
     fn next_uncovered(&self) -> Option<UnixMillis> {
         let funds = self.funds();
-        let mut running = self.sessions.iter().filter(|session| session.is_live() && session.meter.is_running());
+        let mut running = self
+            .sessions
+            .iter()
+            .filter(|session| session.is_live() && session.meter.is_running());
         match (running.next(), running.next()) {
             (None, _) => None,
             (Some(session), None) => {
                 let others = self.sessions.iter().filter(|other| other.id != session.id);
-                let funds = others.filter(|other| other.is_live()).try_fold(funds, |funds, other| {
-                    funds.checked_sub(other.committed(self.instant)?)
-                })?;
-                session.meter.reaches(session.tariff.served_after(session.tariff.intervals_covered(funds))?)
+                let funds = others
+                    .filter(|other| other.is_live())
+                    .try_fold(funds, |funds, other| {
+                        funds.checked_sub(other.committed(self.instant)?)
+                    })?;
+                session.meter.reaches(
+                    session
+                        .tariff
+                        .served_after(session.tariff.intervals_covered(funds))?,
+                )
             }
             (Some(_), Some(_)) => self.search_uncovered(funds),
         }
@@ -593,7 +430,10 @@ impl Wallet {
     fn search_uncovered(&self, funds: Credits) -> Option<UnixMillis> {
         let is_covered = |at: UnixMillis| {
             let mut live = self.sessions.iter().filter(|session| session.is_live());
-            live.try_fold(funds, |left, session| left.checked_sub(session.committed(at)?)).is_some()
+            live.try_fold(funds, |left, session| {
+                left.checked_sub(session.committed(at)?)
+            })
+            .is_some()
         };
         let (mut covered, mut uncovered) = (0, UnixMillis::MAX.get());
         let instant = |millis| UnixMillis::new(millis).unwrap_or(UnixMillis::MAX);
@@ -616,18 +456,28 @@ impl Wallet {
     fn end_uncovered(&mut self, at: UnixMillis) {
         // No interval ends there only in a wallet that was overdrawn, by a fault, before its meters
         // began: no session may run on for nothing, so any may end.
-        let is_fault = !self.sessions.iter().any(|session| session.is_live() && session.is_at_boundary(at));
+        let is_fault = !self
+            .sessions
+            .iter()
+            .any(|session| session.is_live() && session.is_at_boundary(at));
         let may_end = |session: &Session| {
-            session.is_live() && session.meter.is_running() && (is_fault || session.is_at_boundary(at))
+            session.is_live()
+                && session.meter.is_running()
+                && (is_fault || session.is_at_boundary(at))
         };
         let mut left = Some(self.funds());
         for session in self.sessions.iter().filter(|session| session.is_live()) {
-            let total = if may_end(session) { session.completed(at) } else { session.committed(at) };
+            let total = if may_end(session) {
+                session.completed(at)
+            } else {
+                session.committed(at)
+            };
             left = left.and_then(|left| left.checked_sub(total?));
         }
         // A start is a command, so it comes after the intervals that begin at its instant.
         for starts_here in [false, true] {
-            let in_turn = |session: &Session| may_end(session) && (session.started_at == at) == starts_here;
+            let in_turn =
+                |session: &Session| may_end(session) && (session.started_at == at) == starts_here;
             for session in self.sessions.iter_mut().filter(|session| in_turn(session)) {
                 match left.and_then(|left| left.checked_sub(session.tariff.price())) {
                     Some(rest) => left = Some(rest),
@@ -640,71 +490,18 @@ impl Wallet {
     /// What the live sessions may cost together, counted from their starts: the ledger's balance and
     /// what of them is settled, less what ended sessions have yet to settle.
     fn funds(&self) -> Credits {
-        nearest(self.sessions.iter().fold(i128::from(self.ledger_balance), |funds, session| {
-            let consumed = session.end.map_or(0, |end| end.consumed.get());
-            funds + i128::from(session.settled.total.get()) - i128::from(consumed)
-        }))
+        nearest(
+            self.sessions
+                .iter()
+                .fold(i128::from(self.ledger_balance), |funds, session| {
+                    let consumed = session.end.map_or(0, |end| end.consumed.get());
+                    funds + i128::from(session.settled.total.get()) - i128::from(consumed)
+                }),
+        )
     }
 
     fn live_mut(&mut self) -> impl Iterator<Item = &mut Session> {
         self.sessions.iter_mut().filter(|session| session.is_live())
-    }
-}
-
-impl Session {
-    /// Whether it has not ended.
-    pub const fn is_live(&self) -> bool {
-        self.end.is_none()
-    }
-
-    /// What it has been charged at `now`, or nothing where no wallet could hold that much.
-    pub fn charge(&self, now: UnixMillis) -> Option<Credits> {
-        self.end.map_or_else(|| self.tariff.charge(self.meter.served(now)), |end| Some(end.consumed))
-    }
-
-    /// What it has been charged and holds at `now`.
-    fn committed(&self, now: UnixMillis) -> Option<Credits> {
-        if now < self.started_at {
-            return Some(Credits::ZERO);
-        }
-        self.end.map_or_else(|| self.tariff.committed(self.meter.served(now)), |end| Some(end.consumed))
-    }
-
-    /// What its completed intervals cost at `now`.
-    fn completed(&self, now: UnixMillis) -> Option<Credits> {
-        self.tariff.price_of(self.tariff.intervals_completed(self.meter.served(now)))
-    }
-
-    /// Whether an interval ends exactly at `at`. So it is at the start too, where one begins.
-    fn is_at_boundary(&self, at: UnixMillis) -> bool {
-        let served = self.meter.served(at);
-        let is_running = self.meter.is_running() && at >= self.started_at;
-        is_running && self.tariff.served_after(self.tariff.intervals_completed(served)) == Some(served)
-    }
-
-    fn boundary_after(&self, now: UnixMillis) -> Option<UnixMillis> {
-        self.meter.reaches(self.tariff.served_after(self.tariff.intervals_begun(self.meter.served(now)))?)
-    }
-
-    /// Ends at `at`, unless it has ended, and returns its end.
-    ///
-    /// At a depletion the next interval does not begin, and an end by the engine before anything was
-    /// served is free; else the charge is what a live session would have.
-    fn end(&mut self, at: UnixMillis, reason: EndReason) -> End {
-        *self.end.get_or_insert_with(|| {
-            let at = at.max(self.started_at).max(self.meter.running_since().unwrap_or(at));
-            let served = self.meter.served(at);
-            let is_next_begun = match reason {
-                EndReason::Depleted => false,
-                EndReason::Engine => served > Millis::ZERO,
-                EndReason::User | EndReason::Admin => true,
-            };
-            let intervals = self.tariff.intervals_completed(served);
-            let consumed =
-                if is_next_begun { self.tariff.charge(served) } else { self.tariff.price_of(intervals) };
-            // A live session's charge is always covered; an amount beyond all amounts can't be one.
-            End { at, reason, consumed: consumed.unwrap_or(Credits::MAX), served }
-        })
     }
 }
 

@@ -12,23 +12,44 @@ use crate::{
 
 /// A number of any size: as many have few digits as many.
 fn up_to(max: i64) -> impl Strategy<Value = i64> {
-    (0..=53_u32, any::<i64>()).prop_map(move |(bits, number)| (number & ((1 << bits) - 1)).clamp(0, max))
+    (0..=53_u32, any::<i64>())
+        .prop_map(move |(bits, number)| (number & ((1 << bits) - 1)).clamp(0, max))
 }
 
 fn wallet(opening: i64, at_ms: i64) -> Wallet {
-    Wallet::new(UserId::new(1).unwrap(), WalletVersion::default(), credits(opening), ms(at_ms), Vec::new())
+    Wallet::new(
+        UserId::new(1).unwrap(),
+        WalletVersion::default(),
+        credits(opening),
+        ms(at_ms),
+        Vec::new(),
+    )
 }
 
 fn tariff() -> impl Strategy<Value = Tariff> {
-    (up_to(MAX_SAFE_INTEGER), up_to(MAX_SAFE_INTEGER), charged_at()).prop_map(|(price, interval_ms, charged_at)| {
-        Tariff::new(credits(price.max(1)), length(interval_ms.max(1)), charged_at).unwrap()
-    })
+    (
+        up_to(MAX_SAFE_INTEGER),
+        up_to(MAX_SAFE_INTEGER),
+        charged_at(),
+    )
+        .prop_map(|(price, interval_ms, charged_at)| {
+            Tariff::new(
+                credits(price.max(1)),
+                length(interval_ms.max(1)),
+                charged_at,
+            )
+            .unwrap()
+        })
 }
 
 /// What a live session has cost by law 2, in numbers that can't overflow.
 fn charge(tariff: Tariff, served_ms: i64) -> i128 {
     let completed = i128::from(served_ms / tariff.interval().get());
-    let charged = if tariff.charged_at() == ChargedAt::End { completed } else { completed + 1 };
+    let charged = if tariff.charged_at() == ChargedAt::End {
+        completed
+    } else {
+        completed + 1
+    };
     charged * i128::from(tariff.price().get())
 }
 
@@ -143,20 +164,55 @@ fn the_dearest_the_shortest_and_the_longest() {
     let check = |what: &str, opening, price, interval_ms, charged_at, depletes_ms: Option<i64>| {
         let tariff = Tariff::new(credits(price), length(interval_ms), charged_at).unwrap();
         let mut wallet = wallet(opening, 0);
-        wallet.start(ms(0), id(1), SlotNumber::default(), tariff).unwrap();
-        assert_eq!(wallet.depletes_at(id(1)).map(UnixMillis::get), depletes_ms, "{what}");
+        wallet
+            .start(ms(0), id(1), SlotNumber::default(), tariff)
+            .unwrap();
+        assert_eq!(
+            wallet.depletes_at(id(1)).map(UnixMillis::get),
+            depletes_ms,
+            "{what}"
+        );
         wallet.advance(UnixMillis::MAX);
-        assert_eq!(wallet.session(id(1)).unwrap().end.map(|end| end.at.get()), depletes_ms, "{what}");
-        let consumed = wallet.session(id(1)).unwrap().charge(UnixMillis::MAX).unwrap();
+        assert_eq!(
+            wallet.session(id(1)).unwrap().end.map(|end| end.at.get()),
+            depletes_ms,
+            "{what}"
+        );
+        let consumed = wallet
+            .session(id(1))
+            .unwrap()
+            .charge(UnixMillis::MAX)
+            .unwrap();
         assert_eq!(consumed.get() + wallet.balance().get(), opening, "{what}");
     };
     for charged_at in [ChargedAt::End, ChargedAt::Start] {
         check("all credits, 1 a ms", all, one, 1, charged_at, Some(all));
         check("all credits for 1 ms", all, all, 1, charged_at, Some(1));
-        check("all credits but one", all - 1, all - 1, 1, charged_at, Some(1));
-        check("1 credit for all time", one, one, all, charged_at, Some(all));
+        check(
+            "all credits but one",
+            all - 1,
+            all - 1,
+            1,
+            charged_at,
+            Some(1),
+        );
+        check(
+            "1 credit for all time",
+            one,
+            one,
+            all,
+            charged_at,
+            Some(all),
+        );
         check("2 credits last beyond time", 2, one, all, charged_at, None);
-        check("a century in ms", 3_155_760_000_000, one, 1, charged_at, Some(3_155_760_000_000));
+        check(
+            "a century in ms",
+            3_155_760_000_000,
+            one,
+            1,
+            charged_at,
+            Some(3_155_760_000_000),
+        );
     }
 }
 
@@ -165,7 +221,9 @@ fn the_dearest_the_shortest_and_the_longest() {
 fn a_full_wallet_with_a_long_past() {
     let tariff = Tariff::new(credits(1), length(1), ChargedAt::End).unwrap();
     let mut wallet = wallet(MAX_SAFE_INTEGER, 0);
-    wallet.start(ms(0), id(1), SlotNumber::default(), tariff).unwrap();
+    wallet
+        .start(ms(0), id(1), SlotNumber::default(), tariff)
+        .unwrap();
     wallet.start_recorded(id(1), WalletVersion::new(1));
     wallet.advance(ms(MAX_SAFE_INTEGER - 10));
     let settlement = wallet.interim_settlement(id(1)).unwrap();
@@ -177,11 +235,19 @@ fn a_full_wallet_with_a_long_past() {
             at: wallet.instant(),
             amount: schema::CreditsChange::incoming(credits(MAX_SAFE_INTEGER - 10)),
         }],
-        live: vec![(id(1), billing::Settled { seq: 1, total: settlement.total })],
+        live: vec![(
+            id(1),
+            billing::Settled {
+                seq: 1,
+                total: settlement.total,
+            },
+        )],
     };
     assert_eq!(wallet.rebase(wallet.instant(), &refill), []);
     assert_eq!(wallet.balance(), Credits::MAX);
-    let end = wallet.stop(UnixMillis::MAX, id(1), EndReason::User).unwrap();
+    let end = wallet
+        .stop(UnixMillis::MAX, id(1), EndReason::User)
+        .unwrap();
     assert_eq!((end.consumed, end.served), (Credits::MAX, Millis::MAX));
     assert_eq!(wallet.balance().get(), MAX_SAFE_INTEGER - 10);
 }

@@ -1,5 +1,11 @@
 //! The laws of billing, tried with random stories against a model that needs no explanation.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that panics has failed"
+)]
+
 mod extremes;
 mod model;
 mod world;
@@ -37,13 +43,23 @@ impl Story {
     fn moments(&self) -> Vec<Moment> {
         let mut moments = vec![Moment::default(); usize::try_from(STORY_MS).unwrap() + 1];
         let place = |at_ms: i64| usize::try_from(at_ms).unwrap();
-        self.credits.iter().for_each(|(at_ms, amount)| moments[place(*at_ms)].credits += amount);
+        self.credits
+            .iter()
+            .for_each(|(at_ms, amount)| moments[place(*at_ms)].credits += amount);
         // Debits come first: they are decided from what is recorded.
         let is_debit = |command: &Command| matches!(command, Command::Debit(_));
-        for (at_ms, command) in self.commands.iter().filter(|(_, command)| is_debit(command)) {
+        for (at_ms, command) in self
+            .commands
+            .iter()
+            .filter(|(_, command)| is_debit(command))
+        {
             moments[place(*at_ms)].commands.push(*command);
         }
-        for (at_ms, command) in self.commands.iter().filter(|(_, command)| !is_debit(command)) {
+        for (at_ms, command) in self
+            .commands
+            .iter()
+            .filter(|(_, command)| !is_debit(command))
+        {
             moments[place(*at_ms)].commands.push(*command);
         }
         moments
@@ -61,13 +77,19 @@ impl Story {
             if moment.credits > 0 {
                 world.change(now_ms, moment.credits);
             }
-            for (_, taken) in model.debits[debits..].iter().filter(|(_, taken)| *taken > 0) {
+            for (_, taken) in model.debits[debits..]
+                .iter()
+                .filter(|(_, taken)| *taken > 0)
+            {
                 world.change(now_ms, -taken);
             }
             if news == News::AtOnce {
                 world.notice(now_ms);
             }
-            moment.commands.iter().for_each(|command| world.command(now_ms, *command));
+            moment
+                .commands
+                .iter()
+                .for_each(|command| world.command(now_ms, *command));
             for (_, chore) in self.chores.iter().filter(|(at_ms, _)| *at_ms == now_ms) {
                 world.chore(now_ms, *chore);
                 if *chore == Chore::Advance && world.is_in_sync() {
@@ -76,7 +98,6 @@ impl Story {
             }
             model.serve_one_ms();
         }
-        model.now_ms = STORY_MS;
         let model = Model::run(self.opening, &moments, STORY_MS);
         world.chore(STORY_MS, Chore::Advance);
         world.finish(STORY_MS);
@@ -99,8 +120,18 @@ fn session(number: i64) -> impl Strategy<Value = Vec<(i64, Command)>> {
     let stop = proptest::option::of((instants(), reason));
     (0..STORY_MS / 2, 1..=5_i64, 1..=30_i64, charged_at(), stop).prop_map(
         move |(start_ms, price, interval_ms, charged_at, stop)| {
-            let mut commands = vec![(start_ms, Command::Start { id: number, price, interval_ms, charged_at })];
-            commands.extend(stop.map(|(at_ms, reason)| (at_ms.max(start_ms), Command::Stop { id: number, reason })));
+            let mut commands = vec![(
+                start_ms,
+                Command::Start {
+                    id: number,
+                    price,
+                    interval_ms,
+                    charged_at,
+                },
+            )];
+            commands.extend(stop.map(|(at_ms, reason)| {
+                (at_ms.max(start_ms), Command::Stop { id: number, reason })
+            }));
             commands
         },
     )
@@ -119,21 +150,31 @@ fn chore() -> impl Strategy<Value = Chore> {
 
 fn outage() -> impl Strategy<Value = Vec<(i64, Command)>> {
     (instants(), instants()).prop_map(|(one, other)| {
-        vec![(one.min(other), Command::Pause), (one.max(other), Command::Resume)]
+        vec![
+            (one.min(other), Command::Pause),
+            (one.max(other), Command::Resume),
+        ]
     })
 }
 
 fn story() -> impl Strategy<Value = Story> {
-    let sessions = (1..=4_usize).prop_flat_map(|count| (1..=4_i64).map(session).take(count).collect::<Vec<_>>());
+    let sessions = (1..=4_usize)
+        .prop_flat_map(|count| (1..=4_i64).map(session).take(count).collect::<Vec<_>>());
     let outages = proptest::collection::vec(outage(), 0..=2);
-    let debits = proptest::collection::vec((instants(), (1..40_i64).prop_map(Command::Debit)), 0..=2);
+    let debits =
+        proptest::collection::vec((instants(), (1..40_i64).prop_map(Command::Debit)), 0..=2);
     let credits = proptest::collection::vec((instants(), 1..=40_i64), 0..=3);
     let chores = proptest::collection::vec((instants(), chore()), 0..=16);
     (0..=60_i64, sessions, outages, debits, credits, chores).prop_map(
         |(opening, sessions, outages, debits, credits, chores)| {
             let mut commands = [sessions.concat(), outages.concat(), debits].concat();
             commands.sort_by_key(|(at_ms, _)| *at_ms);
-            Story { opening, credits, commands, chores }
+            Story {
+                opening,
+                credits,
+                commands,
+                chores,
+            }
         },
     )
 }
@@ -218,7 +259,9 @@ proptest! {
         for steps in [&jump, &steps] {
             let mut world = World::new(opening);
             moments[0].commands.iter().for_each(|command| world.command(0, *command));
-            steps.iter().for_each(|at_ms| world.chore(*at_ms, Chore::Advance));
+            for at_ms in steps {
+                world.chore(*at_ms, Chore::Advance);
+            }
             world.chore(STORY_MS, Chore::Advance);
             world.check_balance(&model);
             for expected in &model.sessions {

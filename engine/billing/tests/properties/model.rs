@@ -8,8 +8,16 @@ use schema::session::EndReason;
 /// What a user, an operator or an outage does to a wallet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    Start { id: i64, price: i64, interval_ms: i64, charged_at: ChargedAt },
-    Stop { id: i64, reason: EndReason },
+    Start {
+        id: i64,
+        price: i64,
+        interval_ms: i64,
+        charged_at: ChargedAt,
+    },
+    Stop {
+        id: i64,
+        reason: EndReason,
+    },
     /// An operator takes up to this many of the free credits.
     Debit(i64),
     Pause,
@@ -63,11 +71,22 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new(balance: i64) -> Self {
-        Self { now_ms: 0, balance, sessions: Vec::new(), debits: Vec::new(), rejected: Vec::new() }
+        Self {
+            now_ms: 0,
+            balance,
+            sessions: Vec::new(),
+            debits: Vec::new(),
+            rejected: Vec::new(),
+        }
     }
 
     pub(crate) fn free(&self) -> i64 {
-        self.balance - self.sessions.iter().map(|session| session.held).sum::<i64>()
+        self.balance
+            - self
+                .sessions
+                .iter()
+                .map(|session| session.held)
+                .sum::<i64>()
     }
 
     pub(crate) fn session(&self, id: i64) -> Option<&Session> {
@@ -80,7 +99,12 @@ impl Model {
         let mut model = Self::new(opening);
         loop {
             let nothing = Moment::default();
-            model.moment(usize::try_from(model.now_ms).ok().and_then(|now| story.get(now)).unwrap_or(&nothing));
+            model.moment(
+                usize::try_from(model.now_ms)
+                    .ok()
+                    .and_then(|now| story.get(now))
+                    .unwrap_or(&nothing),
+            );
             if model.now_ms == until_ms {
                 return model;
             }
@@ -95,12 +119,19 @@ impl Model {
         self.begin_next_intervals_or_end();
         for command in &moment.commands {
             self.command(*command);
-            assert!(self.balance >= 0 && self.free() >= 0, "the model itself is wrong: {self:?}");
+            assert!(
+                self.balance >= 0 && self.free() >= 0,
+                "the model itself is wrong: {self:?}"
+            );
         }
     }
 
     pub(crate) fn serve_one_ms(&mut self) {
-        for session in self.sessions.iter_mut().filter(|session| session.state == State::Running) {
+        for session in self
+            .sessions
+            .iter_mut()
+            .filter(|session| session.state == State::Running)
+        {
             session.served_ms += 1;
             session.progress_ms += 1;
         }
@@ -127,7 +158,10 @@ impl Model {
                 if is_covered {
                     self.balance -= session.begin_interval();
                 } else {
-                    session.state = State::Ended { at_ms: now_ms, reason: EndReason::Depleted };
+                    session.state = State::Ended {
+                        at_ms: now_ms,
+                        reason: EndReason::Depleted,
+                    };
                 }
             }
         }
@@ -135,7 +169,12 @@ impl Model {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Start { id, price, interval_ms, charged_at } => {
+            Command::Start {
+                id,
+                price,
+                interval_ms,
+                charged_at,
+            } => {
                 if self.free() < price {
                     self.rejected.push(id);
                     return;
@@ -143,7 +182,16 @@ impl Model {
                 let (started_ms, state) = (self.now_ms, State::Running);
                 let (served_ms, consumed, held, progress_ms) = (0, 0, 0, 0);
                 let mut session = Session {
-                    id, price, interval_ms, charged_at, started_ms, served_ms, consumed, state, held, progress_ms,
+                    id,
+                    price,
+                    interval_ms,
+                    charged_at,
+                    started_ms,
+                    served_ms,
+                    consumed,
+                    state,
+                    held,
+                    progress_ms,
                 };
                 self.balance -= session.begin_interval();
                 self.sessions.push(session);
@@ -169,7 +217,10 @@ impl Model {
     }
 
     fn switch(&mut self, from: State, to: State) {
-        self.sessions.iter_mut().filter(|session| session.state == from).for_each(|session| session.state = to);
+        self.sessions
+            .iter_mut()
+            .filter(|session| session.state == from)
+            .for_each(|session| session.state = to);
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use billing::{BalanceChange, Opening, Rebase, Settled, Settlement, SlotNumber, Tariff, Wallet, WalletVersion};
+use billing::{
+    BalanceChange, Opening, Rebase, Settled, Settlement, SlotNumber, Tariff, Wallet, WalletVersion,
+};
 use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId, session::EndReason};
 
 use crate::model::{Command, Model, State};
@@ -71,20 +73,39 @@ impl Database {
 
     fn settle(&mut self, settlement: &Settlement) -> Result<WalletVersion, Stale> {
         let same = |seq, total| seq == settlement.seq && total == settlement.total;
-        let is_recorded = match (self.live.get(&settlement.session), self.ended.get(&settlement.session)) {
+        let is_recorded = match (
+            self.live.get(&settlement.session),
+            self.ended.get(&settlement.session),
+        ) {
             (Some(settled), _) => settlement.end.is_none() && same(settled.seq, settled.total),
             (None, Some(ended)) => same(ended.seq, ended.total),
             (None, None) => panic!("a settlement of a session that never started: {settlement:?}"),
         };
         if !is_recorded {
             self.write_from(settlement.version)?;
-            let settled = self.live.get_mut(&settlement.session).expect("only live sessions settle");
-            assert_eq!(settlement.seq, settled.seq + 1, "settlements are numbered one by one");
+            let settled = self
+                .live
+                .get_mut(&settlement.session)
+                .expect("only live sessions settle");
+            assert_eq!(
+                settlement.seq,
+                settled.seq + 1,
+                "settlements are numbered one by one"
+            );
             let difference = settlement.total.get() - settled.total.get();
-            assert!(difference >= 0, "a settlement below the one before it: {settlement:?}");
+            assert!(
+                difference >= 0,
+                "a settlement below the one before it: {settlement:?}"
+            );
             self.ledger_balance -= difference;
-            assert!(self.ledger_balance >= 0, "the wallet can't pay {settlement:?}");
-            *settled = Settled { seq: settlement.seq, total: settlement.total };
+            assert!(
+                self.ledger_balance >= 0,
+                "the wallet can't pay {settlement:?}"
+            );
+            *settled = Settled {
+                seq: settlement.seq,
+                total: settlement.total,
+            };
             if settlement.end.is_some() {
                 self.live.remove(&settlement.session);
                 self.ended.insert(settlement.session, *settlement);
@@ -104,16 +125,30 @@ impl Database {
     fn change(&mut self, at_ms: i64, amount: i64) {
         self.version += 1;
         self.ledger_balance += amount;
-        self.changes.push((self.version, BalanceChange { at: ms(at_ms), amount: change(amount) }));
+        self.changes.push((
+            self.version,
+            BalanceChange {
+                at: ms(at_ms),
+                amount: change(amount),
+            },
+        ));
     }
 
     fn facts_since(&self, since: WalletVersion) -> Rebase {
-        let changes = self.changes.iter().filter(|(version, _)| *version > since.get()).map(|(_, change)| *change);
+        let changes = self
+            .changes
+            .iter()
+            .filter(|(version, _)| *version > since.get())
+            .map(|(_, change)| *change);
         Rebase {
             version: WalletVersion::new(self.version),
             ledger_balance: credits(self.ledger_balance),
             changes: changes.collect(),
-            live: self.live.iter().map(|(id, settled)| (*id, *settled)).collect(),
+            live: self
+                .live
+                .iter()
+                .map(|(id, settled)| (*id, *settled))
+                .collect(),
         }
     }
 }
@@ -127,9 +162,18 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(opening: i64) -> Self {
-        let database = Database { ledger_balance: opening, ..Database::default() };
+        let database = Database {
+            ledger_balance: opening,
+            ..Database::default()
+        };
         let user = UserId::new(1).unwrap();
-        let wallet = Wallet::new(user, WalletVersion::default(), credits(opening), ms(0), Vec::new());
+        let wallet = Wallet::new(
+            user,
+            WalletVersion::default(),
+            credits(opening),
+            ms(0),
+            Vec::new(),
+        );
         Self { wallet, database }
     }
 
@@ -154,7 +198,12 @@ impl World {
     pub(crate) fn command(&mut self, now_ms: i64, command: Command) {
         let now = ms(now_ms);
         match command {
-            Command::Start { id: number, price, interval_ms, charged_at } => {
+            Command::Start {
+                id: number,
+                price,
+                interval_ms,
+                charged_at,
+            } => {
                 let tariff = Tariff::new(credits(price), length(interval_ms), charged_at).unwrap();
                 let slot = SlotNumber::new(i32::try_from(number).unwrap());
                 if self.wallet.start(now, id(number), slot, tariff).is_err() {
@@ -194,7 +243,9 @@ impl World {
             }
             return true;
         }
-        let Some(settlement) = self.wallet.settlement_due() else { return false };
+        let Some(settlement) = self.wallet.settlement_due() else {
+            return false;
+        };
         self.write(now_ms, &settlement, is_heard);
         true
     }
@@ -227,13 +278,34 @@ impl World {
     /// The wallet says what the model says, at the instant of both.
     pub(crate) fn check_balance(&self, model: &Model) {
         let told = (self.wallet.balance().get(), self.wallet.free().get());
-        assert_eq!(told, (model.balance, model.free()), "balance and free at {}", model.now_ms);
-        for session in self.wallet.sessions().iter().filter(|session| session.is_live()) {
+        assert_eq!(
+            told,
+            (model.balance, model.free()),
+            "balance and free at {}",
+            model.now_ms
+        );
+        for session in self
+            .wallet
+            .sessions()
+            .iter()
+            .filter(|session| session.is_live())
+        {
             let number = session.id.get();
-            let expected = model.session(number).expect("a live session that the model knows");
-            assert!(!matches!(expected.state, State::Ended { .. }), "session {number} lives at {}", model.now_ms);
+            let expected = model
+                .session(number)
+                .expect("a live session that the model knows");
+            assert!(
+                !matches!(expected.state, State::Ended { .. }),
+                "session {number} lives at {}",
+                model.now_ms
+            );
             let charge = session.charge(self.wallet.instant()).map(Credits::get);
-            assert_eq!(charge, Some(expected.consumed), "charge of {number} at {}", model.now_ms);
+            assert_eq!(
+                charge,
+                Some(expected.consumed),
+                "charge of {number} at {}",
+                model.now_ms
+            );
         }
     }
 
@@ -241,30 +313,68 @@ impl World {
     pub(crate) fn check_records(&self, model: &Model) {
         for expected in &model.sessions {
             let number = expected.id;
-            assert_eq!(self.database.started.get(&id(number)), Some(&ms(expected.started_ms)), "start of {number}");
+            assert_eq!(
+                self.database.started.get(&id(number)),
+                Some(&ms(expected.started_ms)),
+                "start of {number}"
+            );
             if let State::Ended { at_ms, reason } = expected.state {
-                let ended = self.database.ended.get(&id(number)).expect("an end that is recorded");
-                let told = (ended.at.get(), ended.end, ended.total.get(), ended.served.get());
-                assert_eq!(told, (at_ms, Some(reason), expected.consumed, expected.served_ms), "end of {number}");
+                let ended = self
+                    .database
+                    .ended
+                    .get(&id(number))
+                    .expect("an end that is recorded");
+                let told = (
+                    ended.at.get(),
+                    ended.end,
+                    ended.total.get(),
+                    ended.served.get(),
+                );
+                assert_eq!(
+                    told,
+                    (at_ms, Some(reason), expected.consumed, expected.served_ms),
+                    "end of {number}"
+                );
             } else {
-                let session = self.wallet.session(id(number)).expect("a session that lives");
+                let session = self
+                    .wallet
+                    .session(id(number))
+                    .expect("a session that lives");
                 assert!(session.is_live(), "session {number} lives");
-                assert_eq!(session.meter.served(self.wallet.instant()).get(), expected.served_ms);
+                assert_eq!(
+                    session.meter.served(self.wallet.instant()).get(),
+                    expected.served_ms
+                );
             }
         }
         // A start that was accepted before a debit was heard of ended where it began.
         for rejected in &model.rejected {
             if let Some(ended) = self.database.ended.get(&id(*rejected)) {
                 let started = self.database.started.get(&id(*rejected));
-                assert_eq!((Some(&ended.at), ended.end), (started, Some(EndReason::Depleted)));
+                assert_eq!(
+                    (Some(&ended.at), ended.end),
+                    (started, Some(EndReason::Depleted))
+                );
                 assert_eq!((ended.total, ended.served), (Credits::ZERO, Millis::ZERO));
             }
             assert!(!self.database.live.contains_key(&id(*rejected)));
         }
-        let unsettled: i64 = self.database.live.iter().map(|(id, settled)| {
-            let session = self.wallet.session(*id).expect("a live session that the wallet knows");
-            session.charge(self.wallet.instant()).unwrap().get() - settled.total.get()
-        }).sum();
-        assert_eq!(self.database.ledger_balance - unsettled, model.balance, "the ledger");
+        let unsettled: i64 = self
+            .database
+            .live
+            .iter()
+            .map(|(id, settled)| {
+                let session = self
+                    .wallet
+                    .session(*id)
+                    .expect("a live session that the wallet knows");
+                session.charge(self.wallet.instant()).unwrap().get() - settled.total.get()
+            })
+            .sum();
+        assert_eq!(
+            self.database.ledger_balance - unsettled,
+            model.balance,
+            "the ledger"
+        );
     }
 }
