@@ -16,12 +16,12 @@ mod session;
 
 use schema::{Credits, Millis, SessionId, UnixMillis, UserId, session::EndReason};
 
-use self::rebase::{MeterState, Stop, Switch};
+use self::rebase::{Stop, Switch};
 pub use self::{
     record::{BalanceChange, Opening, Rebase, Settlement, WalletVersion},
     session::{End, Session, Settled, SlotNumber},
 };
-use crate::{Meter, Tariff};
+use crate::{Meter, Tariff, recovery::MeterTurn};
 
 /// Why a session can't start, in the order in which it is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -239,23 +239,23 @@ impl Wallet {
     /// Freezes every live session at `now`: time stops counting, holds stay.
     pub fn pause(&mut self, now: UnixMillis) {
         self.advance(now);
-        self.switch(MeterState::Paused, |_| true);
+        self.switch(MeterTurn::Off, |_| true);
     }
 
     /// Lets every live session run on from `now`.
     pub fn resume(&mut self, now: UnixMillis) {
         self.advance(now);
-        self.switch(MeterState::Running, |_| true);
+        self.switch(MeterTurn::On, |_| true);
     }
 
-    fn switch(&mut self, to: MeterState, concerns: impl Fn(&Session) -> bool) {
+    fn switch(&mut self, to: MeterTurn, concerns: impl Fn(&Session) -> bool) {
         let at = self.instant;
         let mut before = Vec::new();
         for session in self.live_mut().filter(|session| concerns(session)) {
             let meter = session.meter;
             match to {
-                MeterState::Paused => session.meter.pause(at),
-                MeterState::Running => session.meter.resume(at),
+                MeterTurn::Off => session.meter.pause(at),
+                MeterTurn::On => session.meter.resume(at),
             }
             if session.meter != meter {
                 before.push((session.id, meter));
@@ -264,6 +264,17 @@ impl Wallet {
         // It holds too for sessions that have ended, if a change undoes their ends.
         if !self.sessions.is_empty() {
             self.switches.push(Switch { at, to, before });
+        }
+    }
+
+    /// Lets the session's meter run from `at`, or stand still: for the replay of what is recorded.
+    pub(crate) fn turn_meter(&mut self, id: SessionId, at: UnixMillis, turn: MeterTurn) {
+        let Some(session) = self.live_mut().find(|session| session.id == id) else {
+            return;
+        };
+        match turn {
+            MeterTurn::On => session.meter.resume(at),
+            MeterTurn::Off => session.meter.pause(at),
         }
     }
 

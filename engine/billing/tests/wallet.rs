@@ -391,6 +391,26 @@ fn a_late_debit_ends_a_session_in_the_past() {
     );
 }
 
+/// A start is a command: at its instant the intervals of others begin first, whatever the ids.
+#[test]
+fn a_start_waits_for_the_intervals_of_its_instant() {
+    let mut wallet = wallet(7);
+    wallet
+        .start(ms(0), id(2), SlotNumber::new(2), usual())
+        .unwrap();
+    wallet.start_recorded(id(2), WalletVersion::new(41));
+    wallet
+        .start(ms(6_000), id(1), SlotNumber::new(1), usual())
+        .unwrap();
+    let live = [(2, Settled::default())];
+    wallet.rebase(ms(6_000), &news(7, 42, &[(100, -5)], &live));
+    assert_eq!(
+        wallet.session(id(1)).unwrap().end,
+        Some(end(6_000, EndReason::Depleted, 0, 0))
+    );
+    assert!(wallet.session(id(2)).unwrap().is_live());
+}
+
 /// A wake that comes late changes no charge, even where news comes before it.
 #[test]
 fn news_before_a_late_wake_changes_nothing() {

@@ -7,7 +7,7 @@
 use schema::{Millis, SessionId, UnixMillis, session::EndReason};
 
 use super::{BalanceChange, Rebase, Wallet};
-use crate::Meter;
+use crate::{Meter, recovery::MeterTurn};
 
 /// The time from one instant to the next.
 const TICK: Millis = match Millis::new(1) {
@@ -27,15 +27,9 @@ pub(super) struct Stop {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Switch {
     pub(super) at: UnixMillis,
-    pub(super) to: MeterState,
+    pub(super) to: MeterTurn,
     /// The meters that it changed, as they were before.
     pub(super) before: Vec<(SessionId, Meter)>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MeterState {
-    Paused,
-    Running,
 }
 
 /// What counts anew from its own instant.
