@@ -547,7 +547,8 @@ impl SessionState {
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
-        let ended = wallet.rebase(&recovery::rebase_of(record, &self.context.run.node));
+        let facts = recovery::rebase_of(record, &self.context.run.node);
+        let ended = wallet.rebase(self.context.clock.now(), &facts);
         wallet.advance(self.context.clock.now());
         let credits = wallet.balance();
         if !ended.is_empty() {
