@@ -50,11 +50,14 @@ async fn a_session_is_recorded_from_start_to_end(database: Arc<TestDatabase>) {
     );
     assert_eq!(wallet.live.len(), 1);
     assert_eq!(
-        (wallet.live[0].id, wallet.live[0].started_at),
+        (wallet.live[0].session.id, wallet.live[0].session.started_at),
         (session(5), at(10))
     );
     assert_eq!(
-        (wallet.live[0].settled, wallet.live[0].checkpoint.at),
+        (
+            wallet.live[0].session.settled,
+            wallet.live[0].session.checkpoint.at
+        ),
         (Settled::default(), at(10))
     );
 
@@ -68,7 +71,7 @@ async fn a_session_is_recorded_from_start_to_end(database: Arc<TestDatabase>) {
         (version(3), credits(97), at(20_010))
     );
     assert_eq!(
-        wallet.live[0].settled,
+        wallet.live[0].session.settled,
         Settled {
             seq: 1,
             total: credits(3)
@@ -76,8 +79,8 @@ async fn a_session_is_recorded_from_start_to_end(database: Arc<TestDatabase>) {
     );
     assert_eq!(
         (
-            wallet.live[0].checkpoint.at,
-            wallet.live[0].checkpoint.served.get()
+            wallet.live[0].session.checkpoint.at,
+            wallet.live[0].session.checkpoint.served.get()
         ),
         (at(20_010), 20_000)
     );
@@ -626,7 +629,7 @@ async fn live_wallets_come_in_pages(database: Arc<TestDatabase>) {
             to: schema::UnixMillis::MAX,
         },
     ];
-    assert_eq!(found[0].live[0].pauses, pauses);
+    assert_eq!(found[0].live[0].session.pauses, pauses);
 
     let theirs = store.live_wallets(&node("b"), None, 10).await.unwrap();
     assert_eq!(

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use billing::{Meter, Session, Span, Wallet, WalletVersion, served_before_cut};
+use billing::{AfterCut, RecordedSession, Session, Span, Wallet, WalletVersion};
 use schema::{Credits, EntryId, UnixMillis, ledger::EntryKind};
 
 use super::{leave_notice, wallet};
 use crate::{
-    facts::{LiveSession, WalletRecord},
+    facts::WalletRecord,
     store::{
         AdjustError, Adjusted, Adjustment, StoreError,
         connection::{Connection, Sql, Value},
@@ -204,22 +204,12 @@ fn free(
     runs: &HashMap<String, Vec<RunRow>>,
     at: UnixMillis,
 ) -> Result<Credits, StoreError> {
-    let sessions = record.live.iter().map(|session| {
-        let runs = runs
-            .get(session.node.as_str())
-            .map_or([].as_slice(), Vec::as_slice);
-        Ok(Session {
-            id: session.id,
-            slot: session.slot,
-            tariff: session.tariff,
-            started_at: session.started_at,
-            meter: meter(session, runs)?,
-            settled: session.settled,
-            end: None,
-            is_recorded: true,
-        })
-    });
-    let sessions = sessions.collect::<Result<Vec<_>, StoreError>>()?;
+    let mut sessions = Vec::with_capacity(record.live.len());
+    for (node, runs) in runs {
+        let recorded = record.live.iter().filter(|live| live.node.as_str() == node);
+        let recorded: Vec<_> = recorded.map(|live| live.session.clone()).collect();
+        sessions.extend(running_on(record, &recorded, runs)?);
+    }
     let mut wallet = Wallet::new(
         record.user,
         record.version,
@@ -231,39 +221,26 @@ fn free(
     Ok(wallet.free())
 }
 
-/// The session's meter, running since whatever last let it: its checkpoint, its node's current run or
-/// the end of a pause.
-fn meter(session: &LiveSession, runs: &[RunRow]) -> Result<Meter, StoreError> {
-    let open_pause = session
-        .pauses
-        .iter()
-        .find(|pause| pause.to == UnixMillis::MAX);
-    let last_pause = session
-        .pauses
-        .iter()
-        .filter(|pause| pause.to < UnixMillis::MAX)
-        .map(|pause| pause.to)
-        .max();
-    let mut running_since = session
-        .checkpoint
-        .at
-        .max(last_pause.unwrap_or(UnixMillis::EPOCH));
-    let mut spans = Vec::with_capacity(runs.len());
+/// One node's sessions as they run on since its current run began.
+fn running_on(
+    record: &WalletRecord,
+    recorded: &[RecordedSession],
+    runs: &[RunRow],
+) -> Result<Vec<Session>, StoreError> {
+    let mut earlier = Vec::with_capacity(runs.len());
+    let mut after_cut = AfterCut::End;
     for run in runs {
-        let from = UnixMillis::new(run.started_at)?;
-        let to = if run.is_current {
-            running_since = running_since.max(from);
-            open_pause.map_or(running_since, |pause| pause.from)
+        let (from, to) = (
+            UnixMillis::new(run.started_at)?,
+            UnixMillis::new(run.alive_at)?,
+        );
+        if run.is_current {
+            after_cut = AfterCut::ResumeAt(from);
         } else {
-            UnixMillis::new(run.alive_at)?
-        };
-        spans.push(Span { from, to });
+            earlier.push(Span { from, to });
+        }
     }
-    let served = served_before_cut(session.checkpoint, &spans, &session.pauses);
-    let mut meter = Meter::running(served, running_since);
-    if let Some(pause) = open_pause {
-        meter = Meter::running(served, pause.from);
-        meter.pause(pause.from);
-    }
-    Ok(meter)
+    let (user, version, credits) = (record.user, record.version, record.credits);
+    let wallet = Wallet::recovered(user, version, credits, recorded, &earlier, after_cut);
+    Ok(wallet.sessions().to_vec())
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use billing::{
-    BalanceChange, ChargedAt, Checkpoint, Settled, SlotNumber, Span, Tariff, WalletVersion,
+    BalanceChange, ChargedAt, Checkpoint, RecordedSession, Settled, SlotNumber, Span, Tariff,
+    WalletVersion,
 };
 use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId};
 
@@ -186,15 +187,16 @@ async fn pauses(
 
 impl LiveRow {
     fn into_live(self, pauses: Vec<Span>) -> Result<LiveSession, StoreError> {
-        Ok(LiveSession {
+        let charged_at = ChargedAt::from_name(&self.tariff_charged_at)
+            .ok_or_else(|| StoreError::Corrupt("a tariff charged at no known time".to_owned()))?;
+        let (price, interval) = (
+            Credits::new(self.tariff_credits)?,
+            Millis::new(self.tariff_interval_ms)?,
+        );
+        let session = RecordedSession {
             id: SessionId::new(self.id)?,
-            node: NodeName::new(&self.node)?,
             slot: SlotNumber::new(self.slot),
-            tariff: tariff(
-                self.tariff_credits,
-                self.tariff_interval_ms,
-                &self.tariff_charged_at,
-            )?,
+            tariff: Tariff::new(price, interval, charged_at)?,
             started_at: UnixMillis::new(self.start_time)?,
             settled: Settled {
                 seq: self.settled_seq,
@@ -205,21 +207,10 @@ impl LiveRow {
                 served: Millis::new(self.served_ms)?,
             },
             pauses,
+        };
+        Ok(LiveSession {
+            node: NodeName::new(&self.node)?,
+            session,
         })
     }
-}
-
-/// The tariff of a session's row.
-pub(in crate::store) fn tariff(
-    credits: i64,
-    interval_ms: i64,
-    charged_at: &str,
-) -> Result<Tariff, StoreError> {
-    let charged_at = ChargedAt::from_name(charged_at)
-        .ok_or_else(|| StoreError::Corrupt(format!("a tariff charged at {charged_at:?}")))?;
-    Ok(Tariff::new(
-        Credits::new(credits)?,
-        Millis::new(interval_ms)?,
-        charged_at,
-    )?)
 }
