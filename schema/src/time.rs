@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::{MAX_SAFE_INTEGER, OutOfRange, checked};
 
 /// An instant: milliseconds since 1970-01-01T00:00:00Z, from 0 to 2^53 − 1 (the year 287396).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct UnixMillis(i64);
 
@@ -35,10 +37,13 @@ impl UnixMillis {
 
     /// The instant `duration` later, or nothing where that is past [`UnixMillis::MAX`].
     pub fn checked_add(self, duration: Millis) -> Option<Self> {
-        self.0.checked_add(duration.0).and_then(|millis| Self::new(millis).ok())
+        self.0
+            .checked_add(duration.0)
+            .and_then(|millis| Self::new(millis).ok())
     }
 
     /// The instant `duration` earlier, or 1970 where that would be before it.
+    #[must_use]
     pub fn saturating_sub(self, duration: Millis) -> Self {
         Self((self.0 - duration.0).max(0))
     }
@@ -64,7 +69,9 @@ impl std::fmt::Display for UnixMillis {
 }
 
 /// A length of time in milliseconds, from 0 to 2^53 − 1 (285,420 years).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Millis(i64);
 
@@ -88,11 +95,13 @@ impl Millis {
     }
 
     /// `self + other`, or [`Millis::MAX`] where the sum exceeds it.
+    #[must_use]
     pub fn saturating_add(self, other: Self) -> Self {
         Self((self.0 + other.0).min(MAX_SAFE_INTEGER))
     }
 
     /// `self − other`, or zero where `other` is the longer.
+    #[must_use]
     pub fn saturating_sub(self, other: Self) -> Self {
         Self((self.0 - other.0).max(0))
     }

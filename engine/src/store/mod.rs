@@ -1,15 +1,33 @@
-//! The database, behind one interface: [`postgres`] for production, [`sqlite`] embedded, and one
-//! test suite that both pass (`engine/tests/store.rs`).
+//! The database, behind one interface: Postgres for production, SQLite embedded, and one test suite
+//! that both pass (`engine/tests/store.rs`).
 //!
-//! Every write is one transaction that nobody can cancel: it runs in a task of its own, and the
-//! time-out stands outside it (a cancelled transaction can go back to the pool open). A call that
-//! timed out has an unknown outcome, and all writes may be repeated.
+//! There is one implementation, [`Database`]: what is decided is decided once, and a statement is
+//! written twice only where the two databases' words differ. `postgres` and `sqlite` hold how each is
+//! opened.
+//!
+//! Every call is a task that nobody can cancel, since a cancelled transaction can go back to the pool
+//! open. A call that did not end well gives its connection up. A write that timed out or broke off
+//! has an unknown outcome; all writes may be repeated.
 //!
 //! SQL stands beside the function that runs it, and nowhere else.
 
 pub mod audit;
-pub mod postgres;
-pub mod sqlite;
+
+mod database;
+
+mod accounts;
+mod history;
+mod journal;
+mod runs;
+mod wallets;
+
+mod connection;
+mod errors;
+mod migrations;
+mod postgres;
+mod sqlite;
+
+pub use database::Database;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -58,8 +76,8 @@ pub enum StoreError {
     /// Another process runs under our node's name since. Nothing was written.
     #[error("another process has taken over this node's name")]
     Superseded,
-    /// The database refused a statement. Nothing was written.
-    #[error("the database refused a statement")]
+    /// The database refused a statement, or us. Nothing was written.
+    #[error("the database refused")]
     Refused(#[source] sqlx::Error),
     /// What stands in the database can't be understood.
     #[error("the database holds something unexpected: {0}")]
@@ -220,7 +238,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// The node's runs before `run` that were alive at or after `since`, each from its start to its
     /// last `alive_at`, in order.
-    async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis) -> Result<Vec<Span>, StoreError>;
+    async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis)
+    -> Result<Vec<Span>, StoreError>;
 
     /// Up to `limit` wallets with a live session of `node`, ordered by user id, after `after`. Their
     /// `changes` are empty.
@@ -249,7 +268,11 @@ pub trait Store: Send + Sync + 'static {
     // --- wallets ---
 
     /// The user's wallet, with the changes from outside since version `since`.
-    async fn wallet(&self, user: UserId, since: WalletVersion) -> Result<Option<WalletRecord>, StoreError>;
+    async fn wallet(
+        &self,
+        user: UserId,
+        since: WalletVersion,
+    ) -> Result<Option<WalletRecord>, StoreError>;
 
     /// Changes a balance from outside the engine, and leaves a notice for the wallet's owner.
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError>;
@@ -280,11 +303,17 @@ pub trait Store: Send + Sync + 'static {
     async fn user(&self, user: UserId) -> Result<Option<UserRecord>, StoreError>;
 
     /// Up to `limit` users with ids after `after`, in order.
-    async fn users(&self, after: Option<UserId>, limit: u32) -> Result<Vec<UserRecord>, StoreError>;
+    async fn users(&self, after: Option<UserId>, limit: u32)
+    -> Result<Vec<UserRecord>, StoreError>;
 
     /// Sets the user's password hash and voids all tokens issued before `now`; leaves a notice.
     /// Returns whether there is such a user.
-    async fn set_password(&self, user: UserId, hash: String, now: UnixMillis) -> Result<bool, StoreError>;
+    async fn set_password(
+        &self,
+        user: UserId,
+        hash: String,
+        now: UnixMillis,
+    ) -> Result<bool, StoreError>;
 
     /// Revokes a token. Revoking it twice is the same as once.
     async fn revoke_token(&self, token: RevokedToken) -> Result<(), StoreError>;
@@ -306,7 +335,11 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<SessionRecord>, StoreError>;
 
     /// One session of the user's.
-    async fn session(&self, user: UserId, session: SessionId) -> Result<Option<SessionRecord>, StoreError>;
+    async fn session(
+        &self,
+        user: UserId,
+        session: SessionId,
+    ) -> Result<Option<SessionRecord>, StoreError>;
 
     /// Up to `limit` of the user's ledger entries, newest first, from before the entry `before`.
     async fn ledger(
@@ -319,7 +352,11 @@ pub trait Store: Send + Sync + 'static {
     // --- audit ---
 
     /// Audits one page of users, those after `after` by id, against the laws; see [`audit`].
-    async fn audit(&self, after: Option<UserId>, limit: u32) -> Result<audit::AuditPage, StoreError>;
+    async fn audit(
+        &self,
+        after: Option<UserId>,
+        limit: u32,
+    ) -> Result<audit::AuditPage, StoreError>;
 
     // --- end ---
 
@@ -329,6 +366,5 @@ pub trait Store: Send + Sync + 'static {
 
 /// Opens the database, and brings its schema up to date.
 pub async fn open(settings: &StoreSettings) -> Result<Arc<dyn Store>, StoreError> {
-    let _ = settings;
-    unimplemented!("the stores come next")
+    Ok(Arc::new(Database::open(settings).await?))
 }
