@@ -304,7 +304,7 @@ fn a_list_that_failed_can_be_asked_for_again() {
     let mut test = Test::idle();
     let effects = test.act(Action::RetryPressed);
     let ask = calls(&effects).first().copied().cloned().unwrap();
-    test.answer(ask, Err(Failure::NoConnection));
+    test.refuse(ask, Failure::NoConnection);
     let sentence = Failure::NoConnection.sentence();
     assert_eq!(
         test.dashboard().sessions.status(),

@@ -95,7 +95,7 @@ fn a_start_ends_with_its_answer_or_its_session() {
     let mut test = Test::idle();
     let key = start(&mut test);
     test.answer(Call::Start(key), started(1, 10));
-    test.answer(Call::Active, Err(Failure::NoConnection));
+    test.refuse(Call::Active, Failure::NoConnection);
     assert_eq!(pending(&test), None);
 }
 
@@ -156,7 +156,7 @@ fn a_refusal_is_said_and_looked_into() {
             Verb::Start => Call::Start(start(&mut test)),
             Verb::Stop => Call::Stop(stop(&mut test)),
         };
-        let effects = test.answer(call, Err(no(code, retry_after)));
+        let effects = test.refuse(call, no(code, retry_after));
         assert_eq!(pending(&test), None);
         assert!(calls(&effects).contains(&&Call::Active) && reloads(&effects));
         assert_eq!(test.notices(), [notice]);
@@ -211,7 +211,7 @@ fn an_unknown_outcome_is_asked_for_with_the_same_key() {
         let mut test = Test::idle();
         let key = start(&mut test);
         let wait = failure.retry_after().map_or(2_000, Millis::get);
-        let effects = test.answer(Call::Start(key), Err(failure));
+        let effects = test.refuse(Call::Start(key), failure);
         assert_eq!(calls(&effects), [&Call::Active]);
         assert!(test.notices()[0].starts_with("It is not known yet whether the session started."));
         assert_eq!(
@@ -231,7 +231,7 @@ fn an_unknown_outcome_is_asked_for_with_the_same_key() {
 fn an_unknown_start_is_known_once_its_session_shows() {
     let mut test = Test::idle();
     let key = start(&mut test);
-    test.answer(Call::Start(key), Err(Failure::TimedOut));
+    test.refuse(Call::Start(key), Failure::TimedOut);
     test.say(update(100, 10, Some(session(1, 10, 100, 0))));
     assert_eq!((pending(&test), test.notices().len()), (None, 0));
     assert_eq!(calls(&test.wait(2_000)), Vec::<&Call>::new());
@@ -241,7 +241,7 @@ fn an_unknown_start_is_known_once_its_session_shows() {
 fn an_unknown_stop_is_known_once_the_session_is_over() {
     let mut test = Test::running();
     let key = stop(&mut test);
-    test.answer(Call::Stop(key), Err(Failure::TimedOut));
+    test.refuse(Call::Stop(key), Failure::TimedOut);
     test.say(ended(1, EndReason::User, 60_000, 10, 90));
     assert_eq!((pending(&test), test.credits()), (None, 90));
     assert_eq!(
@@ -255,10 +255,10 @@ fn asking_has_an_end() {
     let mut test = Test::idle();
     let key = start(&mut test);
     for _ in 0..4 {
-        test.answer(Call::Start(key), Err(Failure::NoConnection));
+        test.refuse(Call::Start(key), Failure::NoConnection);
         assert_eq!(calls(&test.wait(2_000)), [&Call::Start(key)]);
     }
-    let effects = test.answer(Call::Start(key), Err(Failure::NoConnection));
+    let effects = test.refuse(Call::Start(key), Failure::NoConnection);
     assert!(reloads(&effects) && calls(&effects).contains(&&Call::Active));
     assert_eq!(pending(&test), None);
     assert!(
@@ -275,7 +275,7 @@ fn an_answer_to_an_earlier_command_changes_nothing() {
     start(&mut test);
     let before = test.state.clone();
     assert_eq!(
-        test.answer(Call::Start(IdempotencyKey::new(99)), Err(Failure::TimedOut)),
+        test.refuse(Call::Start(IdempotencyKey::new(99)), Failure::TimedOut),
         []
     );
     assert_eq!(test.state, before);

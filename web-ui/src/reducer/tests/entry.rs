@@ -96,7 +96,7 @@ fn a_reason_stands_where_it_belongs() {
             field,
             retry_after: None,
         };
-        test.answer(call, Err(Failure::Refused(refusal)));
+        test.refuse(call, Failure::Refused(refusal));
         let entry = test.entry();
         let errors = [&entry.email_error, &entry.password_error, &entry.form_error];
         let at = match at {
@@ -136,7 +136,7 @@ fn a_reason_stands_where_it_belongs() {
 #[test]
 fn a_wrong_password_may_be_typed_again() {
     let (mut test, call) = busy(EntryMode::LogIn);
-    let effects = test.answer(call, Err(no(ErrorCode::InvalidCredentials, None)));
+    let effects = test.refuse(call, no(ErrorCode::InvalidCredentials, None));
     assert_eq!(effects, [Effect::Focus(Target::Password)]);
     test.act(Action::FieldEdited(Field::Password));
     assert_eq!(
@@ -149,7 +149,7 @@ fn a_wrong_password_may_be_typed_again() {
 #[test]
 fn a_busy_server_says_when_to_come_back() {
     let (mut test, call) = busy(EntryMode::SignUp);
-    test.answer(call, Err(no(ErrorCode::RateLimited, Some(12_000))));
+    test.refuse(call, no(ErrorCode::RateLimited, Some(12_000)));
     assert_eq!(
         test.entry().retry_at,
         Some(LocalTime::new(AHEAD_MS + 12_000))
@@ -162,7 +162,7 @@ fn a_busy_server_says_when_to_come_back() {
 fn a_signup_without_an_answer_may_have_worked() {
     let sentence = |mode, failure| {
         let (mut test, call) = busy(mode);
-        test.answer(call, Err(failure));
+        test.refuse(call, failure);
         test.entry().form_error.clone().unwrap()
     };
     assert!(sentence(EntryMode::SignUp, Failure::TimedOut).ends_with("logging in will work."));
@@ -194,7 +194,7 @@ fn the_server_lets_in() {
     let (mut test, call) = busy(EntryMode::SignUp);
     let effects = test.answer(
         call,
-        Ok(Answer::Authenticated(token("t"), user(100, 5, None))),
+        Answer::Authenticated(token("t"), Box::new(user(100, 5, None))),
     );
     assert_eq!(effects.first(), Some(&Effect::Remember(token("t"))));
     assert!(

@@ -32,14 +32,8 @@ fn a_refresh_loses_nothing() {
     let effects = test.act(Action::Opened(Some(token("t"))));
     assert!(connects(&effects) && reloads(&effects) && calls(&effects).contains(&&Call::WhoAmI));
     assert_eq!(test.dashboard().live, None);
-    test.answer(
-        Call::WhoAmI,
-        Ok(Answer::User(user(
-            73,
-            162_000,
-            Some(session(1, 0, 100, 27)),
-        ))),
-    );
+    let user = user(73, 162_000, Some(session(1, 0, 100, 27)));
+    test.answer(Call::WhoAmI, Answer::User(Box::new(user)));
     assert_eq!(
         (
             test.credits(),
@@ -59,7 +53,7 @@ fn any_answer_may_end_the_login() {
     ] {
         for code in [ErrorCode::InvalidToken, ErrorCode::TokenRequired] {
             let mut test = Test::running();
-            let effects = test.answer(call.clone(), Err(no(code, None)));
+            let effects = test.refuse(call.clone(), no(code, None));
             check_out(&test, &effects, ENDED);
         }
     }
@@ -154,7 +148,7 @@ fn answers_to_an_earlier_login_are_stale() {
     test.act(Action::Answered(
         login,
         Call::Active,
-        active(balance(5, 9_999, None)),
+        Ok(active(balance(5, 9_999, None))),
     ));
     assert_eq!(test.state, before);
 }

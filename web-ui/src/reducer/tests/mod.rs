@@ -99,9 +99,15 @@ impl Test {
     }
 
     /// A call of the current login is answered.
-    fn answer(&mut self, call: Call, answer: Result<Answer, Failure>) -> Vec<Effect> {
+    fn answer(&mut self, call: Call, answer: Answer) -> Vec<Effect> {
         let login = self.state.login;
-        self.act(Action::Answered(login, call, answer))
+        self.act(Action::Answered(login, call, Ok(answer)))
+    }
+
+    /// A call of the current login fails.
+    fn refuse(&mut self, call: Call, failure: Failure) -> Vec<Effect> {
+        let login = self.state.login;
+        self.act(Action::Answered(login, call, Err(failure)))
     }
 
     fn dashboard(&self) -> &Dashboard {
@@ -139,9 +145,9 @@ impl Test {
 }
 
 /// The calls among `effects`.
-fn calls(effects: &[Effect]) -> Vec<&Call> {
-    let call = |effect| match effect {
-        &Effect::Call(_, _, ref call) => Some(call),
+fn calls<'a>(effects: &'a [Effect]) -> Vec<&'a Call> {
+    let call = |effect: &'a Effect| match effect {
+        Effect::Call(_, _, call) => Some(call),
         _ => None,
     };
     effects.iter().filter_map(call).collect()
@@ -222,48 +228,42 @@ fn ended(id: i64, reason: EndReason, ended_at: i64, consumed: i64, left: i64) ->
     }
 }
 
-fn user(credits: i64, as_of: i64, session: Option<ActiveSession>) -> Box<User> {
-    Box::new(User {
+fn user(credits: i64, as_of: i64, session: Option<ActiveSession>) -> User {
+    User {
         id: UserId::new(5).unwrap(),
         email: "ada@example.com".to_owned(),
         credits: amount(credits),
         as_of: unix(as_of),
         created_at: unix(0),
         session,
-    })
+    }
 }
 
-fn active(balance: LiveBalance) -> Result<Answer, Failure> {
-    Ok(Answer::Active(Box::new(Active {
+fn active(balance: LiveBalance) -> Answer {
+    Answer::Active(Box::new(Active {
         active: balance.session.is_some(),
         balance,
-    })))
-}
-
-fn started(id: i64, started_at: i64) -> Result<Answer, Failure> {
-    let message = "Session started".to_owned();
-    Ok(Answer::Started(SessionStarted {
-        message,
-        session_id: session_id(id),
-        started_at: unix(started_at),
     }))
 }
 
-fn stopped(
-    id: i64,
-    reason: EndReason,
-    ended_at: i64,
-    consumed: i64,
-    left: i64,
-) -> Result<Answer, Failure> {
-    Ok(Answer::Stopped(SessionStopped {
+fn started(id: i64, started_at: i64) -> Answer {
+    let message = "Session started".to_owned();
+    Answer::Started(SessionStarted {
+        message,
+        session_id: session_id(id),
+        started_at: unix(started_at),
+    })
+}
+
+fn stopped(id: i64, reason: EndReason, ended_at: i64, consumed: i64, left: i64) -> Answer {
+    Answer::Stopped(SessionStopped {
         message: "Session stopped".to_owned(),
         session_id: session_id(id),
         credits_consumed: amount(consumed),
         final_credits: amount(left),
         ended_at: unix(ended_at),
         reason,
-    }))
+    })
 }
 
 fn record(id: i64, ended: Option<(i64, EndReason)>, consumed: i64) -> SessionRecord {
@@ -279,14 +279,14 @@ fn record(id: i64, ended: Option<(i64, EndReason)>, consumed: i64) -> SessionRec
     }
 }
 
-fn sessions(rows: Vec<SessionRecord>) -> Result<Answer, Failure> {
-    Ok(Answer::Sessions(Page {
+fn sessions(rows: Vec<SessionRecord>) -> Answer {
+    Answer::Sessions(Page {
         rows,
         next_cursor: None,
-    }))
+    })
 }
 
-fn movements(ids: &[i64], next_cursor: Option<&str>) -> Result<Answer, Failure> {
+fn movements(ids: &[i64], next_cursor: Option<&str>) -> Answer {
     let entry = |id: &i64| LedgerEntry {
         entry_id: EntryId::new(*id).unwrap(),
         at: unix(0),
@@ -296,10 +296,10 @@ fn movements(ids: &[i64], next_cursor: Option<&str>) -> Result<Answer, Failure> 
         session_id: None,
         reason: None,
     };
-    Ok(Answer::Ledger(Page {
+    Answer::Ledger(Page {
         rows: ids.iter().map(entry).collect(),
         next_cursor: next_cursor.map(str::to_owned),
-    }))
+    })
 }
 
 /// The server's no, with a sentence that is the code's name.
