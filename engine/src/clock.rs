@@ -48,16 +48,23 @@ impl Clock {
     /// recorded, where that is later.
     pub fn start(latest: Option<UnixMillis>) -> Result<Self, ClockError> {
         let wall = wall_clock()?;
-        let Some(latest) = latest else { return Ok(Self::start_at(wall)) };
+        let Some(latest) = latest else {
+            return Ok(Self::start_at(wall));
+        };
         if latest.since(wall) > BEHIND_MAX {
             return Err(ClockError::Behind { wall, latest });
         }
-        Ok(Self::start_at(wall.max(UnixMillis::new(latest.get() + 1).unwrap_or(latest))))
+        Ok(Self::start_at(
+            wall.max(UnixMillis::new(latest.get() + 1).unwrap_or(latest)),
+        ))
     }
 
     /// A clock that starts at `base`: for tests on tokio's paused time.
     pub fn start_at(base: UnixMillis) -> Self {
-        Self { origin: Instant::now(), base_ms: Arc::new(AtomicI64::new(base.get())) }
+        Self {
+            origin: Instant::now(),
+            base_ms: Arc::new(AtomicI64::new(base.get())),
+        }
     }
 
     /// The time now.
@@ -84,7 +91,10 @@ fn wall_clock() -> Result<UnixMillis, ClockError> {
     #[expect(clippy::disallowed_methods, reason = "this is the clock module")]
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let millis = since_1970.map_err(|_| ClockError::Absurd)?.as_millis();
-    i64::try_from(millis).ok().and_then(|millis| UnixMillis::new(millis).ok()).ok_or(ClockError::Absurd)
+    i64::try_from(millis)
+        .ok()
+        .and_then(|millis| UnixMillis::new(millis).ok())
+        .ok_or(ClockError::Absurd)
 }
 
 #[cfg(test)]
@@ -111,6 +121,8 @@ mod tests {
     #[tokio::test]
     async fn a_clock_a_day_behind_the_data_is_refused() {
         let latest = ms(wall_clock().unwrap().get() + 25 * 3_600_000);
-        assert!(matches!(Clock::start(Some(latest)), Err(ClockError::Behind { latest: told, .. }) if told == latest));
+        assert!(
+            matches!(Clock::start(Some(latest)), Err(ClockError::Behind { latest: told, .. }) if told == latest)
+        );
     }
 }

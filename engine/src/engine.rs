@@ -1,17 +1,39 @@
 //! The engine's front door: start it, call it, stop it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use billing::Tariff;
-use ractor::DerivedActorRef;
-use schema::{Credits, Millis, SessionId, UnixMillis, UserId, session::{EndReason, LiveBalance}};
+use ractor::{Actor, ActorRef, DerivedActorRef};
+use schema::{
+    Credits, Millis, SessionId, UnixMillis, UserId,
+    session::{EndReason, LiveBalance},
+};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::{
     clock::Clock,
+    context::Context,
     facts::NodeName,
+    ids::SessionIds,
+    journal::{Journal, JournalArguments},
+    metronome::Metronome,
+    mirror::{self, Mirror, MirrorArguments},
+    notices, recovery,
+    session::{Request, Watched},
     store::{Store, StoreError},
+    supervisor::{Supervisor, SupervisorMessage},
     update::UserUpdate,
+    watermark::Watermark,
 };
+
+/// How often a shutdown looks whether all is recorded.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// What happens to live sessions when a node comes back after a long time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,8 +153,10 @@ pub enum EngineStartError {
 /// The running engine. Clones are the same engine.
 #[derive(Clone)]
 pub struct Engine {
-    clock: Clock,
-    store: Arc<dyn Store>,
+    context: Arc<Context>,
+    /// How many calls may still be taken on.
+    calls: Arc<Semaphore>,
+    is_draining: Arc<AtomicBool>,
 }
 
 impl Engine {
@@ -144,65 +168,247 @@ impl Engine {
         clock: Clock,
         updates: DerivedActorRef<UserUpdate>,
     ) -> Result<Self, EngineStartError> {
-        let _ = (settings, updates);
-        Ok(Self { clock, store })
+        let latest_notice = store.latest_notice().await?;
+        let ids = SessionIds::start(Arc::clone(&store)).await?;
+        let run = store.begin_run(&settings.node, clock.now()).await?;
+        clock.raise_to(run.started_at);
+        let earlier_runs = store.earlier_runs(&run, UnixMillis::EPOCH).await?;
+        let after_cut = recovery::after_cut(
+            settings.recovered_sessions,
+            settings.resume_within,
+            &earlier_runs,
+            &run,
+        );
+
+        let (supervisor, _) = Supervisor::spawn(None, Supervisor, ()).await?;
+        let watermark = Watermark::new(clock.clone());
+        let journal = Journal::start(JournalArguments {
+            run: run.clone(),
+            store: Arc::clone(&store),
+            watermark: watermark.clone(),
+        })
+        .await?;
+        let mirror = match &settings.redis_url {
+            Some(url) => Some(start_mirror(url, settings.settle_every, supervisor.clone()).await?),
+            None => None,
+        };
+        let calls = Arc::new(Semaphore::new(settings.calls_max));
+        let context = Arc::new(Context {
+            metronome: Metronome::start(clock.clone()),
+            settings,
+            clock,
+            store: Arc::clone(&store),
+            run,
+            earlier_runs,
+            after_cut,
+            ids,
+            watermark,
+            journal,
+            mirror,
+            updates,
+            supervisor: supervisor.clone(),
+            live_sessions: AtomicUsize::new(0),
+            busy_sessions: AtomicUsize::new(0),
+        });
+        let _stopped = supervisor.cast(SupervisorMessage::Begin {
+            context: Arc::clone(&context),
+        });
+        let adopted = recovery::adopt_all(&context, &supervisor).await?;
+        let engine = Self {
+            context,
+            calls,
+            is_draining: Arc::default(),
+        };
+        engine.routed().await;
+        tracing::info!(
+            node = engine.context.run.node.as_str(),
+            epoch = engine.context.run.epoch,
+            sessions = adopted,
+            "the engine runs"
+        );
+        tokio::spawn(notices::listen(store, supervisor, latest_notice));
+        Ok(engine)
     }
 
     /// Starts a session for `user`; returns when it is durable.
     pub async fn start_session(&self, user: UserId) -> Result<Started, StartError> {
-        let _ = user;
-        unimplemented!()
+        if !self.context.journal.is_recording()
+            || self.context.journal.queued() >= self.context.settings.calls_max
+        {
+            return Err(StartError::Unavailable);
+        }
+        match self.call(user, Request::Start).await {
+            Ok(result) => result,
+            Err(CallError::NotTaken) => Err(StartError::Unavailable),
+            Err(CallError::NoReply) => Err(StartError::OutcomeUnknown),
+        }
     }
 
     /// Stops the session of `user`; returns when its end is durable.
-    pub async fn stop_session(&self, user: UserId, reason: EndReason) -> Result<Stopped, StopError> {
-        let _ = (user, reason);
-        unimplemented!()
+    pub async fn stop_session(
+        &self,
+        user: UserId,
+        reason: EndReason,
+    ) -> Result<Stopped, StopError> {
+        match self.call(user, |reply| Request::Stop(reason, reply)).await {
+            Ok(result) => result,
+            Err(CallError::NotTaken) => Err(StopError::Unavailable),
+            Err(CallError::NoReply) => Err(StopError::OutcomeUnknown),
+        }
     }
 
     /// The live balance of `user` now, with the live session if there is one.
     pub async fn balance(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
-        let _ = user;
-        unimplemented!()
+        match self.call(user, Request::Balance).await {
+            Ok(Ok(Some(balance))) => Ok(balance),
+            Ok(Ok(None)) => self.recorded_balance(user).await,
+            Ok(Err(error)) => Err(error),
+            Err(CallError::NotTaken | CallError::NoReply) => Err(BalanceError::Unavailable),
+        }
+    }
+
+    /// The balance of a user without a live session: as the ledger has it.
+    async fn recorded_balance(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
+        match self.context.store.user(user).await {
+            Ok(Some(record)) => Ok(LiveBalance {
+                credits: record.credits,
+                as_of: self.context.clock.now(),
+                session: None,
+            }),
+            Ok(None) => Err(BalanceError::UserUnknown),
+            Err(error) => {
+                tracing::warn!(
+                    user = user.get(),
+                    error = &error as &dyn std::error::Error,
+                    "can't read a balance"
+                );
+                Err(BalanceError::Unavailable)
+            }
+        }
     }
 
     /// Says that somebody watches the balance of `user` from now on: every change of it is cast to
-    /// the updates, beginning with the balance now.
+    /// the updates, beginning with the balance now if a session is live.
     pub fn watch(&self, user: UserId) {
-        let _ = user;
+        self.cast(SupervisorMessage::Request(
+            user,
+            Request::Watch(Watched::Yes),
+        ));
     }
 
     /// Says that nobody watches the balance of `user` any more.
     pub fn unwatch(&self, user: UserId) {
-        let _ = user;
+        self.cast(SupervisorMessage::Request(
+            user,
+            Request::Watch(Watched::No),
+        ));
     }
 
     /// How many sessions are live here.
     pub fn live_sessions(&self) -> usize {
-        0
+        self.context.live_sessions.load(Ordering::Relaxed)
     }
 
     /// Whether the journal gets its facts into the database.
     pub fn is_recording(&self) -> bool {
-        true
+        self.context.journal.is_recording()
     }
 
     /// Returns when the engine can't go on because another process runs under its node's name.
     pub async fn superseded(&self) {
-        std::future::pending().await
+        self.context.journal.superseded().await;
     }
 
     /// The engine's clock.
-    pub const fn clock(&self) -> &Clock {
-        &self.clock
+    pub fn clock(&self) -> &Clock {
+        &self.context.clock
     }
 
     /// The engine's store, for accounts, history and audits.
     pub fn store(&self) -> &Arc<dyn Store> {
-        &self.store
+        &self.context.store
     }
 
     /// Drains sessions, journal and mirror, in this order. Live sessions stay live in the database
-    /// and go on in the next run; nothing is served after this.
-    pub async fn shutdown(&self) {}
+    /// and go on in the next run; nothing is served after this. Gives up on what is not recorded
+    /// after `patience`.
+    pub async fn shutdown(&self, patience: Duration) {
+        self.is_draining.store(true, Ordering::Release);
+        let drained = tokio::time::timeout(patience, async {
+            self.routed().await;
+            while self.context.busy_sessions.load(Ordering::Acquire) > 0 {
+                self.context.journal.flushed().await;
+                tokio::time::sleep(DRAIN_POLL).await;
+            }
+            self.context.journal.finish().await;
+        });
+        if drained.await.is_err() {
+            tracing::error!(
+                sessions = self.context.busy_sessions.load(Ordering::Relaxed),
+                "stopping although not everything is recorded"
+            );
+        }
+        if let Some(mirror) = &self.context.mirror {
+            mirror.finish().await;
+        }
+        self.context.supervisor.stop(None);
+    }
+
+    /// Sends `user` a request that is answered, and waits for the answer for as long as a call may.
+    async fn call<T>(
+        &self,
+        user: UserId,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, CallError> {
+        if self.is_draining.load(Ordering::Acquire) {
+            return Err(CallError::NotTaken);
+        }
+        let _permit = self.calls.try_acquire().map_err(|_| CallError::NotTaken)?;
+        let (reply, mut answer) = oneshot::channel();
+        self.cast(SupervisorMessage::Request(user, request(reply)));
+        match tokio::time::timeout(self.context.settings.call_timeout, &mut answer).await {
+            Ok(answer) => answer.map_err(|_| CallError::NoReply),
+            Err(_) => {
+                // From here on nobody can answer; an answer of this very moment still counts.
+                answer.close();
+                answer.try_recv().map_err(|_| CallError::NoReply)
+            }
+        }
+    }
+
+    fn cast(&self, message: SupervisorMessage) {
+        // The supervisor is gone only when the process is going.
+        let _stopped = self.context.supervisor.cast(message);
+    }
+
+    /// Returns once the supervisor has handled all that was sent to it before.
+    async fn routed(&self) {
+        let (reply, handled) = oneshot::channel();
+        self.cast(SupervisorMessage::Barrier(reply));
+        let _stopped = handled.await;
+    }
+}
+
+/// Why a call has no answer.
+enum CallError {
+    /// It was not taken on: nothing was done.
+    NotTaken,
+    /// It was, but what became of it is not known.
+    NoReply,
+}
+
+async fn start_mirror(
+    url: &str,
+    settle_every: Millis,
+    supervisor: ActorRef<SupervisorMessage>,
+) -> Result<Mirror, EngineStartError> {
+    let config = mirror::config_from_url(url).map_err(EngineStartError::Mirror)?;
+    // A value is renewed at every settlement; one that missed two has nobody to renew it.
+    let ttl_seconds = (2 * settle_every.get() / 1_000).max(1);
+    Ok(Mirror::start(MirrorArguments {
+        config,
+        ttl_seconds,
+        supervisor,
+    })
+    .await?)
 }

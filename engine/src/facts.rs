@@ -1,7 +1,7 @@
 //! What is recorded: the facts that the journal writes, and the records that are read back.
 
-use billing::{BalanceChange, Checkpoint, Opening, Settled, Settlement, SlotNumber, Span, Tariff, WalletVersion};
-use schema::{Credits, SessionId, UnixMillis, UserId};
+use billing::{BalanceChange, Opening, RecordedSession, Settlement, WalletVersion};
+use schema::{Credits, UnixMillis, UserId};
 
 /// The name under which a process serves sessions. Sessions stay with their node's name, not with
 /// the process: whoever runs under the name takes them over.
@@ -21,7 +21,9 @@ impl NodeName {
     pub fn new(name: &str) -> Result<Self, InvalidNodeName> {
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         if name.is_empty() || name.len() > 64 || !name.chars().all(is_allowed) {
-            return Err(InvalidNodeName { given: name.to_owned() });
+            return Err(InvalidNodeName {
+                given: name.to_owned(),
+            });
         }
         Ok(Self(name.to_owned()))
     }
@@ -118,23 +120,11 @@ pub struct WalletRecord {
     pub changes: Vec<BalanceChange>,
 }
 
-/// A live session as recorded.
+/// A live session as recorded, of any node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveSession {
-    /// Its id.
-    pub id: SessionId,
     /// The node that serves it.
     pub node: NodeName,
-    /// Its slot.
-    pub slot: SlotNumber,
-    /// Its tariff.
-    pub tariff: Tariff,
-    /// When it started.
-    pub started_at: UnixMillis,
-    /// What of its charge is in the ledger.
-    pub settled: Settled,
-    /// Its last settlement's instant and served time, or its start.
-    pub checkpoint: Checkpoint,
-    /// Its pauses since the checkpoint; one that is not over ends at [`UnixMillis::MAX`].
-    pub pauses: Vec<Span>,
+    /// The session.
+    pub session: RecordedSession,
 }

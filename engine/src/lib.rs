@@ -10,6 +10,18 @@
 //! Calls go one way, from left to right; only casts come back. Deliberately absent: HTTP, sockets,
 //! tokens and passwords (the `gateway` crate), and the arithmetic itself (`billing`).
 
+mod context;
+mod count;
+mod ids;
+mod journal;
+mod metronome;
+mod mirror;
+mod notices;
+mod recovery;
+mod session;
+mod supervisor;
+mod watermark;
+
 pub mod clock;
 pub mod engine;
 pub mod facts;

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::{MAX_SAFE_INTEGER, OutOfRange, checked};
 
 /// An amount of whole credits, from 0 to 2^53 − 1.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Credits(i64);
 
@@ -30,7 +32,9 @@ impl Credits {
 
     /// `self + other`, or nothing where that exceeds [`Credits::MAX`].
     pub fn checked_add(self, other: Self) -> Option<Self> {
-        self.0.checked_add(other.0).and_then(|sum| Self::new(sum).ok())
+        self.0
+            .checked_add(other.0)
+            .and_then(|sum| Self::new(sum).ok())
     }
 
     /// `self − other`, or nothing where `other` is the greater.
@@ -40,7 +44,9 @@ impl Credits {
 
     /// `self` with `change` applied, or nothing where the result would be out of range.
     pub fn checked_change(self, change: CreditsChange) -> Option<Self> {
-        self.0.checked_add(change.0).and_then(|sum| Self::new(sum).ok())
+        self.0
+            .checked_add(change.0)
+            .and_then(|sum| Self::new(sum).ok())
     }
 
     /// Whether this is no credit at all.
@@ -69,7 +75,9 @@ impl std::fmt::Display for Credits {
 }
 
 /// A signed movement of credits as a wallet sees it: what comes in is positive.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct CreditsChange(i64);
 
@@ -114,8 +122,14 @@ mod tests {
         assert_eq!(Credits::MAX.checked_add(Credits::ZERO), Some(Credits::MAX));
         assert_eq!(Credits::MAX.checked_add(Credits(1)), None);
         assert_eq!(Credits(1).checked_sub(Credits(2)), None);
-        assert_eq!(Credits(3).checked_change(CreditsChange::outgoing(Credits(3))), Some(Credits::ZERO));
-        assert_eq!(Credits(3).checked_change(CreditsChange::outgoing(Credits(4))), None);
+        assert_eq!(
+            Credits(3).checked_change(CreditsChange::outgoing(Credits(3))),
+            Some(Credits::ZERO)
+        );
+        assert_eq!(
+            Credits(3).checked_change(CreditsChange::outgoing(Credits(4))),
+            None
+        );
     }
 
     #[test]

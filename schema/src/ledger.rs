@@ -23,7 +23,13 @@ pub enum EntryKind {
 
 impl EntryKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::SignupGrant, Self::Usage, Self::Grant, Self::Revoke, Self::Refund];
+    pub const ALL: [Self; 5] = [
+        Self::SignupGrant,
+        Self::Usage,
+        Self::Grant,
+        Self::Revoke,
+        Self::Refund,
+    ];
 
     /// The name in JSON and in the database.
     pub const fn as_str(self) -> &'static str {

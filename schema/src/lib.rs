@@ -14,6 +14,7 @@ pub mod time;
 pub mod account;
 pub mod error;
 pub mod ledger;
+pub mod mirror;
 pub mod session;
 pub mod websocket;
 
@@ -42,7 +43,12 @@ pub struct OutOfRange {
 /// Returns `given` if it lies from `min` to [`MAX_SAFE_INTEGER`].
 const fn checked(what: &'static str, min: i64, given: i64) -> Result<i64, OutOfRange> {
     if given < min || given > MAX_SAFE_INTEGER {
-        return Err(OutOfRange { what, min, max: MAX_SAFE_INTEGER, given });
+        return Err(OutOfRange {
+            what,
+            min,
+            max: MAX_SAFE_INTEGER,
+            given,
+        });
     }
     Ok(given)
 }

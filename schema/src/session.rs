@@ -110,7 +110,9 @@ impl EndReason {
 
     /// The reason with this name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::User, Self::Depleted, Self::Admin, Self::Engine].into_iter().find(|reason| reason.as_str() == name)
+        [Self::User, Self::Depleted, Self::Admin, Self::Engine]
+            .into_iter()
+            .find(|reason| reason.as_str() == name)
     }
 }
 

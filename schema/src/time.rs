@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use crate::{MAX_SAFE_INTEGER, OutOfRange, checked};
 
 /// An instant: milliseconds since 1970-01-01T00:00:00Z, from 0 to 2^53 − 1 (the year 287396).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct UnixMillis(i64);
 
@@ -35,7 +37,9 @@ impl UnixMillis {
 
     /// The instant `duration` later, or nothing where that is past [`UnixMillis::MAX`].
     pub fn checked_add(self, duration: Millis) -> Option<Self> {
-        self.0.checked_add(duration.0).and_then(|millis| Self::new(millis).ok())
+        self.0
+            .checked_add(duration.0)
+            .and_then(|millis| Self::new(millis).ok())
     }
 
     /// The instant `duration` earlier, or 1970 where that would be before it.
@@ -64,7 +68,9 @@ impl std::fmt::Display for UnixMillis {
 }
 
 /// A length of time in milliseconds, from 0 to 2^53 − 1 (285,420 years).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(try_from = "i64", into = "i64")]
 pub struct Millis(i64);
 

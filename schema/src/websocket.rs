@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Credits, Millis, SessionId, UnixMillis, session::{ActiveSession, EndReason}};
+use crate::{
+    Credits, Millis, SessionId, UnixMillis,
+    session::{ActiveSession, EndReason},
+};
 
 /// A message from the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

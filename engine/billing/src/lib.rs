@@ -11,12 +11,14 @@
 //! charge into the ledger is a *settlement*.
 
 mod meter;
+mod recovery;
 mod tariff;
 mod wallet;
 
 pub use meter::{Checkpoint, Meter, Span, served_before_cut};
+pub use recovery::{AfterCut, RecordedSession};
 pub use tariff::{ChargedAt, Intervals, InvalidTariff, Tariff};
 pub use wallet::{
-    BalanceChange, End, Opening, Rebase, Session, Settled, Settlement, SlotNumber, StartRejection, StopRejection,
-    Wallet, WalletVersion,
+    BalanceChange, End, Opening, Rebase, Session, Settled, Settlement, SlotNumber, StartRejection,
+    StopRejection, Wallet, WalletVersion,
 };

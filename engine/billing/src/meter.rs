@@ -17,7 +17,10 @@ pub struct Span {
 impl Span {
     /// The part of `self` inside `other`.
     fn overlap(self, other: Self) -> Self {
-        Self { from: self.from.max(other.from), to: self.to.min(other.to) }
+        Self {
+            from: self.from.max(other.from),
+            to: self.to.min(other.to),
+        }
     }
 
     fn length(self) -> Millis {
@@ -39,10 +42,15 @@ pub struct Checkpoint {
 /// the overlap with the node's `runs` (each from its start to its last `alive_at`) less the session's
 /// `pauses`. The runs don't overlap each other, nor do the pauses.
 pub fn served_before_cut(checkpoint: Checkpoint, runs: &[Span], pauses: &[Span]) -> Millis {
-    let since = Span { from: checkpoint.at, to: UnixMillis::MAX };
+    let since = Span {
+        from: checkpoint.at,
+        to: UnixMillis::MAX,
+    };
     runs.iter().fold(checkpoint.served, |served, run| {
         let run = run.overlap(since);
-        let paused = pauses.iter().fold(Millis::ZERO, |sum, pause| sum.saturating_add(run.overlap(*pause).length()));
+        let paused = pauses.iter().fold(Millis::ZERO, |sum, pause| {
+            sum.saturating_add(run.overlap(*pause).length())
+        });
         served.saturating_add(run.length().saturating_sub(paused))
     })
 }
@@ -59,12 +67,17 @@ pub struct Meter {
 impl Meter {
     /// A meter that has counted `served` and runs on from `now`.
     pub const fn running(served: Millis, now: UnixMillis) -> Self {
-        Self { served, running_since: Some(now) }
+        Self {
+            served,
+            running_since: Some(now),
+        }
     }
 
     /// What has been served at `now`.
     pub fn served(self, now: UnixMillis) -> Millis {
-        self.running_since.map_or(self.served, |since| self.served.saturating_add(now.since(since)))
+        self.running_since.map_or(self.served, |since| {
+            self.served.saturating_add(now.since(since))
+        })
     }
 
     /// Whether served time is being counted.
@@ -76,12 +89,16 @@ impl Meter {
     /// the instant is past the end of time. An instant that is over already is told too, but none
     /// before the meter last began to run.
     pub fn reaches(self, served: Millis) -> Option<UnixMillis> {
-        self.running_since.and_then(|since| since.checked_add(served.saturating_sub(self.served)))
+        self.running_since
+            .and_then(|since| since.checked_add(served.saturating_sub(self.served)))
     }
 
     /// Stands still from `now` on.
     pub fn pause(&mut self, now: UnixMillis) {
-        *self = Self { served: self.served(now), running_since: None };
+        *self = Self {
+            served: self.served(now),
+            running_since: None,
+        };
     }
 
     /// Runs on from `now`. Does nothing to a meter that runs.
@@ -99,26 +116,63 @@ mod tests {
     }
 
     fn span(from: i64, to: i64) -> Span {
-        Span { from: ms(from), to: ms(to) }
+        Span {
+            from: ms(from),
+            to: ms(to),
+        }
     }
 
     /// Law 8's worked examples, and what surrounds them. Times in ms.
     #[test]
     fn downtime_is_free() {
         let check = |what: &str, start: i64, runs: &[Span], back: i64, stop: i64, served: i64| {
-            let checkpoint = Checkpoint { at: ms(start), served: Millis::ZERO };
+            let checkpoint = Checkpoint {
+                at: ms(start),
+                served: Millis::ZERO,
+            };
             let meter = Meter::running(served_before_cut(checkpoint, runs, &[]), ms(back));
             assert_eq!(meter.served(ms(stop)).get(), served, "{what}");
         };
-        check("alive 5.0, killed 5.9, back 8.9, stopped 9.9", 0, &[span(0, 5_000)], 8_900, 9_900, 6_000);
-        check("the same with alive 4.9", 0, &[span(0, 4_900)], 8_900, 9_900, 5_900);
-        check("start 5.4 after alive 5.0: nothing before the restart", 5_400, &[span(0, 5_000)], 8_900, 8_900, 0);
-        check("two crashes", 0, &[span(0, 5_000), span(8_900, 9_900)], 20_000, 20_500, 6_500);
+        check(
+            "alive 5.0, killed 5.9, back 8.9, stopped 9.9",
+            0,
+            &[span(0, 5_000)],
+            8_900,
+            9_900,
+            6_000,
+        );
+        check(
+            "the same with alive 4.9",
+            0,
+            &[span(0, 4_900)],
+            8_900,
+            9_900,
+            5_900,
+        );
+        check(
+            "start 5.4 after alive 5.0: nothing before the restart",
+            5_400,
+            &[span(0, 5_000)],
+            8_900,
+            8_900,
+            0,
+        );
+        check(
+            "two crashes",
+            0,
+            &[span(0, 5_000), span(8_900, 9_900)],
+            20_000,
+            20_500,
+            6_500,
+        );
     }
 
     #[test]
     fn a_checkpoint_stands_for_all_before_it() {
-        let checkpoint = Checkpoint { at: ms(900_000), served: Millis::new(850_000).unwrap() };
+        let checkpoint = Checkpoint {
+            at: ms(900_000),
+            served: Millis::new(850_000).unwrap(),
+        };
         let alive_lags = served_before_cut(checkpoint, &[span(0, 899_500)], &[]);
         assert_eq!(alive_lags.get(), 850_000);
         let alive_later = served_before_cut(checkpoint, &[span(0, 903_000)], &[]);
@@ -127,13 +181,23 @@ mod tests {
 
     #[test]
     fn pauses_are_not_served() {
-        let checkpoint = Checkpoint { at: ms(0), served: Millis::ZERO };
-        let served = served_before_cut(checkpoint, &[span(0, 10_000), span(20_000, 30_000)], &[span(8_000, 25_000)]);
+        let checkpoint = Checkpoint {
+            at: ms(0),
+            served: Millis::ZERO,
+        };
+        let served = served_before_cut(
+            checkpoint,
+            &[span(0, 10_000), span(20_000, 30_000)],
+            &[span(8_000, 25_000)],
+        );
         assert_eq!(served.get(), 8_000 + 5_000);
 
         let mut meter = Meter::running(Millis::ZERO, ms(100));
         meter.pause(ms(350));
-        assert_eq!((meter.served(ms(9_999)).get(), meter.reaches(Millis::MAX)), (250, None));
+        assert_eq!(
+            (meter.served(ms(9_999)).get(), meter.reaches(Millis::MAX)),
+            (250, None)
+        );
         meter.resume(ms(1_000));
         meter.resume(ms(2_000));
         assert_eq!(meter.served(ms(1_050)).get(), 300);

@@ -47,7 +47,9 @@ impl ChargedAt {
 
     /// The moment with this name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::End, Self::Start].into_iter().find(|charged| charged.as_str() == name)
+        [Self::End, Self::Start]
+            .into_iter()
+            .find(|charged| charged.as_str() == name)
     }
 }
 
@@ -72,14 +74,22 @@ pub struct Tariff {
 
 impl Tariff {
     /// `price` for each `interval`, both at least 1.
-    pub fn new(price: Credits, interval: Millis, charged_at: ChargedAt) -> Result<Self, InvalidTariff> {
+    pub fn new(
+        price: Credits,
+        interval: Millis,
+        charged_at: ChargedAt,
+    ) -> Result<Self, InvalidTariff> {
         if price.is_zero() {
             return Err(InvalidTariff::Free);
         }
         if interval == Millis::ZERO {
             return Err(InvalidTariff::NoInterval);
         }
-        Ok(Self { price, interval, charged_at })
+        Ok(Self {
+            price,
+            interval,
+            charged_at,
+        })
     }
 
     /// The price of one interval.
@@ -110,7 +120,10 @@ impl Tariff {
 
     /// What the first `intervals` cost together, or nothing where no wallet could hold that much.
     pub fn price_of(self, intervals: Intervals) -> Option<Credits> {
-        intervals.get().checked_mul(self.price.get()).and_then(|price| Credits::new(price).ok())
+        intervals
+            .get()
+            .checked_mul(self.price.get())
+            .and_then(|price| Credits::new(price).ok())
     }
 
     /// How many intervals, counted from the session's start, `funds` pay for.
@@ -121,7 +134,10 @@ impl Tariff {
     /// The served time at which the last of `intervals` is complete, or nothing where that is longer
     /// than a time can be.
     pub fn served_after(self, intervals: Intervals) -> Option<Millis> {
-        intervals.get().checked_mul(self.interval.get()).and_then(|served| Millis::new(served).ok())
+        intervals
+            .get()
+            .checked_mul(self.interval.get())
+            .and_then(|served| Millis::new(served).ok())
     }
 
     /// What a live session that was served for `served` has been charged, or nothing where no wallet
@@ -145,7 +161,12 @@ mod tests {
     use super::*;
 
     fn tariff(price: i64, interval_ms: i64, charged_at: ChargedAt) -> Tariff {
-        Tariff::new(Credits::new(price).unwrap(), Millis::new(interval_ms).unwrap(), charged_at).unwrap()
+        Tariff::new(
+            Credits::new(price).unwrap(),
+            Millis::new(interval_ms).unwrap(),
+            charged_at,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -153,8 +174,16 @@ mod tests {
         let check = |charged_at, served_ms, charge: i64, committed: i64| {
             let tariff = tariff(3, 6_000, charged_at);
             let served = Millis::new(served_ms).unwrap();
-            assert_eq!(tariff.charge(served).map(Credits::get), Some(charge), "{charged_at:?} {served_ms}");
-            assert_eq!(tariff.committed(served).map(Credits::get), Some(committed), "{charged_at:?} {served_ms}");
+            assert_eq!(
+                tariff.charge(served).map(Credits::get),
+                Some(charge),
+                "{charged_at:?} {served_ms}"
+            );
+            assert_eq!(
+                tariff.committed(served).map(Credits::get),
+                Some(committed),
+                "{charged_at:?} {served_ms}"
+            );
         };
         check(ChargedAt::End, 0, 0, 3);
         check(ChargedAt::End, 5_999, 0, 3);
@@ -177,7 +206,13 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         let one = Credits::new(1).unwrap();
-        assert_eq!(Tariff::new(Credits::ZERO, Millis::MAX, ChargedAt::End), Err(InvalidTariff::Free));
-        assert_eq!(Tariff::new(one, Millis::ZERO, ChargedAt::End), Err(InvalidTariff::NoInterval));
+        assert_eq!(
+            Tariff::new(Credits::ZERO, Millis::MAX, ChargedAt::End),
+            Err(InvalidTariff::Free)
+        );
+        assert_eq!(
+            Tariff::new(one, Millis::ZERO, ChargedAt::End),
+            Err(InvalidTariff::NoInterval)
+        );
     }
 }

@@ -12,7 +12,7 @@
 
 use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId, session::EndReason};
 
-use crate::{Meter, Tariff};
+use crate::{Meter, Tariff, recovery::MeterTurn};
 
 /// Counts the writes to a wallet. Every write carries the version that it was decided from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,7 +199,13 @@ impl Wallet {
         mut sessions: Vec<Session>,
     ) -> Self {
         sessions.sort_unstable_by_key(|session| session.id);
-        Self { user, version, ledger_balance, instant: now, sessions }
+        Self {
+            user,
+            version,
+            ledger_balance,
+            instant: now,
+            sessions,
+        }
     }
 
     /// Whose it is.
@@ -230,21 +236,34 @@ impl Wallet {
     /// The balance at the wallet's instant, before holds: what the ledger has, less what was charged
     /// since the settlements.
     pub fn balance(&self) -> Credits {
-        self.less(self.sessions.iter().map(|session| session.charge(self.instant)))
+        self.less(
+            self.sessions
+                .iter()
+                .map(|session| session.charge(self.instant)),
+        )
     }
 
     /// The balance less the holds: what a new session, or an operator, may take.
     pub fn free(&self) -> Credits {
-        self.less(self.sessions.iter().map(|session| session.committed(self.instant)))
+        self.less(
+            self.sessions
+                .iter()
+                .map(|session| session.committed(self.instant)),
+        )
     }
 
     /// The ledger's balance less what of `totals`, one for each session, is not settled. After
     /// [`Wallet::advance`] every total is covered; until then an uncovered one leaves nothing.
     fn less(&self, totals: impl Iterator<Item = Option<Credits>>) -> Credits {
-        let left = totals.zip(&self.sessions).try_fold(i128::from(self.ledger_balance.get()), |left, (total, session)| {
-            Some(left - i128::from(total?.get()) + i128::from(session.settled.total.get()))
-        });
-        left.and_then(|left| i64::try_from(left).ok()).and_then(|left| Credits::new(left).ok()).unwrap_or(Credits::ZERO)
+        let left = totals.zip(&self.sessions).try_fold(
+            i128::from(self.ledger_balance.get()),
+            |left, (total, session)| {
+                Some(left - i128::from(total?.get()) + i128::from(session.settled.total.get()))
+            },
+        );
+        left.and_then(|left| i64::try_from(left).ok())
+            .and_then(|left| Credits::new(left).ok())
+            .unwrap_or(Credits::ZERO)
     }
 
     // --- transitions ---
@@ -273,7 +292,11 @@ impl Wallet {
     ) -> Result<(), StartRejection> {
         self.advance(now);
         if let Some(session) = self.sessions.iter().find(|session| session.slot == slot) {
-            return Err(if session.is_live() { StartRejection::SessionActive } else { StartRejection::Settling });
+            return Err(if session.is_live() {
+                StartRejection::SessionActive
+            } else {
+                StartRejection::Settling
+            });
         }
         if self.free() < tariff.price() {
             return Err(StartRejection::InsufficientCredits);
@@ -281,7 +304,16 @@ impl Wallet {
         let started_at = self.instant;
         let meter = Meter::running(Millis::ZERO, started_at);
         let settled = Settled::default();
-        let session = Session { id, slot, tariff, started_at, meter, settled, end: None, is_recorded: false };
+        let session = Session {
+            id,
+            slot,
+            tariff,
+            started_at,
+            meter,
+            settled,
+            end: None,
+            is_recorded: false,
+        };
         let place = self.sessions.partition_point(|other| other.id < id);
         self.sessions.insert(place, session);
         Ok(())
@@ -289,18 +321,29 @@ impl Wallet {
 
     /// Stops the session at `now`. A session that has ended and is not yet recorded keeps that end,
     /// whoever caused it.
-    pub fn stop(&mut self, now: UnixMillis, id: SessionId, reason: EndReason) -> Result<End, StopRejection> {
+    pub fn stop(
+        &mut self,
+        now: UnixMillis,
+        id: SessionId,
+        reason: EndReason,
+    ) -> Result<End, StopRejection> {
         self.advance(now);
         let instant = self.instant;
-        let session =
-            self.sessions.iter_mut().find(|session| session.id == id).ok_or(StopRejection::NoActiveSession)?;
+        let session = self
+            .sessions
+            .iter_mut()
+            .find(|session| session.id == id)
+            .ok_or(StopRejection::NoActiveSession)?;
         Ok(session.end(instant, reason))
     }
 
     /// Ends the session at its own start, for nothing: its start was recorded, but nobody knows.
     pub fn abandon(&mut self, id: SessionId) -> Result<End, StopRejection> {
-        let session =
-            self.sessions.iter_mut().find(|session| session.id == id).ok_or(StopRejection::NoActiveSession)?;
+        let session = self
+            .sessions
+            .iter_mut()
+            .find(|session| session.id == id)
+            .ok_or(StopRejection::NoActiveSession)?;
         session.end = None;
         Ok(session.end(session.started_at, EndReason::Engine))
     }
@@ -309,14 +352,28 @@ impl Wallet {
     pub fn pause(&mut self, now: UnixMillis) {
         self.advance(now);
         let instant = self.instant;
-        self.live_mut().filter(|session| session.meter.is_running()).for_each(|session| session.meter.pause(instant));
+        self.live_mut()
+            .filter(|session| session.meter.is_running())
+            .for_each(|session| session.meter.pause(instant));
     }
 
     /// Lets every live session run on from `now`.
     pub fn resume(&mut self, now: UnixMillis) {
         self.advance(now);
         let instant = self.instant;
-        self.live_mut().for_each(|session| session.meter.resume(instant));
+        self.live_mut()
+            .for_each(|session| session.meter.resume(instant));
+    }
+
+    /// Lets the session's meter run from `at`, or stand still.
+    pub(crate) fn turn_meter(&mut self, id: SessionId, at: UnixMillis, turn: MeterTurn) {
+        let Some(session) = self.live_mut().find(|session| session.id == id) else {
+            return;
+        };
+        match turn {
+            MeterTurn::On => session.meter.resume(at),
+            MeterTurn::Off => session.meter.pause(at),
+        }
     }
 
     /// Takes note that the session's start is durable, as the wallet's version `version`.
@@ -329,18 +386,25 @@ impl Wallet {
 
     /// Forgets a session whose start was refused: it never was.
     pub fn start_refused(&mut self, id: SessionId) {
-        self.sessions.retain(|session| session.id != id || session.is_recorded);
+        self.sessions
+            .retain(|session| session.id != id || session.is_recorded);
     }
 
     /// Takes note that `settlement` is durable, as the wallet's version `version`. Returns how the
     /// session ended, if this was its last one; the session is gone then.
     pub fn settled(&mut self, settlement: &Settlement, version: WalletVersion) -> Option<End> {
         self.version = version;
-        let place = self.sessions.iter().position(|session| session.id == settlement.session)?;
+        let place = self
+            .sessions
+            .iter()
+            .position(|session| session.id == settlement.session)?;
         let session = self.sessions.get_mut(place)?;
         let difference = settlement.total.checked_sub(session.settled.total)?;
         self.ledger_balance = self.ledger_balance.checked_sub(difference)?;
-        session.settled = Settled { seq: settlement.seq, total: settlement.total };
+        session.settled = Settled {
+            seq: settlement.seq,
+            total: settlement.total,
+        };
         settlement.end.and_then(|_| self.sessions.remove(place).end)
     }
 
@@ -363,7 +427,12 @@ impl Wallet {
         self.version = facts.version;
 
         // The balance before the changes, so that each counts from its own instant.
-        let before = facts.changes.iter().fold(facts.ledger_balance.get(), |balance, change| balance - change.amount.get());
+        let before = facts
+            .changes
+            .iter()
+            .fold(facts.ledger_balance.get(), |balance, change| {
+                balance - change.amount.get()
+            });
         self.ledger_balance = Credits::new(before).unwrap_or(facts.ledger_balance);
         for change in &facts.changes {
             self.change_balance(*change);
@@ -377,7 +446,11 @@ impl Wallet {
     fn change_balance(&mut self, change: BalanceChange) {
         let now = self.instant;
         let mut stops = Vec::new();
-        for session in self.sessions.iter_mut().filter(|session| session.end.is_some_and(|end| end.at >= change.at)) {
+        for session in self
+            .sessions
+            .iter_mut()
+            .filter(|session| session.end.is_some_and(|end| end.at >= change.at))
+        {
             if let Some(end) = session.end.take()
                 && end.reason != EndReason::Depleted
             {
@@ -402,31 +475,40 @@ impl Wallet {
 
     /// The start that is to be recorded next, if any.
     pub fn unrecorded_start(&self) -> Option<Opening> {
-        self.sessions.iter().find(|session| !session.is_recorded).map(|session| Opening {
-            user: self.user,
-            version: self.version,
-            session: session.id,
-            slot: session.slot,
-            tariff: session.tariff,
-            started_at: session.started_at,
-        })
+        self.sessions
+            .iter()
+            .find(|session| !session.is_recorded)
+            .map(|session| Opening {
+                user: self.user,
+                version: self.version,
+                session: session.id,
+                slot: session.slot,
+                tariff: session.tariff,
+                started_at: session.started_at,
+            })
     }
 
     /// The last settlement of a session that has ended, if there is one to record.
     pub fn settlement_due(&self) -> Option<Settlement> {
-        self.sessions.iter().filter(|session| session.is_recorded).find_map(|session| {
-            let end = session.end?;
-            Some(self.settlement(session, end.consumed, end.served, end.at, Some(end.reason)))
-        })
+        self.sessions
+            .iter()
+            .filter(|session| session.is_recorded)
+            .find_map(|session| {
+                let end = session.end?;
+                Some(self.settlement(session, end.consumed, end.served, end.at, Some(end.reason)))
+            })
     }
 
     /// What a live session has cost at the wallet's instant, to be recorded in between; nothing
     /// where it has cost nothing since its last settlement.
     pub fn interim_settlement(&self, id: SessionId) -> Option<Settlement> {
-        let session = self.session(id).filter(|session| session.is_live() && session.is_recorded)?;
+        let session = self
+            .session(id)
+            .filter(|session| session.is_live() && session.is_recorded)?;
         let charge = session.charge(self.instant)?;
         let served = session.meter.served(self.instant);
-        (charge > session.settled.total).then(|| self.settlement(session, charge, served, self.instant, None))
+        (charge > session.settled.total)
+            .then(|| self.settlement(session, charge, served, self.instant, None))
     }
 
     fn settlement(
@@ -438,7 +520,16 @@ impl Wallet {
         end: Option<EndReason>,
     ) -> Settlement {
         let (user, version, seq) = (self.user, self.version, session.settled.seq + 1);
-        Settlement { user, version, session: session.id, seq, total, served, at, end }
+        Settlement {
+            user,
+            version,
+            session: session.id,
+            seq,
+            total,
+            served,
+            at,
+            end,
+        }
     }
 
     // --- what will happen ---
@@ -468,15 +559,24 @@ impl Wallet {
     /// The first instant at which some interval begins that the credits don't cover.
     fn next_uncovered(&self) -> Option<UnixMillis> {
         let funds = self.funds()?;
-        let mut running = self.sessions.iter().filter(|session| session.is_live() && session.meter.is_running());
+        let mut running = self
+            .sessions
+            .iter()
+            .filter(|session| session.is_live() && session.meter.is_running());
         match (running.next(), running.next()) {
             (None, _) => None,
             (Some(session), None) => {
                 let others = self.sessions.iter().filter(|other| other.id != session.id);
-                let funds = others.filter(|other| other.is_live()).try_fold(funds, |funds, other| {
-                    funds.checked_sub(other.committed(self.instant)?)
-                })?;
-                session.meter.reaches(session.tariff.served_after(session.tariff.intervals_covered(funds))?)
+                let funds = others
+                    .filter(|other| other.is_live())
+                    .try_fold(funds, |funds, other| {
+                        funds.checked_sub(other.committed(self.instant)?)
+                    })?;
+                session.meter.reaches(
+                    session
+                        .tariff
+                        .served_after(session.tariff.intervals_covered(funds))?,
+                )
             }
             (Some(_), Some(_)) => self.search_uncovered(funds),
         }
@@ -487,7 +587,10 @@ impl Wallet {
     fn search_uncovered(&self, funds: Credits) -> Option<UnixMillis> {
         let is_covered = |at: UnixMillis| {
             let mut live = self.sessions.iter().filter(|session| session.is_live());
-            live.try_fold(funds, |left, session| left.checked_sub(session.committed(at)?)).is_some()
+            live.try_fold(funds, |left, session| {
+                left.checked_sub(session.committed(at)?)
+            })
+            .is_some()
         };
         let (mut covered, mut uncovered) = (0, UnixMillis::MAX.get());
         let instant = |millis| UnixMillis::new(millis).unwrap_or(UnixMillis::MAX);
@@ -508,15 +611,25 @@ impl Wallet {
     /// Ends, at the boundary `at`, the sessions whose next interval the credits don't cover. The
     /// lower id begins its interval first. Returns whether any ended.
     fn end_uncovered(&mut self, at: UnixMillis) -> bool {
-        let Some(funds) = self.funds() else { return false };
+        let Some(funds) = self.funds() else {
+            return false;
+        };
         let at_boundary = |session: &Session| session.is_live() && session.is_at_boundary(at);
         let mut left = Some(funds);
         for session in self.sessions.iter().filter(|session| session.is_live()) {
-            let sum = if at_boundary(session) { session.completed(at) } else { session.committed(at) };
+            let sum = if at_boundary(session) {
+                session.completed(at)
+            } else {
+                session.committed(at)
+            };
             left = left.and_then(|left| left.checked_sub(sum?));
         }
         let mut has_ended = false;
-        for session in self.sessions.iter_mut().filter(|session| at_boundary(session)) {
+        for session in self
+            .sessions
+            .iter_mut()
+            .filter(|session| at_boundary(session))
+        {
             match left.and_then(|left| left.checked_sub(session.tariff.price())) {
                 Some(rest) => left = Some(rest),
                 None => {
@@ -531,10 +644,13 @@ impl Wallet {
     /// What the live sessions may cost together, counted from their starts: the ledger's balance and
     /// what of them is settled, less what ended sessions have yet to settle.
     fn funds(&self) -> Option<Credits> {
-        let funds = self.sessions.iter().fold(i128::from(self.ledger_balance.get()), |funds, session| {
-            let consumed = session.end.map_or(0, |end| end.consumed.get());
-            funds + i128::from(session.settled.total.get()) - i128::from(consumed)
-        });
+        let funds =
+            self.sessions
+                .iter()
+                .fold(i128::from(self.ledger_balance.get()), |funds, session| {
+                    let consumed = session.end.map_or(0, |end| end.consumed.get());
+                    funds + i128::from(session.settled.total.get()) - i128::from(consumed)
+                });
         // More than any amount is as good as the greatest one.
         Credits::new(i64::try_from(funds.min(i128::from(Credits::MAX.get()))).ok()?).ok()
     }
@@ -552,27 +668,41 @@ impl Session {
 
     /// What it has been charged at `now`, or nothing where no wallet could hold that much.
     pub fn charge(&self, now: UnixMillis) -> Option<Credits> {
-        self.end.map_or_else(|| self.tariff.charge(self.meter.served(now)), |end| Some(end.consumed))
+        self.end.map_or_else(
+            || self.tariff.charge(self.meter.served(now)),
+            |end| Some(end.consumed),
+        )
     }
 
     /// What it has been charged and holds at `now`.
     fn committed(&self, now: UnixMillis) -> Option<Credits> {
-        self.end.map_or_else(|| self.tariff.committed(self.meter.served(now)), |end| Some(end.consumed))
+        self.end.map_or_else(
+            || self.tariff.committed(self.meter.served(now)),
+            |end| Some(end.consumed),
+        )
     }
 
     /// What its completed intervals cost at `now`.
     fn completed(&self, now: UnixMillis) -> Option<Credits> {
-        self.tariff.price_of(self.tariff.intervals_completed(self.meter.served(now)))
+        self.tariff
+            .price_of(self.tariff.intervals_completed(self.meter.served(now)))
     }
 
     /// Whether an interval ends exactly at `at`. So it is at the start too, where one begins.
     fn is_at_boundary(&self, at: UnixMillis) -> bool {
         let served = self.meter.served(at);
-        self.meter.is_running() && self.tariff.served_after(self.tariff.intervals_completed(served)) == Some(served)
+        self.meter.is_running()
+            && self
+                .tariff
+                .served_after(self.tariff.intervals_completed(served))
+                == Some(served)
     }
 
     fn boundary_after(&self, now: UnixMillis) -> Option<UnixMillis> {
-        self.meter.reaches(self.tariff.served_after(self.tariff.intervals_begun(self.meter.served(now)))?)
+        self.meter.reaches(
+            self.tariff
+                .served_after(self.tariff.intervals_begun(self.meter.served(now)))?,
+        )
     }
 
     /// Ends at `at`, unless it has ended, and returns its end.
@@ -589,10 +719,18 @@ impl Session {
                 EndReason::User | EndReason::Admin => true,
             };
             let intervals = self.tariff.intervals_completed(served);
-            let consumed =
-                if is_next_begun { self.tariff.charge(served) } else { self.tariff.price_of(intervals) };
+            let consumed = if is_next_begun {
+                self.tariff.charge(served)
+            } else {
+                self.tariff.price_of(intervals)
+            };
             // A live session's charge is always covered; an amount beyond all amounts can't be one.
-            End { at, reason, consumed: consumed.unwrap_or(Credits::MAX), served }
+            End {
+                at,
+                reason,
+                consumed: consumed.unwrap_or(Credits::MAX),
+                served,
+            }
         })
     }
 }

@@ -220,7 +220,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// The node's runs before `run` that were alive at or after `since`, each from its start to its
     /// last `alive_at`, in order.
-    async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis) -> Result<Vec<Span>, StoreError>;
+    async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis)
+    -> Result<Vec<Span>, StoreError>;
 
     /// Up to `limit` wallets with a live session of `node`, ordered by user id, after `after`. Their
     /// `changes` are empty.
@@ -249,7 +250,11 @@ pub trait Store: Send + Sync + 'static {
     // --- wallets ---
 
     /// The user's wallet, with the changes from outside since version `since`.
-    async fn wallet(&self, user: UserId, since: WalletVersion) -> Result<Option<WalletRecord>, StoreError>;
+    async fn wallet(
+        &self,
+        user: UserId,
+        since: WalletVersion,
+    ) -> Result<Option<WalletRecord>, StoreError>;
 
     /// Changes a balance from outside the engine, and leaves a notice for the wallet's owner.
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError>;
@@ -280,11 +285,17 @@ pub trait Store: Send + Sync + 'static {
     async fn user(&self, user: UserId) -> Result<Option<UserRecord>, StoreError>;
 
     /// Up to `limit` users with ids after `after`, in order.
-    async fn users(&self, after: Option<UserId>, limit: u32) -> Result<Vec<UserRecord>, StoreError>;
+    async fn users(&self, after: Option<UserId>, limit: u32)
+    -> Result<Vec<UserRecord>, StoreError>;
 
     /// Sets the user's password hash and voids all tokens issued before `now`; leaves a notice.
     /// Returns whether there is such a user.
-    async fn set_password(&self, user: UserId, hash: String, now: UnixMillis) -> Result<bool, StoreError>;
+    async fn set_password(
+        &self,
+        user: UserId,
+        hash: String,
+        now: UnixMillis,
+    ) -> Result<bool, StoreError>;
 
     /// Revokes a token. Revoking it twice is the same as once.
     async fn revoke_token(&self, token: RevokedToken) -> Result<(), StoreError>;
@@ -306,7 +317,11 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<SessionRecord>, StoreError>;
 
     /// One session of the user's.
-    async fn session(&self, user: UserId, session: SessionId) -> Result<Option<SessionRecord>, StoreError>;
+    async fn session(
+        &self,
+        user: UserId,
+        session: SessionId,
+    ) -> Result<Option<SessionRecord>, StoreError>;
 
     /// Up to `limit` of the user's ledger entries, newest first, from before the entry `before`.
     async fn ledger(
@@ -319,7 +334,11 @@ pub trait Store: Send + Sync + 'static {
     // --- audit ---
 
     /// Audits one page of users, those after `after` by id, against the laws; see [`audit`].
-    async fn audit(&self, after: Option<UserId>, limit: u32) -> Result<audit::AuditPage, StoreError>;
+    async fn audit(
+        &self,
+        after: Option<UserId>,
+        limit: u32,
+    ) -> Result<audit::AuditPage, StoreError>;
 
     // --- end ---
 

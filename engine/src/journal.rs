@@ -1,0 +1,408 @@
+//! The journal: records what sessions decide, in batches.
+//!
+//! Group commit without a timer: while one batch is being written the next one gathers, so batches
+//! grow with the load by themselves. Sessions send it facts and get each fact's outcome back; once a
+//! second it also records that the node is alive, up to the instant before which nothing that a
+//! caller asked for is unrecorded.
+//!
+//! While the database is away a batch is repeated until its outcome is known; every fact may be
+//! repeated. The journal never drops a fact and never reorders one user's.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr};
+use schema::UnixMillis;
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    facts::{Fact, FactOutcome, NodeRun, Refusal},
+    session::SessionMessage,
+    store::{Store, StoreError},
+    watermark::{Stamp, Watermark},
+};
+
+/// How many facts one transaction takes at most. Past some hundreds a larger batch only waits longer.
+const BATCH_MAX: usize = 1_000;
+/// How often the node is recorded to be alive. A crash costs at most about this much served time.
+const ALIVE_EVERY: Duration = Duration::from_secs(1);
+/// The first wait before a failed batch is written again; it doubles up to [`RETRY_MAX`].
+const RETRY_MIN: Duration = Duration::from_millis(50);
+/// The longest wait before a failed batch is written again.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// What the journal is told.
+#[derive(Debug)]
+pub enum JournalMessage {
+    /// Record a fact; from a session.
+    Record(Entry),
+    /// Record that the node is alive; from the journal's own interval.
+    Alive,
+    /// Answer once all that was sent before has its outcome; from the supervisor and the engine.
+    Barrier(oneshot::Sender<()>),
+    /// A batch has its outcomes; from the task that wrote it.
+    Written(Batch, Vec<FactOutcome>),
+    /// The run may write no more; from the task that tried to.
+    Superseded,
+}
+
+/// A fact on its way, and whom to tell what became of it.
+#[derive(Debug)]
+pub struct Entry {
+    /// The fact.
+    pub fact: Fact,
+    /// What it holds back until it is recorded; comes back with the outcome.
+    pub stamp: Option<Stamp>,
+    /// Whom to tell.
+    pub session: ActorRef<SessionMessage>,
+}
+
+/// Facts that are written together.
+#[derive(Debug)]
+pub struct Batch {
+    entries: Vec<Entry>,
+    alive_at: Option<UnixMillis>,
+}
+
+/// What the journal starts with.
+pub struct JournalArguments {
+    /// The run that it writes for.
+    pub run: NodeRun,
+    /// Where it writes.
+    pub store: Arc<dyn Store>,
+    /// How far `alive_at` may go.
+    pub watermark: Watermark,
+}
+
+/// What the journal shows of itself to others.
+#[derive(Debug)]
+struct Status {
+    /// Facts that wait or are being written.
+    queued: AtomicUsize,
+    is_recording: AtomicBool,
+    superseded: watch::Sender<bool>,
+}
+
+/// A handle to the journal. Clones are the same journal.
+#[derive(Clone)]
+pub struct Journal {
+    actor: ActorRef<JournalMessage>,
+    status: Arc<Status>,
+}
+
+impl Journal {
+    /// Starts the journal.
+    pub async fn start(arguments: JournalArguments) -> Result<Self, SpawnErr> {
+        let (superseded, _) = watch::channel(false);
+        let status = Arc::new(Status {
+            queued: AtomicUsize::new(0),
+            is_recording: AtomicBool::new(true),
+            superseded,
+        });
+        let (actor, _) = JournalActor::spawn(
+            None,
+            JournalActor {
+                status: Arc::clone(&status),
+            },
+            arguments,
+        )
+        .await?;
+        tokio::spawn(beat(actor.clone()));
+        Ok(Self { actor, status })
+    }
+
+    /// Records `entry`; its outcome is cast to its session.
+    pub fn record(&self, entry: Entry) {
+        self.status.queued.fetch_add(1, Ordering::Relaxed);
+        // It fails only when the journal has stopped, after the sessions did.
+        let _stopped = self.actor.cast(JournalMessage::Record(entry));
+    }
+
+    /// Returns once all that was sent before has its outcome.
+    pub async fn flushed(&self) {
+        let (reply, flushed) = oneshot::channel();
+        let _stopped = self.actor.cast(JournalMessage::Barrier(reply));
+        // An error means that the journal has stopped: nothing is in flight any more.
+        let _ = flushed.await;
+    }
+
+    /// Records that the node is alive, returns once that is durable, and stops.
+    pub async fn finish(&self) {
+        let _stopped = self.actor.cast(JournalMessage::Alive);
+        self.flushed().await;
+        self.actor.stop(None);
+    }
+
+    /// How many facts wait or are being written.
+    pub fn queued(&self) -> usize {
+        self.status.queued.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last attempt to write succeeded.
+    pub fn is_recording(&self) -> bool {
+        self.status.is_recording.load(Ordering::Relaxed)
+    }
+
+    /// Returns when another process has taken over the node's name.
+    pub async fn superseded(&self) {
+        let mut superseded = self.status.superseded.subscribe();
+        // The sender lives in `self`, so that waiting can't fail.
+        let _ = superseded.wait_for(|superseded| *superseded).await;
+    }
+}
+
+/// Reminds the journal to record that the node is alive, until the journal has stopped.
+async fn beat(journal: ActorRef<JournalMessage>) {
+    let mut interval = tokio::time::interval(ALIVE_EVERY);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if journal.cast(JournalMessage::Alive).is_err() {
+            return;
+        }
+    }
+}
+
+/// The actor behind [`Journal`].
+struct JournalActor {
+    status: Arc<Status>,
+}
+
+/// What waits, and what is being written.
+struct JournalState {
+    arguments: JournalArguments,
+    waiting: VecDeque<Entry>,
+    is_alive_due: bool,
+    is_writing: bool,
+    /// How many batches' worth of things were asked for, and how many of these are done: facts and
+    /// alive times, counted alike.
+    asked: u64,
+    done: u64,
+    /// Each is answered once `done` reaches its number.
+    barriers: VecDeque<(u64, oneshot::Sender<()>)>,
+}
+
+impl Actor for JournalActor {
+    type Msg = JournalMessage;
+    type State = JournalState;
+    type Arguments = JournalArguments;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<JournalMessage>,
+        arguments: JournalArguments,
+    ) -> Result<JournalState, ActorProcessingErr> {
+        Ok(JournalState {
+            arguments,
+            waiting: VecDeque::new(),
+            is_alive_due: false,
+            is_writing: false,
+            asked: 0,
+            done: 0,
+            barriers: VecDeque::new(),
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<JournalMessage>,
+        message: JournalMessage,
+        state: &mut JournalState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            JournalMessage::Record(entry) => {
+                state.asked += 1;
+                state.waiting.push_back(entry);
+            }
+            JournalMessage::Alive if state.is_alive_due => {}
+            JournalMessage::Alive => {
+                state.asked += 1;
+                state.is_alive_due = true;
+            }
+            JournalMessage::Barrier(reply) => state.barriers.push_back((state.asked, reply)),
+            JournalMessage::Written(batch, outcomes) => self.deliver(batch, outcomes, state),
+            JournalMessage::Superseded => {
+                tracing::error!(
+                    node = state.arguments.run.node.as_str(),
+                    "another process runs under this node name"
+                );
+                // It stays, writes nothing more and answers nobody: what it holds is not known.
+                self.status.superseded.send_replace(true);
+                return Ok(());
+            }
+        }
+        self.write_next(&myself, state);
+        Ok(())
+    }
+}
+
+impl JournalActor {
+    /// Tells the sessions what became of their facts.
+    fn deliver(&self, batch: Batch, outcomes: Vec<FactOutcome>, state: &mut JournalState) {
+        state.is_writing = false;
+        state.done += batch.entries.len() as u64 + u64::from(batch.alive_at.is_some());
+        self.status
+            .queued
+            .fetch_sub(batch.entries.len(), Ordering::Relaxed);
+        for (entry, outcome) in batch.entries.into_iter().zip(outcomes) {
+            let told = SessionMessage::Outcome {
+                fact: entry.fact,
+                outcome,
+                stamp: entry.stamp,
+            };
+            if entry.session.cast(told).is_err() {
+                tracing::warn!(
+                    user = entry.fact.user().get(),
+                    "a session was gone before its fact was recorded"
+                );
+            }
+        }
+        while state
+            .barriers
+            .front()
+            .is_some_and(|(asked, _)| *asked <= state.done)
+        {
+            if let Some((_, reply)) = state.barriers.pop_front() {
+                let _gone = reply.send(());
+            }
+        }
+    }
+
+    /// Begins to write what waits, unless a batch is being written.
+    fn write_next(&self, myself: &ActorRef<JournalMessage>, state: &mut JournalState) {
+        if state.is_writing {
+            return;
+        }
+        if state.waiting.is_empty() && !state.is_alive_due {
+            // Nothing is asked for that is not done: a barrier put now need not wait.
+            state.barriers.drain(..).for_each(|(_, reply)| {
+                let _gone = reply.send(());
+            });
+            return;
+        }
+        let mut entries = Vec::new();
+        let mut next = VecDeque::new();
+        let mut users = std::collections::HashSet::new();
+        // At most one fact for each user in a batch; what comes second waits for the next one.
+        while entries.len() < BATCH_MAX
+            && let Some(entry) = state.waiting.pop_front()
+        {
+            if users.insert(entry.fact.user()) {
+                entries.push(entry)
+            } else {
+                next.push_back(entry)
+            }
+        }
+        next.append(&mut state.waiting);
+        state.waiting = next;
+        let alive_at = state
+            .is_alive_due
+            .then(|| state.arguments.watermark.reached());
+        state.is_alive_due = false;
+        state.is_writing = true;
+
+        let writer = Writer {
+            run: state.arguments.run.clone(),
+            store: Arc::clone(&state.arguments.store),
+            status: Arc::clone(&self.status),
+        };
+        tokio::spawn(writer.write(Batch { entries, alive_at }, myself.clone()));
+    }
+}
+
+/// Writes one batch, however long it takes.
+struct Writer {
+    run: NodeRun,
+    store: Arc<dyn Store>,
+    status: Arc<Status>,
+}
+
+impl Writer {
+    async fn write(self, batch: Batch, journal: ActorRef<JournalMessage>) {
+        let facts: Vec<Fact> = batch.entries.iter().map(|entry| entry.fact).collect();
+        let message = match self.record(batch.alive_at, &facts).await {
+            Some(outcomes) => JournalMessage::Written(batch, outcomes),
+            None => JournalMessage::Superseded,
+        };
+        let _stopped = journal.cast(message);
+    }
+
+    /// The facts' outcomes, or nothing if the run was superseded.
+    async fn record(
+        &self,
+        alive_at: Option<UnixMillis>,
+        facts: &[Fact],
+    ) -> Option<Vec<FactOutcome>> {
+        match self.record_together(alive_at, facts).await {
+            Ok(outcomes) => Some(outcomes),
+            Err(StoreError::Superseded) => None,
+            // The database refuses the batch as such: find the fact that it can't take.
+            Err(_) if facts.len() > 1 => {
+                let mut outcomes = Vec::with_capacity(facts.len());
+                for fact in facts {
+                    outcomes.push(
+                        match self.record_together(None, std::slice::from_ref(fact)).await {
+                            Ok(outcome) => outcome.first().copied().unwrap_or(FactOutcome::Stale),
+                            Err(StoreError::Superseded) => return None,
+                            Err(_) => FactOutcome::Refused(Refusal::Contradiction),
+                        },
+                    );
+                }
+                Some(outcomes)
+            }
+            Err(_) => Some(
+                facts
+                    .iter()
+                    .map(|_| FactOutcome::Refused(Refusal::Contradiction))
+                    .collect(),
+            ),
+        }
+    }
+
+    /// Records `facts` in one transaction, again and again while the database is away.
+    async fn record_together(
+        &self,
+        alive_at: Option<UnixMillis>,
+        facts: &[Fact],
+    ) -> Result<Vec<FactOutcome>, StoreError> {
+        let mut wait = RETRY_MIN;
+        loop {
+            let result = self.store.record(&self.run, alive_at, facts).await;
+            let was_recording = self
+                .status
+                .is_recording
+                .swap(result.is_ok(), Ordering::Relaxed);
+            match result {
+                Ok(outcomes) => {
+                    if !was_recording {
+                        tracing::info!("the journal records again");
+                    }
+                    return Ok(outcomes);
+                }
+                Err(error) if error.is_transient() => {
+                    if was_recording {
+                        tracing::warn!(
+                            error = &error as &dyn std::error::Error,
+                            "the journal can't record"
+                        );
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                }
+                Err(error) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the database refused a batch"
+                    );
+                    return Err(error);
+                }
+            }
+        }
+    }
+}

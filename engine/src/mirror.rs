@@ -1,0 +1,297 @@
+//! The mirror: shows live state to other systems through Redis, in batches.
+//!
+//! Values are absolute and versioned, so that any of them may be written twice, late or never. One
+//! user's values replace each other while they wait. When Redis fails, billing goes on untouched;
+//! once it is back every session shows its state anew. The engine never reads from Redis.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use billing::WalletVersion;
+use fred::{
+    clients::Client,
+    interfaces::{ClientLike, KeysInterface},
+    prelude::Config,
+    types::{Builder, Expiration},
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr};
+use schema::{
+    UserId,
+    mirror::{MirroredSession, key},
+    session::LiveBalance,
+};
+
+use crate::supervisor::SupervisorMessage;
+
+/// How many values one round trip takes at most.
+const BATCH_MAX: usize = 1_000;
+/// How long Redis may take over one batch.
+const CALL_TIMEOUT: Duration = Duration::from_millis(1_000);
+/// How often Redis is asked whether it is still there, when there is nothing to write.
+const PING_EVERY: Duration = Duration::from_secs(5);
+/// The wait before a lost Redis is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What the mirror is told.
+pub enum MirrorMessage {
+    /// Show this; from a session.
+    Put(UserId, MirroredSession),
+    /// The batch that was on its way is through, or not; from the task that wrote it.
+    Flushed(Result<Client, fred::error::Error>),
+    /// Redis has been asked for again; from the task that did.
+    Connected(Result<Client, fred::error::Error>),
+    /// See whether Redis is still there; from the mirror's own interval.
+    Ping,
+}
+
+/// What the mirror starts with.
+pub struct MirrorArguments {
+    /// Where Redis is.
+    pub config: Config,
+    /// For how long a value stays if nobody renews it, in seconds.
+    pub ttl_seconds: i64,
+    /// Whom to ask for everybody's state when Redis is back.
+    pub supervisor: ActorRef<SupervisorMessage>,
+}
+
+/// A handle to the mirror. Clones are the same mirror.
+#[derive(Clone)]
+pub struct Mirror {
+    actor: ActorRef<MirrorMessage>,
+}
+
+/// Reads a `redis://` or `rediss://` address.
+pub fn config_from_url(url: &str) -> Result<Config, String> {
+    let mut config = Config::from_url(url).map_err(|error| error.details().to_owned())?;
+    // A command that can't be sent at once fails, instead of waiting in memory.
+    config.fail_fast = true;
+    Ok(config)
+}
+
+impl Mirror {
+    /// Starts the mirror. Redis need not be there yet.
+    pub async fn start(arguments: MirrorArguments) -> Result<Self, SpawnErr> {
+        let (actor, _) = MirrorActor::spawn(None, MirrorActor, arguments).await?;
+        Ok(Self { actor })
+    }
+
+    /// Shows the user's state.
+    pub fn put(&self, user: UserId, version: WalletVersion, balance: LiveBalance) {
+        let LiveBalance {
+            credits,
+            as_of,
+            session,
+        } = balance;
+        let value = MirroredSession {
+            version: version.get(),
+            as_of,
+            credits,
+            active: session.is_some(),
+            session,
+        };
+        // The mirror is gone only when the process is going.
+        let _stopped = self.actor.cast(MirrorMessage::Put(user, value));
+    }
+
+    /// Writes what waits and stops; gives up after a moment.
+    pub async fn finish(&self) {
+        let _late = self.actor.drain_and_wait(Some(CALL_TIMEOUT)).await;
+    }
+}
+
+/// The actor behind [`Mirror`].
+struct MirrorActor;
+
+/// Where Redis is.
+enum Link {
+    /// Not there; it is being asked for.
+    Lost,
+    /// There, and idle.
+    Idle(Client),
+    /// There, and a batch is on its way to it.
+    Writing,
+}
+
+/// The newest value of each user that is to be shown, and the link to Redis.
+struct MirrorState {
+    arguments: Arc<MirrorArguments>,
+    waiting: HashMap<UserId, MirroredSession>,
+    link: Link,
+}
+
+impl Actor for MirrorActor {
+    type Msg = MirrorMessage;
+    type State = MirrorState;
+    type Arguments = MirrorArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<MirrorMessage>,
+        arguments: MirrorArguments,
+    ) -> Result<MirrorState, ActorProcessingErr> {
+        let arguments = Arc::new(arguments);
+        tokio::spawn(connect(
+            Arc::clone(&arguments),
+            myself.clone(),
+            Duration::ZERO,
+        ));
+        tokio::spawn(beat(myself));
+        Ok(MirrorState {
+            arguments,
+            waiting: HashMap::new(),
+            link: Link::Lost,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<MirrorMessage>,
+        message: MirrorMessage,
+        state: &mut MirrorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            // Without Redis there is nothing to keep: everybody is asked anew when it is back.
+            MirrorMessage::Put(..) if matches!(state.link, Link::Lost) => {}
+            MirrorMessage::Put(user, value) => {
+                state.waiting.insert(user, value);
+                state.flush(&myself);
+            }
+            MirrorMessage::Flushed(Ok(client)) => {
+                state.link = Link::Idle(client);
+                state.flush(&myself);
+            }
+            MirrorMessage::Connected(Ok(client)) => {
+                tracing::info!("the mirror is connected");
+                state.link = Link::Idle(client);
+                let _stopped = state.arguments.supervisor.cast(SupervisorMessage::Mirror);
+            }
+            MirrorMessage::Flushed(Err(error)) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the mirror lost Redis"
+                );
+                state.lost(&myself);
+            }
+            MirrorMessage::Connected(Err(error)) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the mirror can't reach Redis"
+                );
+                state.lost(&myself);
+            }
+            MirrorMessage::Ping => state.ping(&myself),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<MirrorMessage>,
+        state: &mut MirrorState,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Link::Idle(client) = std::mem::replace(&mut state.link, Link::Lost)
+            && !state.waiting.is_empty()
+        {
+            let batch = std::mem::take(&mut state.waiting).into_iter().collect();
+            write(&client, batch, state.arguments.ttl_seconds).await?;
+        }
+        Ok(())
+    }
+}
+
+impl MirrorState {
+    /// Begins to write what waits, if Redis is idle.
+    fn flush(&mut self, myself: &ActorRef<MirrorMessage>) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let Link::Idle(client) = std::mem::replace(&mut self.link, Link::Writing) else {
+            return;
+        };
+        let users: Vec<UserId> = self.waiting.keys().copied().take(BATCH_MAX).collect();
+        let batch = users
+            .iter()
+            .filter_map(|user| self.waiting.remove_entry(user))
+            .collect();
+        let (myself, ttl_seconds) = (myself.clone(), self.arguments.ttl_seconds);
+        tokio::spawn(async move {
+            let result = write(&client, batch, ttl_seconds).await;
+            let _stopped = myself.cast(MirrorMessage::Flushed(result.map(|()| client)));
+        });
+    }
+
+    /// Asks an idle Redis whether it is there: a connection can be dead and not know it.
+    fn ping(&mut self, myself: &ActorRef<MirrorMessage>) {
+        let Link::Idle(client) = std::mem::replace(&mut self.link, Link::Writing) else {
+            return;
+        };
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            let result = client.ping::<()>(None).await;
+            let _stopped = myself.cast(MirrorMessage::Flushed(result.map(|()| client)));
+        });
+    }
+
+    /// Forgets what waits and asks for Redis again, with a new client.
+    fn lost(&mut self, myself: &ActorRef<MirrorMessage>) {
+        self.link = Link::Lost;
+        self.waiting = HashMap::new();
+        tokio::spawn(connect(
+            Arc::clone(&self.arguments),
+            myself.clone(),
+            RETRY_AFTER,
+        ));
+    }
+}
+
+/// Writes a batch in one round trip.
+async fn write(
+    client: &Client,
+    batch: Vec<(UserId, MirroredSession)>,
+    ttl_seconds: i64,
+) -> Result<(), fred::error::Error> {
+    let pipeline = client.pipeline();
+    for (user, value) in batch {
+        let json = serde_json::to_string(&value).map_err(|error| {
+            fred::error::Error::new(fred::error::ErrorKind::InvalidArgument, error.to_string())
+        })?;
+        let expiration = Some(Expiration::EX(ttl_seconds));
+        pipeline
+            .set::<(), _, _>(key(user), json, expiration, None, false)
+            .await?;
+    }
+    pipeline.all::<()>().await
+}
+
+/// Connects anew after `wait`.
+async fn connect(arguments: Arc<MirrorArguments>, mirror: ActorRef<MirrorMessage>, wait: Duration) {
+    tokio::time::sleep(wait).await;
+    let result = connected(&arguments).await;
+    let _stopped = mirror.cast(MirrorMessage::Connected(result));
+}
+
+async fn connected(arguments: &MirrorArguments) -> Result<Client, fred::error::Error> {
+    let client = Builder::from_config(arguments.config.clone())
+        .with_performance_config(|config| config.default_command_timeout = CALL_TIMEOUT)
+        .with_connection_config(|config| {
+            config.connection_timeout = CALL_TIMEOUT;
+            config.internal_command_timeout = CALL_TIMEOUT;
+            config.max_command_attempts = 1;
+            config.max_command_buffer_len = 2 * BATCH_MAX;
+        })
+        .build()?;
+    // No reconnect policy: a client that lost its connection is given up, never replayed.
+    client.init().await?;
+    Ok(client)
+}
+
+/// Reminds the mirror to look after its link, until it has stopped.
+async fn beat(mirror: ActorRef<MirrorMessage>) {
+    let mut interval = tokio::time::interval(PING_EVERY);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        if mirror.cast(MirrorMessage::Ping).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,851 @@
+//! The session actor: one for each user with a live session. It owns the wallet's countdown.
+//!
+//! The supervisor sends it requests, the metronome wakes it, the journal answers it. It decides with
+//! the pure state machine in `billing`, lets the journal record what it decided, one fact at a time,
+//! and answers callers only when their fact is durable. It never writes to a database, never waits
+//! for one while it handles a message, and never charges by ticks: a wake only shows what time made
+//! true already.
+
+use std::{sync::Arc, time::Duration};
+
+use billing::{End, Settlement, SlotNumber, StartRejection, Wallet, WalletVersion};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use schema::{
+    Credits, Millis, SessionId, UnixMillis, UserId,
+    session::{ActiveSession, EndReason, LiveBalance},
+    websocket::ServerMessage,
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    context::Context,
+    count::Count,
+    engine::{BalanceError, StartError, Started, StopError, Stopped},
+    facts::{Fact, FactOutcome, Refusal, WalletRecord},
+    journal::Entry,
+    recovery,
+    store::StoreError,
+    supervisor::SupervisorMessage,
+    update::{News, UserUpdate},
+    watermark::Stamp,
+};
+
+/// The wait before something is tried again that failed for no reason of the caller's.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What a caller asks of a user's session; routed by the supervisor.
+#[derive(Debug)]
+pub enum Request {
+    /// Start a session.
+    Start(oneshot::Sender<Result<Started, StartError>>),
+    /// Stop the session.
+    Stop(EndReason, oneshot::Sender<Result<Stopped, StopError>>),
+    /// Tell the live balance; nothing where there is no live session.
+    Balance(oneshot::Sender<Result<Option<LiveBalance>, BalanceError>>),
+    /// Somebody watches the balance from now on, or nobody does.
+    Watch(Watched),
+    /// Somebody else wrote to the wallet.
+    Notice,
+}
+
+/// Whether somebody watches a balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// Somebody does: every change of the balance is told.
+    Yes,
+    /// Nobody does: the session sleeps between its deadlines.
+    No,
+}
+
+/// What a session is told.
+#[derive(Debug)]
+pub enum SessionMessage {
+    /// A caller's request; from the supervisor.
+    Request(Request),
+    /// A deadline may be due; from the metronome.
+    Wake {
+        /// The instant that the wake was set for.
+        at: UnixMillis,
+    },
+    /// What became of the fact on its way; from the journal.
+    Outcome {
+        /// The fact.
+        fact: Fact,
+        /// What became of it.
+        outcome: FactOutcome,
+        /// What the fact held back.
+        stamp: Option<Stamp>,
+    },
+    /// The wallet was read; from the task that read it.
+    Loaded(Result<Option<WalletRecord>, StoreError>),
+    /// Show the live state to the mirror; from the supervisor.
+    Mirror,
+    /// Try again what failed a moment ago; from the session's own timer.
+    Retry,
+    /// Nothing is left to do and nothing is on its way: stop; from the supervisor.
+    Retire,
+}
+
+/// What a session starts from.
+pub enum Origin {
+    /// The database, to be read at the first occasion.
+    Database,
+    /// A wallet as recovery rebuilt it.
+    Recovered(Wallet),
+}
+
+/// What a session starts with.
+pub struct SessionArguments {
+    /// Whose.
+    pub user: UserId,
+    /// What all sessions share.
+    pub context: Arc<Context>,
+    /// Where its wallet comes from.
+    pub origin: Origin,
+    /// Whether somebody watches.
+    pub watched: Watched,
+}
+
+/// The actor.
+pub struct SessionActor;
+
+/// Where the wallet's contents are.
+enum WalletState {
+    /// Being read for the first time; requests wait.
+    Loading(Vec<Request>),
+    /// Here.
+    Ready(Wallet),
+}
+
+/// Whether the wallet has to be read again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reload {
+    NotNeeded,
+    Needed,
+    /// It is being read, or will be after a moment.
+    Underway,
+    /// It is being read, and has changed since.
+    UnderwayOutdated,
+}
+
+/// A session's state.
+pub struct SessionState {
+    user: UserId,
+    context: Arc<Context>,
+    wallet: WalletState,
+    watched: Watched,
+    reload: Reload,
+    /// Whether a fact is with the journal; no other is sent meanwhile.
+    is_in_flight: bool,
+    /// The caller who waits for the start to be recorded, and the start's stamp.
+    starting: Option<oneshot::Sender<Result<Started, StartError>>>,
+    start_stamp: Option<Stamp>,
+    /// Callers who wait for the end to be recorded, and the first one's stamp.
+    stopping: Vec<oneshot::Sender<Result<Stopped, StopError>>>,
+    stop_stamp: Option<Stamp>,
+    /// Starts that wait until the session before them is settled.
+    queued_starts: Vec<oneshot::Sender<Result<Started, StartError>>>,
+    /// How many requests were handled; the supervisor knows how many it sent.
+    handled: u64,
+    /// The earliest wake that is set.
+    wake_at: Option<UnixMillis>,
+    settle_at: UnixMillis,
+    is_low_told: bool,
+    /// The balance that was told last, while somebody watches.
+    told: Option<LiveBalance>,
+    live: Count,
+    busy: Count,
+}
+
+impl Actor for SessionActor {
+    type Msg = SessionMessage;
+    type State = SessionState;
+    type Arguments = SessionArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SessionMessage>,
+        arguments: SessionArguments,
+    ) -> Result<SessionState, ActorProcessingErr> {
+        let SessionArguments {
+            user,
+            context,
+            origin,
+            watched,
+        } = arguments;
+        let mut state = SessionState {
+            user,
+            wallet: WalletState::Loading(Vec::new()),
+            watched,
+            reload: Reload::NotNeeded,
+            is_in_flight: false,
+            starting: None,
+            start_stamp: None,
+            stopping: Vec::new(),
+            stop_stamp: None,
+            queued_starts: Vec::new(),
+            handled: 0,
+            wake_at: None,
+            settle_at: UnixMillis::MAX,
+            is_low_told: false,
+            told: None,
+            live: Count::new(Arc::clone(&context), |context| &context.live_sessions),
+            busy: Count::new(Arc::clone(&context), |context| &context.busy_sessions),
+            context,
+        };
+        match origin {
+            Origin::Database => state.load(&myself, WalletVersion::default()),
+            Origin::Recovered(wallet) => {
+                state.adopt(wallet);
+                state.follow_up(&myself);
+            }
+        }
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SessionMessage>,
+        message: SessionMessage,
+        state: &mut SessionState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SessionMessage::Request(request) => {
+                state.handled += 1;
+                state.handle_request(request);
+            }
+            SessionMessage::Wake { at } => state.wake(at),
+            SessionMessage::Outcome {
+                fact,
+                outcome,
+                stamp,
+            } => state.take_outcome(&myself, &fact, outcome, stamp),
+            SessionMessage::Loaded(result) => state.take_wallet(&myself, result),
+            SessionMessage::Mirror => state.mirror(),
+            SessionMessage::Retry => state.reload = Reload::Needed,
+            SessionMessage::Retire => {
+                myself.stop(None);
+                return Ok(());
+            }
+        }
+        state.follow_up(&myself);
+        Ok(())
+    }
+}
+
+// --- requests ---
+
+impl SessionState {
+    fn handle_request(&mut self, request: Request) {
+        if let Request::Watch(watched) = request {
+            self.watched = watched;
+            self.told = None;
+            return;
+        }
+        match &mut self.wallet {
+            WalletState::Loading(waiting) => waiting.push(request),
+            WalletState::Ready(_) => match request {
+                Request::Start(reply) => self.start(reply),
+                Request::Stop(reason, reply) => self.stop(reason, reply),
+                Request::Balance(reply) => {
+                    let balance = self.live_balance_now();
+                    let _gone = reply.send(Ok(balance));
+                }
+                Request::Watch(_) => {}
+                Request::Notice => {
+                    self.reload = match self.reload {
+                        Reload::NotNeeded | Reload::Needed => Reload::Needed,
+                        Reload::Underway | Reload::UnderwayOutdated => Reload::UnderwayOutdated,
+                    };
+                }
+            },
+        }
+    }
+
+    fn start(&mut self, reply: oneshot::Sender<Result<Started, StartError>>) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        let stamp = self.context.watermark.stamp();
+        let Some(id) = self.context.ids.next() else {
+            let _gone = reply.send(Err(StartError::Unavailable));
+            return;
+        };
+        match wallet.start(
+            stamp.at(),
+            id,
+            SlotNumber::default(),
+            self.context.settings.tariff,
+        ) {
+            Ok(()) => {
+                self.starting = Some(reply);
+                self.start_stamp = Some(stamp);
+            }
+            Err(StartRejection::Settling) => self.queued_starts.push(reply),
+            Err(StartRejection::SessionActive) => {
+                let _gone = reply.send(Err(StartError::SessionActive));
+            }
+            Err(StartRejection::InsufficientCredits) => {
+                let _gone = reply.send(Err(StartError::InsufficientCredits));
+            }
+        }
+    }
+
+    fn stop(&mut self, reason: EndReason, reply: oneshot::Sender<Result<Stopped, StopError>>) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        let stamp = self.context.watermark.stamp();
+        let Some(id) = wallet.sessions().first().map(|session| session.id) else {
+            let _gone = reply.send(Err(StopError::NoActiveSession));
+            return;
+        };
+        match wallet.stop(stamp.at(), id, reason) {
+            Ok(_) => {
+                self.stopping.push(reply);
+                self.stop_stamp.get_or_insert(stamp);
+            }
+            Err(billing::StopRejection::NoActiveSession) => {
+                let _gone = reply.send(Err(StopError::NoActiveSession));
+            }
+        }
+    }
+
+    // --- deadlines ---
+
+    fn wake(&mut self, at: UnixMillis) {
+        if self.wake_at == Some(at) {
+            self.wake_at = None;
+        }
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        if let WalletState::Ready(wallet) = &mut self.wallet {
+            wallet.advance(self.context.clock.now());
+        }
+    }
+
+    // --- what became of facts ---
+
+    fn take_outcome(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        fact: &Fact,
+        outcome: FactOutcome,
+        stamp: Option<Stamp>,
+    ) {
+        self.is_in_flight = false;
+        match (fact, outcome) {
+            (Fact::Opening(opening), FactOutcome::Recorded) => {
+                self.opened(opening.session, fact.version().next())
+            }
+            (Fact::Settlement(settlement), FactOutcome::Recorded) => {
+                self.settled(settlement, fact.version().next())
+            }
+            (Fact::Opening(_), FactOutcome::Stale) => {
+                self.start_stamp = stamp;
+                self.reload = Reload::Needed;
+            }
+            (Fact::Settlement(_), FactOutcome::Stale) => {
+                self.stop_stamp = self.stop_stamp.take().or(stamp);
+                self.reload = Reload::Needed;
+            }
+            (Fact::Opening(opening), FactOutcome::Refused(refusal)) => {
+                self.start_refused(opening.session, refusal)
+            }
+            (Fact::Settlement(settlement), FactOutcome::Refused(refusal)) => {
+                tracing::error!(
+                    user = self.user.get(),
+                    session = settlement.session.get(),
+                    error = &refusal as &dyn std::error::Error,
+                    "a settlement was refused"
+                );
+                self.stop_stamp = self.stop_stamp.take().or(stamp);
+                self.reload = Reload::Underway;
+                retry_later(myself.clone());
+            }
+        }
+    }
+
+    fn opened(&mut self, id: SessionId, version: WalletVersion) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        wallet.start_recorded(id, version);
+        wallet.advance(self.context.clock.now());
+        self.is_low_told = false;
+        let Some(session) = wallet.session(id).copied() else {
+            return;
+        };
+        let started = Started {
+            session: id,
+            started_at: session.started_at,
+        };
+        let is_taken = self
+            .starting
+            .take()
+            .is_some_and(|reply| reply.send(Ok(started)).is_ok());
+        if !is_taken {
+            // Whoever asked was told that the outcome is unknown: it never was, for nothing.
+            let _abandoned = wallet.abandon(id);
+            return;
+        }
+        self.live.set(1);
+        self.settle_at = next_settlement(
+            session.started_at,
+            self.context.clock.now(),
+            self.context.settings.settle_every,
+        );
+        self.tell(News::Event(ServerMessage::SessionStarted {
+            session_id: id,
+            started_at: session.started_at,
+        }));
+        self.mirror();
+    }
+
+    fn start_refused(&mut self, id: SessionId, refusal: Refusal) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        wallet.start_refused(id);
+        let error = match refusal {
+            Refusal::SlotTaken => StartError::SessionActive,
+            Refusal::UserUnknown => StartError::UserUnknown,
+            Refusal::SessionEnded | Refusal::Contradiction => {
+                tracing::error!(
+                    user = self.user.get(),
+                    error = &refusal as &dyn std::error::Error,
+                    "a start was refused"
+                );
+                StartError::Unavailable
+            }
+        };
+        if let Some(reply) = self.starting.take() {
+            let _gone = reply.send(Err(error));
+        }
+        for reply in self.stopping.drain(..) {
+            let _gone = reply.send(Err(StopError::NoActiveSession));
+        }
+        self.stop_stamp = None;
+    }
+
+    fn settled(&mut self, settlement: &Settlement, version: WalletVersion) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        let end = wallet.settled(settlement, version);
+        let final_credits = wallet.balance();
+        if let Some(end) = end {
+            self.ended(settlement.session, end, final_credits);
+        }
+        self.mirror();
+    }
+
+    fn ended(&mut self, id: SessionId, end: End, final_credits: Credits) {
+        let End {
+            at: ended_at,
+            reason,
+            consumed,
+            served: _,
+        } = end;
+        for reply in self.stopping.drain(..) {
+            let _gone = reply.send(Ok(Stopped {
+                session: id,
+                ended_at,
+                reason,
+                consumed,
+                final_credits,
+            }));
+        }
+        self.stop_stamp = None;
+        self.live.set(0);
+        // The balance first: whoever hears of the end has seen what is left.
+        self.tell_balance();
+        self.tell(News::Event(ServerMessage::SessionStopped {
+            session_id: id,
+            reason,
+            ended_at,
+            credits_consumed: consumed,
+            final_credits,
+        }));
+        for reply in std::mem::take(&mut self.queued_starts) {
+            self.start(reply);
+        }
+    }
+
+    // --- reading the wallet ---
+
+    /// Reads the wallet in a task of its own, which casts the result.
+    fn load(&mut self, myself: &ActorRef<SessionMessage>, since: WalletVersion) {
+        let (store, user, myself) = (Arc::clone(&self.context.store), self.user, myself.clone());
+        self.reload = Reload::Underway;
+        tokio::spawn(async move {
+            let _gone = myself.cast(SessionMessage::Loaded(store.wallet(user, since).await));
+        });
+    }
+
+    fn take_wallet(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        result: Result<Option<WalletRecord>, StoreError>,
+    ) {
+        let is_outdated = self.reload == Reload::UnderwayOutdated;
+        self.reload = if is_outdated {
+            Reload::Needed
+        } else {
+            Reload::NotNeeded
+        };
+        match (result, &mut self.wallet) {
+            (Ok(Some(record)), WalletState::Loading(_)) => {
+                let wallet = recovery::rebuild(&record, &self.context);
+                self.adopt(wallet);
+            }
+            (Ok(Some(record)), WalletState::Ready(_)) => self.rebase(&record),
+            (Ok(None), WalletState::Loading(_)) => self.refuse_waiting(&StartError::UserUnknown),
+            (Ok(None), WalletState::Ready(_)) => {
+                tracing::error!(
+                    user = self.user.get(),
+                    "the wallet is gone from the database"
+                );
+            }
+            (Err(error), wallet) => {
+                tracing::warn!(
+                    user = self.user.get(),
+                    error = &error as &dyn std::error::Error,
+                    "can't read a wallet"
+                );
+                if matches!(wallet, WalletState::Loading(_)) {
+                    self.refuse_waiting(&StartError::Unavailable);
+                }
+                self.reload = Reload::Underway;
+                retry_later(myself.clone());
+            }
+        }
+    }
+
+    /// Takes `wallet` for its own, and then what waited for it.
+    fn adopt(&mut self, wallet: Wallet) {
+        let now = self.context.clock.now();
+        let live = wallet.sessions().iter().filter(|session| session.is_live());
+        self.live.set(live.clone().count());
+        if let Some(session) = live.clone().next() {
+            self.settle_at =
+                next_settlement(session.started_at, now, self.context.settings.settle_every);
+        }
+        let before = std::mem::replace(&mut self.wallet, WalletState::Ready(wallet));
+        self.advance();
+        if let WalletState::Loading(waiting) = before {
+            waiting
+                .into_iter()
+                .for_each(|request| self.handle_request(request));
+        }
+        self.mirror();
+    }
+
+    fn rebase(&mut self, record: &WalletRecord) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        let ended = wallet.rebase(&recovery::rebase_of(record, &self.context.run.node));
+        wallet.advance(self.context.clock.now());
+        let credits = wallet.balance();
+        if !ended.is_empty() {
+            // Somebody else ended it, and has told whoever asked.
+            self.live.set(0);
+            for reply in self.stopping.drain(..) {
+                let _gone = reply.send(Err(StopError::NoActiveSession));
+            }
+            self.stop_stamp = None;
+        }
+        for change in &record.changes {
+            if let Ok(amount) = Credits::new(change.amount.get())
+                && !amount.is_zero()
+            {
+                self.is_low_told = false;
+                self.tell(News::Event(ServerMessage::CreditsAdded { amount, credits }));
+            }
+        }
+        self.mirror();
+    }
+
+    /// Answers everybody who waits for a wallet that can't be read, or isn't there.
+    fn refuse_waiting(&mut self, why: &StartError) {
+        let WalletState::Loading(waiting) = &mut self.wallet else {
+            return;
+        };
+        let is_unknown = matches!(why, StartError::UserUnknown);
+        for request in std::mem::take(waiting) {
+            match request {
+                Request::Start(reply) => {
+                    let error = if is_unknown {
+                        StartError::UserUnknown
+                    } else {
+                        StartError::Unavailable
+                    };
+                    let _gone = reply.send(Err(error));
+                }
+                Request::Stop(_, reply) => {
+                    let error = if is_unknown {
+                        StopError::NoActiveSession
+                    } else {
+                        StopError::Unavailable
+                    };
+                    let _gone = reply.send(Err(error));
+                }
+                Request::Balance(reply) => {
+                    let error = if is_unknown {
+                        BalanceError::UserUnknown
+                    } else {
+                        BalanceError::Unavailable
+                    };
+                    let _gone = reply.send(Err(error));
+                }
+                Request::Watch(_) | Request::Notice => {}
+            }
+        }
+    }
+}
+
+// --- after every message ---
+
+impl SessionState {
+    /// Records, tells and arms what the message just handled made necessary.
+    fn follow_up(&mut self, myself: &ActorRef<SessionMessage>) {
+        self.record_next(myself);
+        if self.watched == Watched::Yes {
+            self.tell_balance();
+        }
+        self.tell_low();
+        self.set_wake(myself);
+        self.report(myself);
+    }
+
+    /// Sends the next fact to the journal, unless one is on its way or the wallet is being read.
+    fn record_next(&mut self, myself: &ActorRef<SessionMessage>) {
+        let WalletState::Ready(wallet) = &self.wallet else {
+            if self.reload == Reload::Needed {
+                self.load(myself, WalletVersion::default());
+            }
+            return;
+        };
+        if self.is_in_flight || matches!(self.reload, Reload::Underway | Reload::UnderwayOutdated) {
+            return;
+        }
+        if self.reload == Reload::Needed {
+            let since = wallet.version();
+            self.load(myself, since);
+            return;
+        }
+        let (fact, stamp) = if let Some(opening) = wallet.unrecorded_start() {
+            (Fact::Opening(opening), self.start_stamp.take())
+        } else if let Some(settlement) = wallet.settlement_due() {
+            (Fact::Settlement(settlement), self.stop_stamp.take())
+        } else if let Some(settlement) = self.interim_settlement() {
+            (Fact::Settlement(settlement), None)
+        } else {
+            return;
+        };
+        self.is_in_flight = true;
+        self.context.journal.record(Entry {
+            fact,
+            stamp,
+            session: myself.clone(),
+        });
+    }
+
+    /// The settlement in between, if one is due.
+    fn interim_settlement(&mut self) -> Option<Settlement> {
+        let WalletState::Ready(wallet) = &self.wallet else {
+            return None;
+        };
+        let now = wallet.instant();
+        if now < self.settle_at {
+            return None;
+        }
+        let session = wallet.sessions().first()?;
+        self.settle_at =
+            next_settlement(session.started_at, now, self.context.settings.settle_every);
+        wallet.interim_settlement(session.id)
+    }
+
+    /// Casts the balance, if it is another one than was told last.
+    fn tell_balance(&mut self) {
+        if !matches!(self.wallet, WalletState::Ready(_)) {
+            return;
+        }
+        let Some(balance) = self.balance() else {
+            return;
+        };
+        let is_news = self.told.is_none_or(|told| {
+            told.credits != balance.credits
+                || told.session.map(same_for_clients) != balance.session.map(same_for_clients)
+        });
+        if is_news {
+            self.told = Some(balance);
+            self.tell(News::Balance(balance));
+        }
+    }
+
+    /// Says that little is left, once.
+    fn tell_low(&mut self) {
+        let WalletState::Ready(wallet) = &self.wallet else {
+            return;
+        };
+        if self.is_low_told {
+            return;
+        }
+        let Some(session) = wallet
+            .sessions()
+            .iter()
+            .find(|session| session.is_live() && session.is_recorded)
+        else {
+            return;
+        };
+        let Some(depletes_at) = wallet.depletes_at(session.id) else {
+            return;
+        };
+        let left = depletes_at.since(wallet.instant());
+        if left <= self.context.settings.low_balance {
+            self.is_low_told = true;
+            let seconds_left = left.get().div_euclid(1_000) + i64::from(left.get() % 1_000 > 0);
+            let credits = wallet.balance();
+            self.tell(News::Event(ServerMessage::BalanceLow {
+                credits,
+                seconds_left,
+            }));
+        }
+    }
+
+    /// Asks to be woken at the next deadline, unless a wake is set that is no later.
+    fn set_wake(&mut self, myself: &ActorRef<SessionMessage>) {
+        let Some(at) = self.next_deadline() else {
+            return;
+        };
+        if self.wake_at.is_none_or(|wake_at| at < wake_at) {
+            self.wake_at = Some(at);
+            self.context.metronome.wake(myself.clone(), at);
+        }
+    }
+
+    /// The next instant at which there is something to do: a depletion, the low-balance mark, a
+    /// settlement; and, if somebody watches, the end of the interval in progress.
+    fn next_deadline(&self) -> Option<UnixMillis> {
+        let WalletState::Ready(wallet) = &self.wallet else {
+            return None;
+        };
+        let session = wallet
+            .sessions()
+            .iter()
+            .find(|session| session.is_live() && session.is_recorded)?;
+        let depletes_at = wallet.depletes_at(session.id);
+        let low_at = depletes_at
+            .filter(|_| !self.is_low_told)
+            .map(|at| at.saturating_sub(self.context.settings.low_balance));
+        let boundary = (self.watched == Watched::Yes)
+            .then(|| wallet.next_boundary(session.id))
+            .flatten();
+        [depletes_at, low_at, boundary, Some(self.settle_at)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Tells the engine whether something is to be recorded, and the supervisor if nothing is left
+    /// to do at all.
+    fn report(&mut self, myself: &ActorRef<SessionMessage>) {
+        let is_recording =
+            self.is_in_flight || self.starting.is_some() || !self.stopping.is_empty();
+        self.busy.set(usize::from(is_recording));
+        let is_idle = !is_recording
+            && self.reload == Reload::NotNeeded
+            && match &self.wallet {
+                WalletState::Loading(waiting) => waiting.is_empty(),
+                WalletState::Ready(wallet) => wallet.sessions().is_empty(),
+            };
+        if is_idle {
+            let idle = SupervisorMessage::Idle {
+                session: myself.get_id(),
+                user: self.user,
+                handled: self.handled,
+            };
+            let _stopped = self.context.supervisor.cast(idle);
+        }
+    }
+
+    // --- helpers ---
+
+    /// The balance and the live session, at the wallet's instant.
+    fn balance(&self) -> Option<LiveBalance> {
+        let WalletState::Ready(wallet) = &self.wallet else {
+            return None;
+        };
+        let session = wallet
+            .sessions()
+            .iter()
+            .find(|session| session.is_live() && session.is_recorded);
+        let session = session.and_then(|session| {
+            Some(ActiveSession {
+                session_id: session.id,
+                started_at: session.started_at,
+                consumed: session.charge(wallet.instant())?,
+                credits_per_interval: session.tariff.price(),
+                interval_ms: session.tariff.interval(),
+                next_charge_at: wallet.next_boundary(session.id),
+                depletes_at: wallet.depletes_at(session.id),
+            })
+        });
+        Some(LiveBalance {
+            credits: wallet.balance(),
+            as_of: wallet.instant(),
+            session,
+        })
+    }
+
+    fn live_balance_now(&mut self) -> Option<LiveBalance> {
+        self.advance();
+        self.balance()
+    }
+
+    fn tell(&self, news: News) {
+        // The hub is gone only when the process is going.
+        let _stopped = self.context.updates.cast(UserUpdate {
+            user: self.user,
+            news,
+        });
+    }
+
+    fn mirror(&self) {
+        if let (Some(mirror), Some(balance), WalletState::Ready(wallet)) =
+            (&self.context.mirror, self.balance(), &self.wallet)
+        {
+            mirror.put(self.user, wallet.version(), balance);
+        }
+    }
+}
+
+/// What of a live session clients can't work out by themselves: not what it has cost so far, nor
+/// when its interval ends.
+fn same_for_clients(session: ActiveSession) -> (SessionId, Option<UnixMillis>) {
+    (session.session_id, session.depletes_at)
+}
+
+/// The first instant after `now` at which a session's charge is to be settled: whole periods after
+/// its start, so that sessions that started apart are settled apart.
+fn next_settlement(started_at: UnixMillis, now: UnixMillis, every: Millis) -> UnixMillis {
+    let periods = now.since(started_at).get() / every.get().max(1) + 1;
+    let after = periods
+        .checked_mul(every.get())
+        .and_then(|after| Millis::new(after).ok());
+    after
+        .and_then(|after| started_at.checked_add(after))
+        .unwrap_or(UnixMillis::MAX)
+}
+
+/// Reminds the session to try again after a moment.
+fn retry_later(session: ActorRef<SessionMessage>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(RETRY_AFTER).await;
+        let _gone = session.cast(SessionMessage::Retry);
+    });
+}

@@ -1,0 +1,266 @@
+//! The supervisor: keeps one session actor for each user with a live session, and routes to it.
+//!
+//! It never waits for the database, nor for any actor but one that it spawns. A session that failed
+//! is started again from recorded facts, once everything that it had sent to the journal has its
+//! outcome; requests wait meanwhile.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use billing::Wallet;
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use schema::UserId;
+use tokio::sync::oneshot;
+
+use crate::{
+    context::Context,
+    engine::{StartError, StopError},
+    session::{Origin, Request, SessionActor, SessionArguments, SessionMessage, Watched},
+};
+
+/// The wait before a failed session is started again, so that one that fails at once can't spin.
+const RESTART_AFTER: Duration = Duration::from_millis(200);
+
+/// What the supervisor is told.
+pub enum SupervisorMessage {
+    /// What all sessions share, and the wallets to go on with; from the engine, first of all.
+    Begin {
+        /// What all sessions share.
+        context: Arc<Context>,
+    },
+    /// A recovered wallet with a live session; from recovery.
+    Adopt(Wallet),
+    /// A caller's request; from the engine.
+    Request(UserId, Request),
+    /// A session has nothing left to do; from that session.
+    Idle {
+        /// Which actor says so.
+        session: ActorId,
+        /// Whose.
+        user: UserId,
+        /// How many requests it has handled.
+        handled: u64,
+    },
+    /// A failed session may be started again; from the supervisor's own task.
+    Restart(UserId),
+    /// Answer once every message before this one was handled; from the engine.
+    Barrier(oneshot::Sender<()>),
+    /// Have every session show its state to the mirror; from the mirror.
+    Mirror,
+}
+
+/// The actor.
+pub struct Supervisor;
+
+/// A session as the supervisor sees it.
+struct Entry {
+    session: ActorRef<SessionMessage>,
+    /// How many requests were sent to it.
+    sent: u64,
+}
+
+/// The supervisor's state.
+#[derive(Default)]
+pub struct SupervisorState {
+    context: Option<Arc<Context>>,
+    sessions: HashMap<UserId, Entry>,
+    /// Users whose session failed, with the requests that wait until it is back.
+    restarting: HashMap<UserId, Vec<Request>>,
+    /// Users whose balance somebody watches.
+    watched: HashSet<UserId>,
+}
+
+impl Actor for Supervisor {
+    type Msg = SupervisorMessage;
+    type State = SupervisorState;
+    type Arguments = ();
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<SupervisorMessage>,
+        (): (),
+    ) -> Result<SupervisorState, ActorProcessingErr> {
+        Ok(SupervisorState::default())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        message: SupervisorMessage,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SupervisorMessage::Begin { context } => state.context = Some(context),
+            SupervisorMessage::Adopt(wallet) => {
+                let user = wallet.user();
+                state
+                    .spawn(&myself, user, Origin::Recovered(wallet))
+                    .await?;
+            }
+            SupervisorMessage::Request(user, request) => {
+                state.route(&myself, user, request).await?
+            }
+            SupervisorMessage::Idle {
+                session,
+                user,
+                handled,
+            } => state.retire(session, user, handled),
+            SupervisorMessage::Restart(user) => state.restart(&myself, user).await?,
+            SupervisorMessage::Barrier(reply) => {
+                let _gone = reply.send(());
+            }
+            SupervisorMessage::Mirror => state.mirror_all(),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<SupervisorMessage>,
+        event: SupervisionEvent,
+        state: &mut SupervisorState,
+    ) -> Result<(), ActorProcessingErr> {
+        // A session that stopped was retired. Only a failed one is news.
+        if let SupervisionEvent::ActorFailed(cell, error) = event {
+            tracing::error!(error = %error, "a session actor failed");
+            state.lost(&myself, cell.get_id());
+        }
+        Ok(())
+    }
+}
+
+impl SupervisorState {
+    /// Hands `request` to the user's session, if there is one or the request makes one.
+    async fn route(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+        user: UserId,
+        request: Request,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Request::Watch(watched) = request {
+            match watched {
+                Watched::Yes => self.watched.insert(user),
+                Watched::No => self.watched.remove(&user),
+            };
+        }
+        if let Some(waiting) = self.restarting.get_mut(&user) {
+            waiting.push(request);
+            return Ok(());
+        }
+        if !self.sessions.contains_key(&user) {
+            let needs_session = match &request {
+                Request::Start(_) => true,
+                // A dashboard without a session is to see credits that come in.
+                Request::Notice => self.watched.contains(&user),
+                Request::Stop(..) | Request::Balance(_) | Request::Watch(_) => false,
+            };
+            if !needs_session {
+                answer_without_session(request);
+                return Ok(());
+            }
+            self.spawn(myself, user, Origin::Database).await?;
+        }
+        if let Some(entry) = self.sessions.get_mut(&user) {
+            entry.sent += 1;
+            // A session that failed a moment ago drops the request; its caller learns that the
+            // outcome is unknown.
+            let _failed = entry.session.cast(SessionMessage::Request(request));
+        }
+        Ok(())
+    }
+
+    async fn spawn(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+        user: UserId,
+        origin: Origin,
+    ) -> Result<(), ActorProcessingErr> {
+        let context = self.context.clone().ok_or("the supervisor has not begun")?;
+        let watched = if self.watched.contains(&user) {
+            Watched::Yes
+        } else {
+            Watched::No
+        };
+        let arguments = SessionArguments {
+            user,
+            context,
+            origin,
+            watched,
+        };
+        let (session, _) =
+            SessionActor::spawn_linked(None, SessionActor, arguments, myself.get_cell()).await?;
+        self.sessions.insert(user, Entry { session, sent: 0 });
+        Ok(())
+    }
+
+    /// Lets a session go that has handled all that was sent to it and has nothing left to do.
+    fn retire(&mut self, session: ActorId, user: UserId, handled: u64) {
+        let is_done = |entry: &Entry| entry.session.get_id() == session && entry.sent == handled;
+        if self.sessions.get(&user).is_some_and(is_done)
+            && let Some(entry) = self.sessions.remove(&user)
+        {
+            let _failed = entry.session.cast(SessionMessage::Retire);
+        }
+    }
+
+    /// Takes note that a session failed. It is started again once the journal is through with what
+    /// it had sent.
+    fn lost(&mut self, myself: &ActorRef<SupervisorMessage>, session: ActorId) {
+        let Some(context) = self.context.clone() else {
+            return;
+        };
+        let lost = self
+            .sessions
+            .iter()
+            .find(|(_, entry)| entry.session.get_id() == session);
+        let Some(user) = lost.map(|(user, _)| *user) else {
+            return;
+        };
+        self.sessions.remove(&user);
+        self.restarting.insert(user, Vec::new());
+        let myself = myself.clone();
+        tokio::spawn(async move {
+            context.journal.flushed().await;
+            tokio::time::sleep(RESTART_AFTER).await;
+            let _stopped = myself.cast(SupervisorMessage::Restart(user));
+        });
+    }
+
+    async fn restart(
+        &mut self,
+        myself: &ActorRef<SupervisorMessage>,
+        user: UserId,
+    ) -> Result<(), ActorProcessingErr> {
+        let waiting = self.restarting.remove(&user).unwrap_or_default();
+        self.spawn(myself, user, Origin::Database).await?;
+        for request in waiting {
+            self.route(myself, user, request).await?;
+        }
+        Ok(())
+    }
+
+    fn mirror_all(&mut self) {
+        for entry in self.sessions.values_mut() {
+            let _failed = entry.session.cast(SessionMessage::Mirror);
+        }
+    }
+}
+
+/// Answers a request for a user without a live session here.
+fn answer_without_session(request: Request) {
+    match request {
+        Request::Start(reply) => {
+            let _gone = reply.send(Err(StartError::Unavailable));
+        }
+        Request::Stop(_, reply) => {
+            let _gone = reply.send(Err(StopError::NoActiveSession));
+        }
+        Request::Balance(reply) => {
+            let _gone = reply.send(Ok(None));
+        }
+        Request::Watch(_) | Request::Notice => {}
+    }
+}

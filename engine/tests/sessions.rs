@@ -1,0 +1,544 @@
+//! The engine's actors on tokio's paused clock: whole sessions in milliseconds, instants exact.
+
+mod support;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use billing::{ChargedAt, Tariff};
+use engine::{
+    Clock, Engine, EngineSettings,
+    engine::{RecoveredSessions, StartError, StopError, Stopped},
+    facts::NodeName,
+    store::{Adjustment, Store},
+    update::{News, UserUpdate},
+};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use schema::{
+    Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId, ledger::EntryKind,
+    session::EndReason, websocket::ServerMessage,
+};
+use support::memory::MemoryStore;
+
+/// The instant at which every test begins, in ms since 1970.
+const BEGIN: i64 = 1_700_000_000_000;
+
+/// Keeps all updates.
+struct Ear;
+
+type Heard = Arc<Mutex<Vec<UserUpdate>>>;
+
+impl Actor for Ear {
+    type Msg = UserUpdate;
+    type State = Heard;
+    type Arguments = Heard;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<UserUpdate>,
+        heard: Heard,
+    ) -> Result<Heard, ActorProcessingErr> {
+        Ok(heard)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<UserUpdate>,
+        update: UserUpdate,
+        heard: &mut Heard,
+    ) -> Result<(), ActorProcessingErr> {
+        heard.lock().unwrap().push(update);
+        Ok(())
+    }
+}
+
+/// An engine on a store in memory.
+struct World {
+    store: Arc<MemoryStore>,
+    engine: Engine,
+    heard: Heard,
+}
+
+impl World {
+    async fn begin() -> Self {
+        Self::begin_on(
+            Arc::new(MemoryStore::default()),
+            Clock::start_at(ms(BEGIN)),
+            settings(),
+        )
+        .await
+    }
+
+    async fn begin_on(store: Arc<MemoryStore>, clock: Clock, settings: EngineSettings) -> Self {
+        let heard = Heard::default();
+        let (ear, _) = Ear::spawn(None, Ear, Arc::clone(&heard)).await.unwrap();
+        let engine = Engine::start(
+            settings,
+            Arc::clone(&store) as Arc<dyn Store>,
+            clock,
+            ear.get_derived(),
+        );
+        Self {
+            engine: engine.await.unwrap(),
+            store,
+            heard,
+        }
+    }
+
+    async fn stop(&self, user: UserId) -> Result<Stopped, StopError> {
+        self.engine.stop_session(user, EndReason::User).await
+    }
+
+    /// The balances that were told, each with its time since the beginning.
+    fn balances(&self) -> Vec<(i64, i64)> {
+        let heard = self.heard.lock().unwrap();
+        let balances = heard.iter().filter_map(|update| match &update.news {
+            News::Balance(balance) => Some((balance.as_of.get() - BEGIN, balance.credits.get())),
+            News::Event(_) => None,
+        });
+        balances.collect()
+    }
+
+    fn events(&self) -> Vec<ServerMessage> {
+        let heard = self.heard.lock().unwrap();
+        let events = heard.iter().filter_map(|update| match &update.news {
+            News::Event(event) => Some(event.clone()),
+            News::Balance(_) => None,
+        });
+        events.collect()
+    }
+
+    async fn grant(&self, user: UserId, credits: i64) {
+        let adjustment = Adjustment {
+            user,
+            kind: EntryKind::Grant,
+            amount: CreditsChange::incoming(Credits::new(credits).unwrap()),
+            at: self.engine.clock().now(),
+            reason: "for the test".to_owned(),
+            operator: "test".to_owned(),
+            idempotency_key: format!("grant-{credits}"),
+        };
+        self.store.adjust(adjustment).await.unwrap();
+    }
+}
+
+fn ms(millis: i64) -> UnixMillis {
+    UnixMillis::new(millis).unwrap()
+}
+
+fn settings() -> EngineSettings {
+    let millis = |millis| Millis::new(millis).unwrap();
+    EngineSettings {
+        node: NodeName::new("test").unwrap(),
+        tariff: Tariff::new(Credits::new(1).unwrap(), millis(6_000), ChargedAt::End).unwrap(),
+        settle_every: millis(900_000),
+        low_balance: millis(60_000),
+        recovered_sessions: RecoveredSessions::Resume,
+        resume_within: millis(600_000),
+        call_timeout: Duration::from_secs(5),
+        calls_max: 1_000,
+        redis_url: None,
+    }
+}
+
+async fn pass(millis: u64) {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_by_itself_when_the_credits_run_out() {
+    let world = World::begin().await;
+    let user = world.store.add_user(100);
+    world.engine.watch(user);
+    let started = world.engine.start_session(user).await.unwrap();
+    assert_eq!(world.engine.live_sessions(), 1);
+    pass(601_000).await;
+
+    let record = world
+        .store
+        .session(user, started.session)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        record.ended_at.unwrap().since(started.started_at).get(),
+        600_000
+    );
+    assert_eq!(
+        (record.credits_consumed.get(), record.end_reason),
+        (100, Some(EndReason::Depleted))
+    );
+    assert_eq!(record.served_ms.get(), 600_000);
+    assert_eq!(world.store.usage(started.session), [100]);
+    assert_eq!(world.engine.live_sessions(), 0);
+
+    let start = started.started_at.get() - BEGIN;
+    let expected: Vec<(i64, i64)> = (0..=100)
+        .map(|tick| (start + 6_000 * tick, 100 - tick))
+        .collect();
+    // The one before the start and the one right after it differ in the session only.
+    let mut told = world.balances();
+    told.dedup();
+    assert_eq!(
+        told[..101],
+        expected,
+        "one update at each boundary, at its instant"
+    );
+    assert!(
+        told[101..].iter().all(|(_, credits)| *credits == 0),
+        "after the end only zero: {:?}",
+        &told[101..]
+    );
+
+    let events = world.events();
+    assert!(
+        matches!(events[0], ServerMessage::SessionStarted { session_id, .. } if session_id == started.session)
+    );
+    assert_eq!(
+        events[1],
+        ServerMessage::BalanceLow {
+            credits: Credits::new(10).unwrap(),
+            seconds_left: 60
+        }
+    );
+    assert_eq!(
+        events[2],
+        ServerMessage::SessionStopped {
+            session_id: started.session,
+            reason: EndReason::Depleted,
+            ended_at: ms(started.started_at.get() + 600_000),
+            credits_consumed: Credits::new(100).unwrap(),
+            final_credits: Credits::ZERO,
+        }
+    );
+    assert_eq!(events.len(), 3);
+    assert!(matches!(
+        world.stop(user).await,
+        Err(StopError::NoActiveSession)
+    ));
+    assert!(matches!(
+        world.engine.start_session(user).await,
+        Err(StartError::InsufficientCredits)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_charges_whole_intervals() {
+    let check = async |millis: u64, consumed: i64| {
+        let world = World::begin().await;
+        let user = world.store.add_user(100);
+        let started = world.engine.start_session(user).await.unwrap();
+        pass(millis).await;
+        let stopped = world.stop(user).await.unwrap();
+        assert_eq!(
+            (stopped.session, stopped.reason),
+            (started.session, EndReason::User)
+        );
+        assert_eq!(
+            (stopped.consumed.get(), stopped.final_credits.get()),
+            (consumed, 100 - consumed),
+            "{millis} ms"
+        );
+        assert_eq!(
+            world.engine.balance(user).await.unwrap().credits.get(),
+            100 - consumed
+        );
+    };
+    check(0, 0).await;
+    check(5_999, 0).await;
+    check(6_000, 1).await;
+    check(30_500, 5).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_not_be_is_refused() {
+    let world = World::begin().await;
+    let (user, poor, nobody) = (
+        world.store.add_user(100),
+        world.store.add_user(0),
+        UserId::new(99).unwrap(),
+    );
+    assert!(matches!(
+        world.stop(user).await,
+        Err(StopError::NoActiveSession)
+    ));
+    assert!(matches!(
+        world.engine.start_session(poor).await,
+        Err(StartError::InsufficientCredits)
+    ));
+    assert!(matches!(
+        world.engine.start_session(nobody).await,
+        Err(StartError::UserUnknown)
+    ));
+    world.engine.start_session(user).await.unwrap();
+    assert!(matches!(
+        world.engine.start_session(user).await,
+        Err(StartError::SessionActive)
+    ));
+    world.stop(user).await.unwrap();
+    assert!(matches!(
+        world.stop(user).await,
+        Err(StopError::NoActiveSession)
+    ));
+    assert_eq!(world.engine.live_sessions(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_hundred_starts_at_once_one_wins() {
+    let world = World::begin().await;
+    let user = world.store.add_user(100);
+    let starts = (0..100).map(|_| world.engine.start_session(user));
+    let results = futures_util::future::join_all(starts).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    assert!(
+        results
+            .iter()
+            .filter_map(|result| result.as_ref().err())
+            .all(|e| matches!(e, StartError::SessionActive))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unwatched_session_tells_no_balance_until_it_ends() {
+    let world = World::begin().await;
+    let user = world.store.add_user(3);
+    world.engine.start_session(user).await.unwrap();
+    pass(17_000).await;
+    assert_eq!(world.balances(), []);
+    let balance = world.engine.balance(user).await.unwrap();
+    assert_eq!(balance.credits.get(), 1);
+    let session = balance.session.unwrap();
+    assert_eq!(session.consumed.get(), 2);
+    assert_eq!(
+        session.depletes_at.unwrap().since(session.started_at).get(),
+        18_000
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_session_is_settled_in_between() {
+    let world = World::begin().await;
+    let user = world.store.add_user(1_000);
+    let started = world.engine.start_session(user).await.unwrap();
+    pass(2_000_000).await;
+    assert_eq!(world.store.usage(started.session), [150, 150]);
+    let stopped = world.stop(user).await.unwrap();
+    assert_eq!(
+        (stopped.consumed.get(), stopped.final_credits.get()),
+        (333, 667)
+    );
+    assert_eq!(world.store.usage(started.session), [150, 150, 33]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn credits_that_come_in_move_the_end() {
+    let world = World::begin().await;
+    let user = world.store.add_user(2);
+    let started = world.engine.start_session(user).await.unwrap();
+    pass(7_000).await;
+    world.grant(user, 3).await;
+    pass(1_000).await;
+    let balance = world.engine.balance(user).await.unwrap();
+    assert_eq!(balance.credits.get(), 4);
+    assert_eq!(
+        balance
+            .session
+            .unwrap()
+            .depletes_at
+            .unwrap()
+            .since(started.started_at)
+            .get(),
+        30_000
+    );
+    assert!(world.events().iter().any(
+        |event| matches!(event, ServerMessage::CreditsAdded { amount, .. } if amount.get() == 3)
+    ));
+    pass(30_000).await;
+    let record = world
+        .store
+        .session(user, started.session)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (record.credits_consumed.get(), record.served_ms.get()),
+        (5, 30_000)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_outlives_its_process() {
+    let world = World::begin().await;
+    let user = world.store.add_user(100);
+    let started = world.engine.start_session(user).await.unwrap();
+    pass(10_000).await;
+    world.engine.shutdown(Duration::from_secs(5)).await;
+    let served_before = world.store.alive_at().since(started.started_at);
+    assert_eq!(
+        served_before.get(),
+        10_000,
+        "a shutdown records up to its last instant"
+    );
+    pass(120_000).await;
+
+    let world = World::begin_on(
+        Arc::clone(&world.store),
+        world.engine.clock().clone(),
+        settings(),
+    )
+    .await;
+    assert_eq!(world.engine.live_sessions(), 1);
+    pass(3_000).await;
+    let stopped = world.stop(user).await.unwrap();
+    let record = world
+        .store
+        .session(user, started.session)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (record.served_ms.get(), stopped.consumed.get()),
+        (13_000, 2)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_process_takes_over_and_the_first_learns_of_it() {
+    let first = World::begin().await;
+    let user = first.store.add_user(100);
+    first.engine.start_session(user).await.unwrap();
+    pass(6_500).await;
+    let second = World::begin_on(
+        Arc::clone(&first.store),
+        first.engine.clock().clone(),
+        settings(),
+    )
+    .await;
+    first.engine.superseded().await;
+    assert!(matches!(
+        first.stop(user).await,
+        Err(StopError::OutcomeUnknown)
+    ));
+    let stopped = second.stop(user).await.unwrap();
+    assert!(stopped.consumed.get() <= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_long_absence_sessions_end_where_they_were_cut() {
+    let check = async |policy, away_ms: u64, is_resumed: bool| {
+        let world = World::begin().await;
+        let user = world.store.add_user(100);
+        let started = world.engine.start_session(user).await.unwrap();
+        pass(13_000).await;
+        world.engine.shutdown(Duration::from_secs(5)).await;
+        pass(away_ms).await;
+        let settings = EngineSettings {
+            recovered_sessions: policy,
+            ..settings()
+        };
+        let world = World::begin_on(
+            Arc::clone(&world.store),
+            world.engine.clock().clone(),
+            settings,
+        )
+        .await;
+        pass(100).await;
+        let record = world
+            .store
+            .session(user, started.session)
+            .await
+            .unwrap()
+            .unwrap();
+        let end = record.ended_at.map(|at| at.since(started.started_at).get());
+        assert_eq!(end, (!is_resumed).then_some(13_000), "{policy:?} {away_ms}");
+        assert_eq!(
+            record.end_reason,
+            (!is_resumed).then_some(EndReason::Engine)
+        );
+    };
+    check(RecoveredSessions::Resume, 599_000, true).await;
+    check(RecoveredSessions::Resume, 601_000, false).await;
+    check(RecoveredSessions::Stop, 1_000, false).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_database_a_stop_fixes_its_end_and_a_start_is_refused() {
+    let world = World::begin().await;
+    let (user, other) = (world.store.add_user(100), world.store.add_user(100));
+    let started = world.engine.start_session(user).await.unwrap();
+    pass(12_500).await;
+    world.store.set_down(true);
+    assert!(matches!(
+        world.stop(user).await,
+        Err(StopError::OutcomeUnknown)
+    ));
+    assert!(!world.engine.is_recording());
+    assert!(matches!(
+        world.engine.start_session(other).await,
+        Err(StartError::Unavailable)
+    ));
+    pass(30_000).await;
+    world.store.set_down(false);
+    pass(2_000).await;
+    assert!(world.engine.is_recording());
+    let record = world
+        .store
+        .session(user, started.session)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        record.ended_at.unwrap().since(started.started_at).get(),
+        12_500
+    );
+    assert_eq!(record.credits_consumed.get(), 2);
+    world.engine.start_session(other).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_whose_reply_nobody_took_is_ended_for_nothing() {
+    let world = World::begin().await;
+    let user = world.store.add_user(100);
+    world.store.set_read_only(true);
+    assert!(matches!(
+        world.engine.start_session(user).await,
+        Err(StartError::OutcomeUnknown)
+    ));
+    world.store.set_read_only(false);
+    pass(3_000).await;
+    let record = world
+        .store
+        .session(user, SessionId::new(1).unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(record.ended_at, Some(record.started_at));
+    assert_eq!(
+        (record.end_reason, record.credits_consumed.get()),
+        (Some(EndReason::Engine), 0)
+    );
+    assert!(
+        !world
+            .events()
+            .iter()
+            .any(|event| matches!(event, ServerMessage::SessionStarted { .. }))
+    );
+    world.engine.start_session(user).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wallet_that_can_not_be_read_starts_nothing() {
+    let world = World::begin().await;
+    let user = world.store.add_user(100);
+    world.store.set_down(true);
+    assert!(matches!(
+        world.engine.start_session(user).await,
+        Err(StartError::Unavailable)
+    ));
+    world.store.set_down(false);
+    pass(3_000).await;
+    world.engine.start_session(user).await.unwrap();
+    assert_eq!(world.engine.live_sessions(), 1);
+}
