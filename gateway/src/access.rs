@@ -65,11 +65,25 @@ struct Known {
 
 impl Access {
     /// Loads what was revoked.
-    pub async fn load(tokens: Tokens, clock: Clock, store: Arc<dyn Store>) -> Result<Self, StoreError> {
+    pub async fn load(
+        tokens: Tokens,
+        clock: Clock,
+        store: Arc<dyn Store>,
+    ) -> Result<Self, StoreError> {
         let revoked = store.revoked_tokens(clock.now()).await?;
-        let revoked = revoked.into_iter().filter_map(|token| Some((TokenId::parse(&token.token_id)?, token.expires_at)));
-        let known = Known { revoked: revoked.collect(), ..Known::default() };
-        Ok(Self { tokens, clock, store, known: Mutex::new(known) })
+        let revoked = revoked
+            .into_iter()
+            .filter_map(|token| Some((TokenId::parse(&token.token_id)?, token.expires_at)));
+        let known = Known {
+            revoked: revoked.collect(),
+            ..Known::default()
+        };
+        Ok(Self {
+            tokens,
+            clock,
+            store,
+            known: Mutex::new(known),
+        })
     }
 
     /// A fresh token for `user`.
@@ -79,16 +93,23 @@ impl Access {
 
     /// Who sent a request with these headers.
     pub async fn of_request(&self, headers: &HeaderMap) -> Result<Bearer, AccessError> {
-        self.of_token(bearer_token(headers).ok_or(AccessError::TokenRequired)?).await
+        self.of_token(bearer_token(headers).ok_or(AccessError::TokenRequired)?)
+            .await
     }
 
     /// Who has `token`.
     pub async fn of_token(&self, token: &str) -> Result<Bearer, AccessError> {
-        let bearer = self.tokens.read(token, self.clock.now()).map_err(|_| AccessError::InvalidToken)?;
+        let bearer = self
+            .tokens
+            .read(token, self.clock.now())
+            .map_err(|_| AccessError::InvalidToken)?;
         if self.known().revoked.contains_key(&bearer.token) {
             return Err(AccessError::InvalidToken);
         }
-        let valid_from = self.valid_from(bearer.user).await?.ok_or(AccessError::InvalidToken)?;
+        let valid_from = self
+            .valid_from(bearer.user)
+            .await?
+            .ok_or(AccessError::InvalidToken)?;
         if bearer.issued_at < valid_from {
             return Err(AccessError::InvalidToken);
         }
@@ -97,9 +118,14 @@ impl Access {
 
     /// Revokes the token that `bearer` came with; returns when that is durable and in force.
     pub async fn revoke(&self, bearer: &Bearer) -> Result<(), StoreError> {
-        let token = RevokedToken { token_id: bearer.token.as_str().to_owned(), expires_at: bearer.expires_at };
+        let token = RevokedToken {
+            token_id: bearer.token.as_str().to_owned(),
+            expires_at: bearer.expires_at,
+        };
         self.store.revoke_token(token).await?;
-        self.known().revoked.insert(bearer.token.clone(), bearer.expires_at);
+        self.known()
+            .revoked
+            .insert(bearer.token.clone(), bearer.expires_at);
         Ok(())
     }
 
@@ -112,7 +138,9 @@ impl Access {
             }
             known.forgotten
         };
-        let Some(record) = self.store.user(user).await.map_err(AccessError::Store)? else { return Ok(None) };
+        let Some(record) = self.store.user(user).await.map_err(AccessError::Store)? else {
+            return Ok(None);
+        };
         let mut known = self.known();
         if known.forgotten == forgotten {
             known.remember(user, record.tokens_valid_from);
@@ -139,7 +167,9 @@ impl Access {
             for notice in notices {
                 self.forget(notice.user);
                 // Without the database nobody's tokens can be checked anew: try this notice again.
-                let Ok(valid_from) = self.valid_from(notice.user).await else { break };
+                let Ok(valid_from) = self.valid_from(notice.user).await else {
+                    break;
+                };
                 if let Some(valid_from) = valid_from {
                     on_change(notice.user, valid_from);
                 }
@@ -156,7 +186,9 @@ impl Access {
 
     fn forget_expired(&self) {
         let now = self.clock.now();
-        self.known().revoked.retain(|_, expires_at| *expires_at > now);
+        self.known()
+            .revoked
+            .retain(|_, expires_at| *expires_at > now);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -22,7 +22,11 @@ use crate::{log, settings::Settings};
 
 /// A real-time billing engine: wallets of whole credits, and sessions that cost credits by time.
 #[derive(Parser)]
-#[command(name = "minute-credit", version, propagate_version = true, after_help = "\
+#[command(
+    name = "minute-credit",
+    version,
+    propagate_version = true,
+    after_help = "\
 Settings come from config/default.toml (compiled in), then --config FILE, then the environment:
 MINUTE_CREDIT__SECTION__KEY, and PORT, DATA_DIR, DATABASE_URL, REDIS_URL.
 
@@ -30,7 +34,8 @@ Examples:
   minute-credit serve
   PORT=9000 DATABASE_URL=postgres://me@localhost/credit minute-credit serve
   minute-credit credits grant ada@example.com 500 --reason 'support case 17'
-  minute-credit verify")]
+  minute-credit verify"
+)]
 struct Cli {
     /// A TOML file with settings that differ from the defaults
     #[arg(long, global = true, value_name = "FILE")]
@@ -90,8 +95,13 @@ async fn run_command(command: Command, settings: Settings) -> anyhow::Result<Exi
 
 /// Opens the database and its clock.
 async fn open(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, Clock)> {
-    let store = store::open(&settings.store).await.context("can't use the database")?;
-    let latest = store.latest_alive_at().await.context("can't use the database")?;
+    let store = store::open(&settings.store)
+        .await
+        .context("can't use the database")?;
+    let latest = store
+        .latest_alive_at()
+        .await
+        .context("can't use the database")?;
     Ok((store, Clock::start(latest)?))
 }
 

@@ -147,7 +147,11 @@ impl Actor for Hub {
         match message {
             HubMessage::EngineStarted(engine) => state.engine = Some(engine),
             HubMessage::Update(update) => state.pass_on(update),
-            HubMessage::Join { bearer, outbox, reply } => {
+            HubMessage::Join {
+                bearer,
+                outbox,
+                reply,
+            } => {
                 let user = bearer.user;
                 let joined = state.join(bearer, outbox);
                 // A socket that went away before it got its seat gives it back at once.
@@ -156,7 +160,9 @@ impl Actor for Hub {
                 }
             }
             HubMessage::Leave { user, seat } => state.leave(user, seat),
-            HubMessage::CloseToken { user, token } => state.close_where(user, |seat| seat.token == token),
+            HubMessage::CloseToken { user, token } => {
+                state.close_where(user, |seat| seat.token == token)
+            }
             HubMessage::CloseTokensBefore { user, valid_from } => {
                 state.close_where(user, |seat| seat.issued_at < valid_from);
             }
@@ -168,7 +174,9 @@ impl Actor for Hub {
 
 impl HubState {
     fn pass_on(&self, update: UserUpdate) {
-        let Some(seats) = self.users.get(&update.user) else { return };
+        let Some(seats) = self.users.get(&update.user) else {
+            return;
+        };
         for seat in seats {
             match &update.news {
                 News::Balance(balance) => seat.outbox.put_balance(*balance),
@@ -187,7 +195,12 @@ impl HubState {
         }
         self.seats_given += 1;
         let number = SeatNumber(self.seats_given);
-        seats.push(Seat { number, token: bearer.token, issued_at: bearer.issued_at, outbox });
+        seats.push(Seat {
+            number,
+            token: bearer.token,
+            issued_at: bearer.issued_at,
+            outbox,
+        });
         if seats.len() == 1
             && let Some(engine) = &self.engine
         {
@@ -197,7 +210,9 @@ impl HubState {
     }
 
     fn leave(&mut self, user: UserId, number: SeatNumber) {
-        let Some(seats) = self.users.get_mut(&user) else { return };
+        let Some(seats) = self.users.get_mut(&user) else {
+            return;
+        };
         seats.retain(|seat| seat.number != number);
         if seats.is_empty() {
             self.users.remove(&user);
@@ -210,7 +225,8 @@ impl HubState {
     fn close_where(&self, user: UserId, is_meant: impl Fn(&Seat) -> bool) {
         let seats = self.users.get(&user).into_iter().flatten();
         for seat in seats.filter(|seat| is_meant(seat)) {
-            seat.outbox.close(Closing::now(CloseCode::NotAllowed, "Invalid token"));
+            seat.outbox
+                .close(Closing::now(CloseCode::NotAllowed, "Invalid token"));
         }
     }
 
@@ -221,7 +237,11 @@ impl HubState {
         let spread = Duration::from_millis(seats().count() as u64).min(SPREAD_MAX);
         for seat in seats() {
             let after = spread.mul_f64(rand::random());
-            seat.outbox.close(Closing { code: CloseCode::GoingAway, reason: "Going away", after });
+            seat.outbox.close(Closing {
+                code: CloseCode::GoingAway,
+                reason: "Going away",
+                after,
+            });
         }
     }
 }

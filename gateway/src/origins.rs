@@ -43,7 +43,9 @@ impl Scheme {
 
 /// What is not an origin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an origin is scheme, host and port as in http://localhost:3000, without a path; this is none: {0:?}")]
+#[error(
+    "an origin is scheme, host and port as in http://localhost:3000, without a path; this is none: {0:?}"
+)]
 pub struct InvalidOrigin(String);
 
 impl FromStr for Origin {
@@ -77,16 +79,27 @@ pub enum Caller {
 
 /// Tells where a request with `headers` comes from.
 pub fn caller(headers: &HeaderMap, allowed: &[Origin]) -> Caller {
-    let Some(origin) = headers.get(ORIGIN) else { return Caller::Local };
-    let Some(origin) = origin.to_str().ok().and_then(parse) else { return Caller::Foreign };
+    let Some(origin) = headers.get(ORIGIN) else {
+        return Caller::Local;
+    };
+    let Some(origin) = origin.to_str().ok().and_then(parse) else {
+        return Caller::Foreign;
+    };
     if allowed.contains(&origin) {
         return Caller::Allowed;
     }
-    let is_own = headers.get(HOST).and_then(|host| host.to_str().ok()).is_some_and(|host| {
-        let own = parse(&format!("{}://{host}", origin.scheme.name()));
-        own.is_some_and(|own| own == origin)
-    });
-    if is_own { Caller::Local } else { Caller::Foreign }
+    let is_own = headers
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .is_some_and(|host| {
+            let own = parse(&format!("{}://{host}", origin.scheme.name()));
+            own.is_some_and(|own| own == origin)
+        });
+    if is_own {
+        Caller::Local
+    } else {
+        Caller::Foreign
+    }
 }
 
 fn parse(text: &str) -> Option<Origin> {
@@ -106,7 +119,11 @@ fn parse(text: &str) -> Option<Origin> {
         Some((_, port)) if !port.ends_with(']') => port.parse().ok()?,
         _ => scheme.default_port(),
     };
-    Some(Origin { scheme, host: uri.host()?.to_ascii_lowercase(), port })
+    Some(Origin {
+        scheme,
+        host: uri.host()?.to_ascii_lowercase(),
+        port,
+    })
 }
 
 #[cfg(test)]
@@ -116,7 +133,14 @@ mod tests {
     #[test]
     fn origins_are_read_as_browsers_write_them() {
         let check = |text: &str, expected: Option<&str>| {
-            assert_eq!(text.parse::<Origin>().ok().map(|origin| origin.to_string()).as_deref(), expected, "{text}");
+            assert_eq!(
+                text.parse::<Origin>()
+                    .ok()
+                    .map(|origin| origin.to_string())
+                    .as_deref(),
+                expected,
+                "{text}"
+            );
         };
         check("http://localhost:3000", Some("http://localhost:3000"));
         check("https://Example.COM", Some("https://example.com"));
@@ -147,14 +171,46 @@ mod tests {
             assert_eq!(caller(&headers, &allowed), expected, "{origin:?} {host}");
         };
         check(None, "127.0.0.1:8000", Caller::Local);
-        check(Some("http://127.0.0.1:8000"), "127.0.0.1:8000", Caller::Local);
-        check(Some("https://credit.example"), "credit.example", Caller::Local);
-        check(Some("https://credit.example"), "Credit.Example:443", Caller::Local);
-        check(Some("http://localhost:3000"), "127.0.0.1:8000", Caller::Allowed);
-        check(Some("https://localhost:3000"), "127.0.0.1:8000", Caller::Foreign);
-        check(Some("http://localhost:3001"), "127.0.0.1:8000", Caller::Foreign);
-        check(Some("http://localhost:3000.evil.example"), "127.0.0.1:8000", Caller::Foreign);
-        check(Some("http://evil.example"), "127.0.0.1:8000", Caller::Foreign);
+        check(
+            Some("http://127.0.0.1:8000"),
+            "127.0.0.1:8000",
+            Caller::Local,
+        );
+        check(
+            Some("https://credit.example"),
+            "credit.example",
+            Caller::Local,
+        );
+        check(
+            Some("https://credit.example"),
+            "Credit.Example:443",
+            Caller::Local,
+        );
+        check(
+            Some("http://localhost:3000"),
+            "127.0.0.1:8000",
+            Caller::Allowed,
+        );
+        check(
+            Some("https://localhost:3000"),
+            "127.0.0.1:8000",
+            Caller::Foreign,
+        );
+        check(
+            Some("http://localhost:3001"),
+            "127.0.0.1:8000",
+            Caller::Foreign,
+        );
+        check(
+            Some("http://localhost:3000.evil.example"),
+            "127.0.0.1:8000",
+            Caller::Foreign,
+        );
+        check(
+            Some("http://evil.example"),
+            "127.0.0.1:8000",
+            Caller::Foreign,
+        );
         check(Some("http://127.0.0.1"), "127.0.0.1:8000", Caller::Foreign);
         check(Some("null"), "127.0.0.1:8000", Caller::Foreign);
     }

@@ -29,7 +29,11 @@ pub struct Closing {
 impl Closing {
     /// Closing at once.
     pub const fn now(code: CloseCode, reason: &'static str) -> Self {
-        Self { code, reason, after: Duration::ZERO }
+        Self {
+            code,
+            reason,
+            after: Duration::ZERO,
+        }
     }
 }
 
@@ -64,15 +68,20 @@ struct Waiting {
 impl Outbox {
     /// An empty outbox for up to `events_max` events.
     pub fn new(events_max: usize) -> Self {
-        Self { waiting: Mutex::default(), changed: Notify::new(), events_max }
+        Self {
+            waiting: Mutex::default(),
+            changed: Notify::new(),
+            events_max,
+        }
     }
 
-    /// Puts in what the engine told. An older balance than the latest is dropped, unless it tells of
-    /// another session: the engine tells in order, so what it says last is right.
+    /// Puts in what the engine told, in place of what it told before. It tells in order, so only one
+    /// thing can be out of order: a balance of the same live session as the snapshot, but older.
     pub fn put_balance(&self, balance: LiveBalance) {
         let mut waiting = self.waiting();
         let is_stale = waiting.latest.is_some_and(|latest| {
-            balance.as_of < latest.as_of && session_of(balance) == session_of(latest)
+            let same_session = session_of(balance).filter(|id| session_of(latest) == Some(*id));
+            same_session.is_some() && balance.as_of < latest.as_of
         });
         if !is_stale {
             waiting.put(balance);
@@ -81,10 +90,11 @@ impl Outbox {
         }
     }
 
-    /// Puts in what was asked for, unless the engine has told something that is no older.
+    /// Puts in what was asked for, unless the engine has told something: the snapshot may have been
+    /// taken before that.
     pub fn put_snapshot(&self, balance: LiveBalance) {
         let mut waiting = self.waiting();
-        if waiting.latest.is_none_or(|latest| balance.as_of > latest.as_of) {
+        if waiting.latest.is_none() {
             waiting.put(balance);
             drop(waiting);
             self.changed.notify_one();
@@ -97,7 +107,9 @@ impl Outbox {
         if waiting.events.len() < self.events_max {
             waiting.events.push_back(event);
         } else {
-            waiting.closing.get_or_insert(Closing::now(CloseCode::TooSlow, "Too slow"));
+            waiting
+                .closing
+                .get_or_insert(Closing::now(CloseCode::TooSlow, "Too slow"));
         }
         drop(waiting);
         self.changed.notify_one();
@@ -106,7 +118,10 @@ impl Outbox {
     /// Closes the socket. The first reason to do so stands, unless a later one is sooner.
     pub fn close(&self, closing: Closing) {
         let mut waiting = self.waiting();
-        if waiting.closing.is_none_or(|before| closing.after < before.after) {
+        if waiting
+            .closing
+            .is_none_or(|before| closing.after < before.after)
+        {
             waiting.closing = Some(closing);
         }
         drop(waiting);
@@ -158,17 +173,43 @@ fn session_of(balance: LiveBalance) -> Option<schema::SessionId> {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use schema::{Credits, UnixMillis};
+    use schema::{Credits, Millis, SessionId, UnixMillis, session::ActiveSession};
 
     use super::*;
 
-    fn balance(as_of: i64, credits: i64) -> LiveBalance {
-        let (as_of, credits) = (UnixMillis::new(as_of).unwrap(), Credits::new(credits).unwrap());
-        LiveBalance { credits, as_of, session: None }
+    fn idle(as_of: i64, credits: i64) -> LiveBalance {
+        let (as_of, credits) = (
+            UnixMillis::new(as_of).unwrap(),
+            Credits::new(credits).unwrap(),
+        );
+        LiveBalance {
+            credits,
+            as_of,
+            session: None,
+        }
+    }
+
+    fn live(as_of: i64, credits: i64) -> LiveBalance {
+        let session = ActiveSession {
+            session_id: SessionId::new(1).unwrap(),
+            started_at: UnixMillis::EPOCH,
+            consumed: Credits::ZERO,
+            credits_per_interval: Credits::ZERO,
+            interval_ms: Millis::ZERO,
+            next_charge_at: None,
+            depletes_at: None,
+        };
+        LiveBalance {
+            session: Some(session),
+            ..idle(as_of, credits)
+        }
     }
 
     fn event(seconds_left: i64) -> ServerMessage {
-        ServerMessage::BalanceLow { credits: Credits::ZERO, seconds_left }
+        ServerMessage::BalanceLow {
+            credits: Credits::ZERO,
+            seconds_left,
+        }
     }
 
     fn drain(outbox: &Outbox) -> Vec<Next> {
@@ -178,16 +219,43 @@ mod tests {
     #[test]
     fn balances_conflate_and_events_do_not() {
         let outbox = Outbox::new(2);
-        outbox.put_balance(balance(1, 100));
+        outbox.put_balance(live(1, 100));
         outbox.put_event(event(1));
-        outbox.put_balance(balance(3, 98));
+        outbox.put_balance(live(2, 99));
         outbox.put_event(event(2));
-        outbox.put_balance(balance(2, 99));
-        outbox.put_snapshot(balance(3, 77));
-        let expected = [Next::Event(event(1)), Next::Event(event(2)), Next::Balance(balance(3, 98))];
+        outbox.put_balance(live(3, 98));
+        let expected = [
+            Next::Event(event(1)),
+            Next::Event(event(2)),
+            Next::Balance(live(3, 98)),
+        ];
         assert_eq!(drain(&outbox), expected);
-        outbox.put_balance(balance(2, 99));
-        assert_eq!(drain(&outbox), [], "what was sent is not taken back");
+    }
+
+    #[test]
+    fn snapshot_and_news_meet_in_any_order() {
+        let check = |puts: &[(fn(&Outbox, LiveBalance), LiveBalance)], shown: LiveBalance| {
+            let outbox = Outbox::new(1);
+            puts.iter()
+                .for_each(|(put, balance)| put(&outbox, *balance));
+            assert_eq!(drain(&outbox), [Next::Balance(shown)]);
+        };
+        let (told, asked): (fn(&Outbox, _), fn(&Outbox, _)) =
+            (Outbox::put_balance, Outbox::put_snapshot);
+        check(&[(asked, idle(5, 100))], idle(5, 100));
+        check(&[(told, live(4, 100)), (asked, idle(5, 100))], live(4, 100));
+        check(&[(asked, idle(5, 100)), (told, live(4, 100))], live(4, 100));
+        check(&[(asked, idle(5, 100)), (told, idle(4, 150))], idle(4, 150));
+        check(&[(asked, live(5, 99)), (told, live(4, 100))], live(5, 99));
+        check(
+            &[
+                (asked, live(5, 99)),
+                (told, live(4, 100)),
+                (told, live(6, 98)),
+            ],
+            live(6, 98),
+        );
+        check(&[(asked, live(5, 99)), (told, idle(5, 99))], idle(5, 99));
     }
 
     #[test]
@@ -202,7 +270,11 @@ mod tests {
     #[test]
     fn the_sooner_end_stands() {
         let outbox = Outbox::new(1);
-        let later = Closing { code: CloseCode::GoingAway, reason: "Going away", after: Duration::from_secs(1) };
+        let later = Closing {
+            code: CloseCode::GoingAway,
+            reason: "Going away",
+            after: Duration::from_secs(1),
+        };
         let now = Closing::now(CloseCode::NotAllowed, "Invalid token");
         outbox.close(later);
         outbox.close(now);

@@ -11,8 +11,8 @@ use http_body_util::Full;
 use hyper::{
     HeaderMap, StatusCode,
     header::{
-        ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
-        HeaderName, HeaderValue, IF_NONE_MATCH, VARY,
+        ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
+        CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, VARY,
     },
 };
 use rust_embed::{EmbeddedFile, RustEmbed};
@@ -46,14 +46,18 @@ pub fn serve(path: &str, headers: &HeaderMap) -> Result<Reply, Failure> {
 
 fn serve_from<Files: RustEmbed>(path: &str, headers: &HeaderMap) -> Result<Reply, Failure> {
     let name = path.trim_start_matches('/');
-    let is_sane = name.split('/').all(|part| !part.starts_with('.')) && !name.contains(['\\', '\0', '%']);
+    let is_sane =
+        name.split('/').all(|part| !part.starts_with('.')) && !name.contains(['\\', '\0', '%']);
     if is_sane
         && content_type(name).is_some()
         && let Some(reply) = file::<Files>(name, headers)
     {
         return Ok(reply);
     }
-    let is_page = name.rsplit('/').next().is_none_or(|last| !last.contains('.'));
+    let is_page = name
+        .rsplit('/')
+        .next()
+        .is_none_or(|last| !last.contains('.'));
     if !is_page {
         return Err(Failure::not_found());
     }
@@ -63,7 +67,10 @@ fn serve_from<Files: RustEmbed>(path: &str, headers: &HeaderMap) -> Result<Reply
 /// The file called `name` in the best encoding that the client takes.
 fn file<Files: RustEmbed>(name: &str, headers: &HeaderMap) -> Option<Reply> {
     let plain = Files::get(name)?;
-    let accepted = headers.get(ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accepted = headers
+        .get(ACCEPT_ENCODING)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let encoded = ENCODINGS
         .into_iter()
         .filter(|(encoding, _)| accepts(accepted, encoding))
@@ -80,8 +87,16 @@ fn file<Files: RustEmbed>(name: &str, headers: &HeaderMap) -> Option<Reply> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|list| list.split(','))
         .any(|known| known.trim().trim_start_matches("W/") == tag || known.trim() == "*");
-    let mut reply = if is_known { reply::empty(StatusCode::NOT_MODIFIED) } else { whole(name, file) };
-    let caching = if name.starts_with("assets/") { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let mut reply = if is_known {
+        reply::empty(StatusCode::NOT_MODIFIED)
+    } else {
+        whole(name, file)
+    };
+    let caching = if name.starts_with("assets/") {
+        "public, max-age=31536000, immutable"
+    } else {
+        "no-cache"
+    };
     let mut set = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
             reply.headers_mut().insert(name, value);
@@ -105,15 +120,24 @@ fn whole(name: &str, file: EmbeddedFile) -> Reply {
     let mut reply = reply::empty(StatusCode::OK);
     let headers = reply.headers_mut();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type(name).unwrap_or("application/octet-stream")));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static(content_type(name).unwrap_or("application/octet-stream")),
+    );
     *reply.body_mut() = Full::new(body);
     reply
 }
 
 fn not_built() -> Reply {
     let body = Bytes::from_static(NOT_BUILT.as_bytes());
-    let mut reply = reply::with_type(StatusCode::SERVICE_UNAVAILABLE, "text/html; charset=utf-8", body);
-    reply.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    let mut reply = reply::with_type(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "text/html; charset=utf-8",
+        body,
+    );
+    reply
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     reply
 }
 
@@ -139,7 +163,9 @@ fn content_type(name: &str) -> Option<&'static str> {
 fn accepts(header: &str, encoding: &str) -> bool {
     header.split(',').any(|item| {
         let mut parts = item.split(';').map(str::trim);
-        let is_named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(encoding));
+        let is_named = parts
+            .next()
+            .is_some_and(|name| name.eq_ignore_ascii_case(encoding));
         // A weight of 0, in any of its spellings, means "not at all".
         let is_refused = parts.any(|part| {
             let weight = part.strip_prefix("q=").or_else(|| part.strip_prefix("Q="));
@@ -172,34 +198,88 @@ mod tests {
 
     /// Status, type, encoding, caching and body.
     async fn get(path: &str, encodings: &'static str) -> (u16, String, String, String, String) {
-        let headers = [(ACCEPT_ENCODING, HeaderValue::from_static(encodings))].into_iter().collect();
+        let headers = [(ACCEPT_ENCODING, HeaderValue::from_static(encodings))]
+            .into_iter()
+            .collect();
         let reply = serve_from::<Site>(path, &headers).unwrap_or_else(Failure::into_reply);
         let header = |name| {
-            let value = reply.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap().to_owned());
+            let value = reply
+                .headers()
+                .get(name)
+                .map(|value: &HeaderValue| value.to_str().unwrap().to_owned());
             value.unwrap_or_default()
         };
-        let (content_type, encoding, caching) = (header(CONTENT_TYPE), header(CONTENT_ENCODING), header(CACHE_CONTROL));
+        let (content_type, encoding, caching) = (
+            header(CONTENT_TYPE),
+            header(CONTENT_ENCODING),
+            header(CACHE_CONTROL),
+        );
         let status = reply.status().as_u16();
         let body = reply.into_body().collect().await.unwrap().to_bytes();
-        (status, content_type, encoding, caching, String::from_utf8_lossy(&body).trim().to_owned())
+        (
+            status,
+            content_type,
+            encoding,
+            caching,
+            String::from_utf8_lossy(&body).trim().to_owned(),
+        )
     }
 
     #[tokio::test]
     async fn files_have_types_encodings_and_lifetimes() {
         let check = async |path, encodings, status: u16, expected: (&str, &str, &str, &str)| {
             let (got, content_type, encoding, caching, body) = get(path, encodings).await;
-            let got_all = (content_type.as_str(), encoding.as_str(), caching.as_str(), body.as_str());
+            let got_all = (
+                content_type.as_str(),
+                encoding.as_str(),
+                caching.as_str(),
+                body.as_str(),
+            );
             assert_eq!((got, got_all), (status, expected), "{path} {encodings}");
         };
-        let (html, js, wasm) = ("text/html; charset=utf-8", "text/javascript; charset=utf-8", "application/wasm");
+        let (html, js, wasm) = (
+            "text/html; charset=utf-8",
+            "text/javascript; charset=utf-8",
+            "application/wasm",
+        );
         let for_ever = "public, max-age=31536000, immutable";
         check("/", "", 200, (html, "", "no-cache", "index")).await;
-        check("/", "gzip, br", 200, (html, "br", "no-cache", "index as br")).await;
-        check("/", "gzip, br;q=0", 200, (html, "gzip", "no-cache", "index as gz")).await;
+        check(
+            "/",
+            "gzip, br",
+            200,
+            (html, "br", "no-cache", "index as br"),
+        )
+        .await;
+        check(
+            "/",
+            "gzip, br;q=0",
+            200,
+            (html, "gzip", "no-cache", "index as gz"),
+        )
+        .await;
         check("/history", "identity", 200, (html, "", "no-cache", "index")).await;
-        check("/assets/app-1234.js", "br", 200, (js, "br", for_ever, "script as br")).await;
-        check("/assets/app-1234.js", "gzip", 200, (js, "", for_ever, "script")).await;
-        check("/assets/app-1234.wasm", "", 200, (wasm, "", for_ever, "wasm")).await;
+        check(
+            "/assets/app-1234.js",
+            "br",
+            200,
+            (js, "br", for_ever, "script as br"),
+        )
+        .await;
+        check(
+            "/assets/app-1234.js",
+            "gzip",
+            200,
+            (js, "", for_ever, "script"),
+        )
+        .await;
+        check(
+            "/assets/app-1234.wasm",
+            "",
+            200,
+            (wasm, "", for_ever, "wasm"),
+        )
+        .await;
     }
 
     #[tokio::test]
@@ -224,6 +304,10 @@ mod tests {
         headers.insert(IF_NONE_MATCH, first.headers()[ETAG].clone());
         assert_eq!(serve(&headers).status(), StatusCode::NOT_MODIFIED);
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("br"));
-        assert_eq!(serve(&headers).status(), StatusCode::OK, "another encoding is another file");
+        assert_eq!(
+            serve(&headers).status(),
+            StatusCode::OK,
+            "another encoding is another file"
+        );
     }
 }

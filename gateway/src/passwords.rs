@@ -36,7 +36,9 @@ impl Passwords {
     pub fn new(settings: PasswordSettings) -> Result<Self, PasswordError> {
         Ok(Self {
             at_work: Arc::new(Semaphore::new(settings.hashes_at_once)),
-            admitted: Arc::new(Semaphore::new(settings.hashes_at_once + settings.waiting_max)),
+            admitted: Arc::new(Semaphore::new(
+                settings.hashes_at_once + settings.waiting_max,
+            )),
             dummy_hash: hash("nobody has this password")?.into(),
         })
     }
@@ -47,7 +49,11 @@ impl Passwords {
     }
 
     /// Whether `password` is the one of `stored`. Without a stored hash it takes as long, and is not.
-    pub async fn verify(&self, password: String, stored: Option<String>) -> Result<bool, PasswordError> {
+    pub async fn verify(
+        &self,
+        password: String,
+        stored: Option<String>,
+    ) -> Result<bool, PasswordError> {
         let dummy = Arc::clone(&self.dummy_hash);
         self.work(move || match stored {
             Some(stored) => verify(&password, &stored),
@@ -60,8 +66,13 @@ impl Passwords {
         &self,
         job: impl FnOnce() -> Result<T, PasswordError> + Send + 'static,
     ) -> Result<T, PasswordError> {
-        let admitted = Arc::clone(&self.admitted).try_acquire_owned().map_err(|_| PasswordError::Busy)?;
-        let at_work = Arc::clone(&self.at_work).acquire_owned().await.map_err(|_| PasswordError::Busy)?;
+        let admitted = Arc::clone(&self.admitted)
+            .try_acquire_owned()
+            .map_err(|_| PasswordError::Busy)?;
+        let at_work = Arc::clone(&self.at_work)
+            .acquire_owned()
+            .await
+            .map_err(|_| PasswordError::Busy)?;
         // The permits go with the job: it works on when the caller has gone away.
         let permits: (OwnedSemaphorePermit, OwnedSemaphorePermit) = (admitted, at_work);
         tokio::task::spawn_blocking(move || {
@@ -77,11 +88,14 @@ impl Passwords {
 /// The hash of `password` in PHC form; takes about 25 ms of a core.
 pub fn hash(password: &str) -> Result<String, PasswordError> {
     let hash = Argon2::default().hash_password(password.as_bytes());
-    Ok(hash.map_err(|error| PasswordError::Failed(error.to_string()))?.to_string())
+    Ok(hash
+        .map_err(|error| PasswordError::Failed(error.to_string()))?
+        .to_string())
 }
 
 fn verify(password: &str, stored: &str) -> Result<bool, PasswordError> {
-    let stored = PasswordHash::new(stored).map_err(|error| PasswordError::Failed(error.to_string()))?;
+    let stored =
+        PasswordHash::new(stored).map_err(|error| PasswordError::Failed(error.to_string()))?;
     match Argon2::default().verify_password(password.as_bytes(), &stored) {
         Ok(()) => Ok(true),
         Err(password_hash::Error::PasswordInvalid) => Ok(false),
@@ -95,21 +109,34 @@ mod tests {
 
     #[tokio::test]
     async fn passwords_are_told_apart() {
-        let passwords = Passwords::new(PasswordSettings { hashes_at_once: 1, waiting_max: 1 }).unwrap();
+        let passwords = Passwords::new(PasswordSettings {
+            hashes_at_once: 1,
+            waiting_max: 1,
+        })
+        .unwrap();
         let stored = passwords.hash("correct horse".to_owned()).await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
         let is = async |password: &str, stored: Option<&str>| {
-            passwords.verify(password.to_owned(), stored.map(ToOwned::to_owned)).await
+            passwords
+                .verify(password.to_owned(), stored.map(ToOwned::to_owned))
+                .await
         };
         assert!(is("correct horse", Some(&stored)).await.unwrap());
         assert!(!is("correct hors", Some(&stored)).await.unwrap());
         assert!(!is("nobody has this password", None).await.unwrap());
-        assert!(matches!(is("x", Some("no hash")).await, Err(PasswordError::Failed(_))));
+        assert!(matches!(
+            is("x", Some("no hash")).await,
+            Err(PasswordError::Failed(_))
+        ));
     }
 
     #[tokio::test]
     async fn too_many_at_once_are_refused() {
-        let passwords = Passwords::new(PasswordSettings { hashes_at_once: 1, waiting_max: 1 }).unwrap();
+        let passwords = Passwords::new(PasswordSettings {
+            hashes_at_once: 1,
+            waiting_max: 1,
+        })
+        .unwrap();
         let hash = || passwords.hash("12345678".to_owned());
         let (first, second, third) = tokio::join!(hash(), hash(), hash());
         assert!(first.is_ok() && second.is_ok());

@@ -11,8 +11,8 @@ use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
     header::{
-        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
-        WWW_AUTHENTICATE,
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
+        RETRY_AFTER, WWW_AUTHENTICATE,
     },
 };
 use schema::{ErrorBody, ErrorCode};
@@ -38,12 +38,26 @@ pub struct Failure {
 impl Failure {
     /// The failure `code`, and what it means in a sentence for people.
     pub fn new(code: ErrorCode, sentence: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, sentence: sentence.into(), field: None, allow: None, closes_connection: false, cause: None }
+        Self {
+            code,
+            sentence: sentence.into(),
+            field: None,
+            allow: None,
+            closes_connection: false,
+            cause: None,
+        }
     }
 
     /// The request's `field` is wrong.
-    pub fn field(code: ErrorCode, field: &'static str, sentence: impl Into<Cow<'static, str>>) -> Self {
-        Self { field: Some(field), ..Self::new(code, sentence) }
+    pub fn field(
+        code: ErrorCode,
+        field: &'static str,
+        sentence: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            field: Some(field),
+            ..Self::new(code, sentence)
+        }
     }
 
     /// There is nothing there.
@@ -54,12 +68,18 @@ impl Failure {
     /// There is something there, but not for that method.
     pub fn method_not_allowed(allow: HeaderValue) -> Self {
         let sentence = "This address does not take that method.";
-        Self { allow: Some(allow), ..Self::new(ErrorCode::MethodNotAllowed, sentence) }
+        Self {
+            allow: Some(allow),
+            ..Self::new(ErrorCode::MethodNotAllowed, sentence)
+        }
     }
 
     /// A page of an origin that may not come.
     pub fn origin_not_allowed() -> Self {
-        Self::new(ErrorCode::OriginNotAllowed, "Pages of this origin may not use this server.")
+        Self::new(
+            ErrorCode::OriginNotAllowed,
+            "Pages of this origin may not use this server.",
+        )
     }
 
     /// A fault of ours because of `cause`.
@@ -69,7 +89,10 @@ impl Failure {
 
     /// Nothing was done, and later it may be.
     pub fn unavailable() -> Self {
-        Self::new(ErrorCode::Unavailable, "The server can't do that just now. Please try again in a moment.")
+        Self::new(
+            ErrorCode::Unavailable,
+            "The server can't do that just now. Please try again in a moment.",
+        )
     }
 
     /// The process can't serve requests, because of what the sentence says.
@@ -79,29 +102,35 @@ impl Failure {
 
     /// It may or may not have been done.
     pub fn outcome_unknown() -> Self {
-        let sentence = "The server can't say yet whether that was done. Please send the same request again.";
+        let sentence =
+            "The server can't say yet whether that was done. Please send the same request again.";
         Self::new(ErrorCode::OutcomeUnknown, sentence)
     }
 
     /// A write that failed: unless the database refused it, nobody knows whether it was done.
     pub fn of_write(error: StoreError) -> Self {
-        let failure = if error.is_transient() { Self::outcome_unknown() } else { return Self::internal(error) };
+        let failure = if error.is_transient() {
+            Self::outcome_unknown()
+        } else {
+            return Self::internal(error);
+        };
         failure.caused_by(error)
     }
 
     /// The same failure, after which the connection is of no use.
     #[must_use]
     pub fn closing(self) -> Self {
-        Self { closes_connection: true, ..self }
-    }
-
-    /// The failure's name.
-    pub const fn code(&self) -> ErrorCode {
-        self.code
+        Self {
+            closes_connection: true,
+            ..self
+        }
     }
 
     fn caused_by(self, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { cause: Some(cause.into()), ..self }
+        Self {
+            cause: Some(cause.into()),
+            ..self
+        }
     }
 
     /// The reply that tells it. Its cause is logged here, once.
@@ -109,18 +138,28 @@ impl Failure {
         if let Some(cause) = &self.cause {
             log_cause(self.code, cause.as_ref());
         }
-        let status = StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body =
-            ErrorBody { error: self.sentence.into_owned(), code: self.code, field: self.field.map(ToOwned::to_owned) };
+        let status =
+            StatusCode::from_u16(self.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = ErrorBody {
+            error: self.sentence.into_owned(),
+            code: self.code,
+            field: self.field.map(ToOwned::to_owned),
+        };
         let mut reply = json(status, &body);
         let headers = reply.headers_mut();
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, allow);
         }
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        if matches!(
+            status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if matches!(self.code, ErrorCode::TokenRequired | ErrorCode::InvalidToken) {
+        if matches!(
+            self.code,
+            ErrorCode::TokenRequired | ErrorCode::InvalidToken
+        ) {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.closes_connection {
@@ -132,7 +171,11 @@ impl Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        if error.is_transient() { Self::unavailable().caused_by(error) } else { Self::internal(error) }
+        if error.is_transient() {
+            Self::unavailable().caused_by(error)
+        } else {
+            Self::internal(error)
+        }
     }
 }
 
@@ -154,12 +197,14 @@ impl From<PasswordError> for Failure {
 impl From<AccessError> for Failure {
     fn from(error: AccessError) -> Self {
         match error {
-            AccessError::TokenRequired => {
-                Self::new(ErrorCode::TokenRequired, "Please log in: this needs a bearer token.")
-            }
-            AccessError::InvalidToken => {
-                Self::new(ErrorCode::InvalidToken, "The token is not valid any more. Please log in again.")
-            }
+            AccessError::TokenRequired => Self::new(
+                ErrorCode::TokenRequired,
+                "Please log in: this needs a bearer token.",
+            ),
+            AccessError::InvalidToken => Self::new(
+                ErrorCode::InvalidToken,
+                "The token is not valid any more. Please log in again.",
+            ),
             AccessError::Store(error) => error.into(),
         }
     }
@@ -178,10 +223,13 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match error {
             StartError::UserUnknown => AccessError::InvalidToken.into(),
-            StartError::SessionActive => Self::new(ErrorCode::SessionActive, "A session is running already."),
-            StartError::InsufficientCredits => {
-                Self::new(ErrorCode::InsufficientCredits, "There are not enough credits to start a session.")
+            StartError::SessionActive => {
+                Self::new(ErrorCode::SessionActive, "A session is running already.")
             }
+            StartError::InsufficientCredits => Self::new(
+                ErrorCode::InsufficientCredits,
+                "There are not enough credits to start a session.",
+            ),
             StartError::Unavailable => Self::unavailable(),
             StartError::OutcomeUnknown => Self::outcome_unknown(),
         }
@@ -191,7 +239,9 @@ impl From<StartError> for Failure {
 impl From<StopError> for Failure {
     fn from(error: StopError) -> Self {
         match error {
-            StopError::NoActiveSession => Self::new(ErrorCode::NoActiveSession, "No session is running."),
+            StopError::NoActiveSession => {
+                Self::new(ErrorCode::NoActiveSession, "No session is running.")
+            }
             StopError::Unavailable => Self::unavailable(),
             StopError::OutcomeUnknown => Self::outcome_unknown(),
         }
@@ -204,7 +254,11 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
         Ok(body) => with_type(status, "application/json", body.into()),
         Err(error) => {
             log_cause(ErrorCode::Internal, &error);
-            with_type(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", Bytes::new())
+            with_type(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "text/plain",
+                Bytes::new(),
+            )
         }
     }
 }
@@ -236,10 +290,15 @@ pub fn harden(reply: &mut Reply) {
     const ALWAYS: [(HeaderName, &str); 3] = [
         (hyper::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (hyper::header::REFERRER_POLICY, "no-referrer"),
-        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
     ];
     for (name, value) in ALWAYS {
-        reply.headers_mut().insert(name, HeaderValue::from_static(value));
+        reply
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
     }
 }
 

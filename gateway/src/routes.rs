@@ -56,9 +56,15 @@ const TABLE: [(&str, Methods); 14] = [
     ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
     ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
     ("/api/auth/me", &[(Method::GET, Route::Me)]),
-    ("/api/sessions/start", &[(Method::POST, Route::StartSession)]),
+    (
+        "/api/sessions/start",
+        &[(Method::POST, Route::StartSession)],
+    ),
     ("/api/sessions/stop", &[(Method::POST, Route::StopSession)]),
-    ("/api/sessions/active", &[(Method::GET, Route::ActiveSession)]),
+    (
+        "/api/sessions/active",
+        &[(Method::GET, Route::ActiveSession)],
+    ),
     ("/api/sessions/credits", &[(Method::GET, Route::Credits)]),
     ("/api/sessions", &[(Method::GET, Route::Sessions)]),
     ("/api/sessions/{id}", &[(Method::GET, Route::Session)]),
@@ -94,7 +100,9 @@ impl Routes {
         let origin = request.headers().get(ORIGIN).cloned();
         let caller = caller(request.headers(), &self.app.http.allowed_origins);
         let is_api = request.uri().path().starts_with("/api/");
-        let answered = AssertUnwindSafe(self.dispatch(request, caller)).catch_unwind().await;
+        let answered = AssertUnwindSafe(self.dispatch(request, caller))
+            .catch_unwind()
+            .await;
         let mut reply = match answered {
             Ok(Ok(reply)) => reply,
             Ok(Err(failure)) => failure.into_reply(),
@@ -108,19 +116,31 @@ impl Routes {
         reply
     }
 
-    async fn dispatch(&self, mut request: Request<Incoming>, caller: Caller) -> Result<Reply, Failure> {
+    async fn dispatch(
+        &self,
+        mut request: Request<Incoming>,
+        caller: Caller,
+    ) -> Result<Reply, Failure> {
         let path = request.uri().path().to_owned();
         if path == "/" && socket::is_upgrade(&request) {
             return socket::open(&self.app, &mut request, caller).await;
         }
-        let Ok(found) = self.router.at(&path) else { return outside_the_table(&path, &request) };
+        let Ok(found) = self.router.at(&path) else {
+            return outside_the_table(&path, &request);
+        };
         if path.starts_with("/api/") && caller == Caller::Foreign {
             return Err(Failure::origin_not_allowed());
         }
-        let wanted = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+        let wanted = if request.method() == Method::HEAD {
+            &Method::GET
+        } else {
+            request.method()
+        };
         match found.value.iter().find(|(method, _)| method == wanted) {
             Some((_, route)) => run(*route, &self.app, request, &found.params, caller).await,
-            None if request.method() == Method::OPTIONS => Ok(options(request.headers(), found.value, caller)),
+            None if request.method() == Method::OPTIONS => {
+                Ok(options(request.headers(), found.value, caller))
+            }
             None => Err(Failure::method_not_allowed(allow(found.value))),
         }
     }
@@ -143,7 +163,9 @@ async fn run(
         Route::ActiveSession => sessions::active(app, request.headers()).await,
         Route::Credits => sessions::credits(app, request.headers()).await,
         Route::Sessions => history::sessions(app, request.headers(), request.uri().query()).await,
-        Route::Session => history::session(app, request.headers(), params.get("id").unwrap_or_default()).await,
+        Route::Session => {
+            history::session(app, request.headers(), params.get("id").unwrap_or_default()).await
+        }
         Route::Ledger => history::ledger(app, request.headers(), request.uri().query()).await,
         Route::Alive => Ok(health::alive()),
         Route::Ready => health::ready(app).await,
@@ -161,10 +183,14 @@ fn outside_the_table(path: &str, request: &Request<Incoming>) -> Result<Reply, F
         Method::GET | Method::HEAD => page::serve(path, request.headers()),
         Method::OPTIONS => {
             let mut reply = reply::empty(StatusCode::NO_CONTENT);
-            reply.headers_mut().insert(ALLOW, HeaderValue::from_static(PAGE_METHODS));
+            reply
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static(PAGE_METHODS));
             Ok(reply)
         }
-        _ => Err(Failure::method_not_allowed(HeaderValue::from_static(PAGE_METHODS))),
+        _ => Err(Failure::method_not_allowed(HeaderValue::from_static(
+            PAGE_METHODS,
+        ))),
     }
 }
 
@@ -172,10 +198,15 @@ fn outside_the_table(path: &str, request: &Request<Incoming>) -> Result<Reply, F
 fn options(headers: &HeaderMap, methods: Methods, caller: Caller) -> Reply {
     let mut reply = reply::empty(StatusCode::NO_CONTENT);
     let allow = allow(methods);
-    if caller == Caller::Allowed && headers.contains_key(hyper::header::ACCESS_CONTROL_REQUEST_METHOD) {
+    if caller == Caller::Allowed
+        && headers.contains_key(hyper::header::ACCESS_CONTROL_REQUEST_METHOD)
+    {
         for (name, value) in [
             (ACCESS_CONTROL_ALLOW_METHODS, allow.clone()),
-            (ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key")),
+            (
+                ACCESS_CONTROL_ALLOW_HEADERS,
+                HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key"),
+            ),
             (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600")),
         ] {
             reply.headers_mut().insert(name, value);
@@ -187,10 +218,17 @@ fn options(headers: &HeaderMap, methods: Methods, caller: Caller) -> Reply {
 
 /// Lets the page of an allowed origin read the reply, and caches know that it depends on that.
 fn share_with(reply: &mut Reply, origin: Option<HeaderValue>) {
-    reply.headers_mut().append(VARY, HeaderValue::from_static("Origin"));
+    reply
+        .headers_mut()
+        .append(VARY, HeaderValue::from_static("Origin"));
     if let Some(origin) = origin {
-        reply.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        reply.headers_mut().insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Retry-After"));
+        reply
+            .headers_mut()
+            .insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        reply.headers_mut().insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("Retry-After"),
+        );
     }
 }
 
@@ -209,5 +247,9 @@ fn allow(methods: Methods) -> HeaderValue {
 
 /// A query or path parameter that can't be read.
 fn wrong_parameter(name: &'static str, what: &str) -> Failure {
-    Failure::field(ErrorCode::InvalidField, name, format!("The parameter {name} {what}."))
+    Failure::field(
+        ErrorCode::InvalidField,
+        name,
+        format!("The parameter {name} {what}."),
+    )
 }

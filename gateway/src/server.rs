@@ -9,10 +9,7 @@ use engine::{
     store::{self, StoreError, StoreLocation},
 };
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use ractor::Actor;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -20,7 +17,7 @@ use tokio::{
     task::{AbortHandle, JoinHandle},
     time::timeout,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     access::Access,
@@ -85,7 +82,9 @@ pub enum ServerError {
     #[error("the routes contradict each other")]
     Routes(#[from] matchit::InsertError),
     /// Another process runs under our node's name.
-    #[error("another process has taken over this node's name and its sessions: give each process a node.name of its own")]
+    #[error(
+        "another process has taken over this node's name and its sessions: give each process a node.name of its own"
+    )]
     Superseded,
     /// The hub ended by itself.
     #[error("the hub ended by itself")]
@@ -94,7 +93,16 @@ pub enum ServerError {
 
 /// A client's connection. It counts as open as long as there is a clone of this.
 #[derive(Clone)]
-pub struct Connection(#[expect(dead_code, reason = "kept to be dropped")] Arc<OwnedSemaphorePermit>);
+pub struct Connection(
+    #[expect(dead_code, reason = "kept to be dropped")] Arc<OwnedSemaphorePermit>,
+);
+
+/// The open connections, to be ended when each has answered the request that it is at.
+#[derive(Default)]
+struct Connections {
+    ending: CancellationToken,
+    tasks: TaskTracker,
+}
 
 /// A server that is ready to run.
 pub struct Server {
@@ -114,18 +122,29 @@ impl Server {
         let listener = listen(settings.http.address).await?;
         let address = listener.local_addr().unwrap_or(settings.http.address);
         let location = describe(&settings.store.location);
-        let in_store = |source| ServerError::Store { location: location.clone(), source };
+        let in_store = |source| ServerError::Store {
+            location: location.clone(),
+            source,
+        };
 
         let key = key_file::load(&settings.tokens.key)?;
         let tokens = Tokens::new(key, settings.tokens.lifetime)?;
         let passwords = Passwords::new(settings.passwords)?;
         let store = store::open(&settings.store).await.map_err(in_store)?;
         let clock = Clock::start(store.latest_alive_at().await.map_err(in_store)?)?;
-        let access = Access::load(tokens, clock.clone(), Arc::clone(&store)).await.map_err(in_store)?;
+        let access = Access::load(tokens, clock.clone(), Arc::clone(&store))
+            .await
+            .map_err(in_store)?;
         let latest_notice = store.latest_notice().await.map_err(in_store)?;
 
-        let mirror = if settings.engine.redis_url.is_some() { "mirrored to Redis" } else { "no mirror" };
-        let arguments = HubArguments { per_user_max: settings.sockets.per_user_max };
+        let mirror = if settings.engine.redis_url.is_some() {
+            "mirrored to Redis"
+        } else {
+            "no mirror"
+        };
+        let arguments = HubArguments {
+            per_user_max: settings.sockets.per_user_max,
+        };
         let (hub, hub_task) = Hub::spawn(None, Hub, arguments).await?;
         let engine = Engine::start(settings.engine, store, clock, hub.get_derived()).await?;
         if hub.cast(HubMessage::EngineStarted(engine.clone())).is_err() {
@@ -144,7 +163,15 @@ impl Server {
         });
         let routes = Arc::new(Routes::new(Arc::clone(&app))?);
         let notices = tokio::spawn(follow_notices(Arc::clone(&app), latest_notice)).abort_handle();
-        Ok(Self { listener, address, app, routes, hub: hub_task, notices, backing: format!("{location}, {mirror}") })
+        Ok(Self {
+            listener,
+            address,
+            app,
+            routes,
+            hub: hub_task,
+            notices,
+            backing: format!("{location}, {mirror}"),
+        })
     }
 
     /// Where it listens.
@@ -154,13 +181,23 @@ impl Server {
 
     /// One line that says where it is and what it runs on.
     pub fn greeting(&self) -> String {
-        format!("Minute-Credit is ready at http://{} ({})", self.address, self.backing)
+        format!(
+            "Minute-Credit is ready at http://{} ({})",
+            self.address, self.backing
+        )
     }
 
     /// Serves until `stop` is done or it can't go on, then drains.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Self { listener, app, routes, mut hub, notices, .. } = self;
-        let connections = GracefulShutdown::new();
+        let Self {
+            listener,
+            app,
+            routes,
+            mut hub,
+            notices,
+            ..
+        } = self;
+        let connections = Connections::default();
         let permits = Arc::new(Semaphore::new(app.http.connections_max));
         let engine = app.engine.clone();
         let ended = {
@@ -186,20 +223,35 @@ impl Server {
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
     TcpListener::bind(address).await.map_err(|source| {
         let hint = match source.kind() {
-            io::ErrorKind::AddrInUse => ": another program listens there; stop it or set PORT to another port",
-            io::ErrorKind::PermissionDenied => ": ports below 1024 need privileges; set PORT to another port",
-            io::ErrorKind::AddrNotAvailable => ": this machine does not have that address; see http.host",
+            io::ErrorKind::AddrInUse => {
+                ": another program listens there; stop it or set PORT to another port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                ": ports below 1024 need privileges; set PORT to another port"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                ": this machine does not have that address; see http.host"
+            }
             _ => "",
         };
-        ServerError::Listen { address, hint, source }
+        ServerError::Listen {
+            address,
+            hint,
+            source,
+        }
     })
 }
 
 /// The next connection, once there may be one more.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
     loop {
         // The semaphore is never closed; should it be, nothing more is accepted.
-        let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return std::future::pending().await };
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
+            return std::future::pending().await;
+        };
         match listener.accept().await {
             Ok((stream, _)) => return (stream, permit),
             Err(error) => {
@@ -214,7 +266,7 @@ fn serve_connection(
     stream: TcpStream,
     connection: Connection,
     routes: &Arc<Routes>,
-    connections: &GracefulShutdown,
+    connections: &Connections,
 ) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection was gone at once");
@@ -222,16 +274,30 @@ fn serve_connection(
     }
     let http = &routes.app().http;
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(http.header_timeout).max_buf_size(HEAD_BYTES_MAX);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(http.header_timeout)
+        .max_buf_size(HEAD_BYTES_MAX);
     let routes = Arc::clone(routes);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(connection.clone());
         let routes = Arc::clone(&routes);
         async move { Ok::<_, std::convert::Infallible>(log::answered(&routes, request).await) }
     });
-    let served = connections.watch(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    tokio::spawn(async move {
-        if let Err(error) = served.await {
+    let served = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let ending = connections.ending.clone();
+    connections.tasks.spawn(async move {
+        let mut served = pin!(served);
+        let ended = tokio::select! {
+            ended = &mut served => ended,
+            () = ending.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended badly");
         }
     });
@@ -241,25 +307,30 @@ fn serve_connection(
 async fn follow_notices(app: Arc<App>, after: i64) {
     let tell_hub = |user, valid_from| {
         // Without a hub there are no sockets.
-        let _ = app.hub.cast(HubMessage::CloseTokensBefore { user, valid_from });
+        let _ = app
+            .hub
+            .cast(HubMessage::CloseTokensBefore { user, valid_from });
     };
     app.access.follow_notices(after, tell_hub).await;
 }
 
 /// Ends in order: sockets and requests, then the engine, then the database.
-async fn drain(app: &App, connections: GracefulShutdown) {
+async fn drain(app: &App, connections: Connections) {
     app.draining.begin();
     tracing::info!(live_sessions = app.engine.live_sessions(), "draining");
     // A hub that is gone has no sockets to close.
     let _ = app.hub.cast(HubMessage::CloseAll);
+    connections.ending.cancel();
+    connections.tasks.close();
     app.socket_tasks.close();
     let clients = async {
-        tokio::join!(connections.shutdown(), app.socket_tasks.wait());
+        connections.tasks.wait().await;
+        app.socket_tasks.wait().await;
     };
     if timeout(app.http.drain_timeout, clients).await.is_err() {
         tracing::warn!("some clients did not finish in time");
     }
-    app.engine.shutdown().await;
+    app.engine.shutdown(app.http.drain_timeout).await;
     app.hub.stop(None);
     app.engine.store().close().await;
 }
@@ -269,7 +340,9 @@ fn describe(location: &StoreLocation) -> String {
     match location {
         StoreLocation::Sqlite(path) => format!("SQLite {}", path.display()),
         StoreLocation::Postgres(url) => {
-            let place = url.split_once("://").map_or(url.as_str(), |(_, place)| place);
+            let place = url
+                .split_once("://")
+                .map_or(url.as_str(), |(_, place)| place);
             let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
             format!("Postgres {}", place.split('?').next().unwrap_or_default())
         }
@@ -285,7 +358,10 @@ mod tests {
         let check = |url: &str, expected: &str| {
             assert_eq!(describe(&StoreLocation::Postgres(url.to_owned())), expected);
         };
-        check("postgres://me:secret@db.example:5432/credit?sslmode=require", "Postgres db.example:5432/credit");
+        check(
+            "postgres://me:secret@db.example:5432/credit?sslmode=require",
+            "Postgres db.example:5432/credit",
+        );
         check("postgres://me:s@cret@db/credit", "Postgres db/credit");
         check("postgres:///credit?password=secret", "Postgres /credit");
     }

@@ -178,7 +178,10 @@ impl Settings {
     }
 
     /// The settings from the defaults, `file` and the given variables.
-    pub fn from_sources(file: Option<&Path>, environment: &BTreeMap<String, String>) -> Result<Self, SettingsError> {
+    pub fn from_sources(
+        file: Option<&Path>,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, SettingsError> {
         Self::read(&Reader::new(layers::merged(file, environment)?))
     }
 
@@ -203,18 +206,29 @@ impl Settings {
 fn http(reader: &Reader) -> Result<HttpSettings, SettingsError> {
     let host: IpAddr = match reader.text("http.host")?.as_str() {
         "localhost" => IpAddr::from([127, 0, 0, 1]),
-        host => host
-            .trim_matches(['[', ']'])
-            .parse()
-            .map_err(|_| reader.wrong("http.host", "must be an IP address such as 127.0.0.1 or ::".to_owned()))?,
+        host => host.trim_matches(['[', ']']).parse().map_err(|_| {
+            reader.wrong(
+                "http.host",
+                "must be an IP address such as 127.0.0.1 or ::".to_owned(),
+            )
+        })?,
     };
     let port = reader.whole("http.port", 0, 65_535)?;
-    let port = u16::try_from(port).map_err(|_| reader.wrong("http.port", "must be a port".to_owned()))?;
-    let origins = reader.texts("http.allowed_origins")?.iter().map(|text| text.parse()).collect::<Result<_, _>>();
+    let port =
+        u16::try_from(port).map_err(|_| reader.wrong("http.port", "must be a port".to_owned()))?;
+    let origins = reader
+        .texts("http.allowed_origins")?
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, _>>();
     Ok(HttpSettings {
         address: SocketAddr::new(host, port),
-        allowed_origins: origins
-            .map_err(|error| reader.wrong("http.allowed_origins", format!("must be a list of origins: {error}")))?,
+        allowed_origins: origins.map_err(|error| {
+            reader.wrong(
+                "http.allowed_origins",
+                format!("must be a list of origins: {error}"),
+            )
+        })?,
         connections_max: reader.count("http.connections_max", 1, 1_000_000)?,
         body_bytes_max: reader.count("http.body_bytes_max", 2_048, 16 << 20)?,
         header_timeout: reader.duration("http.header_timeout_ms", 100)?,
@@ -235,15 +249,17 @@ fn sockets(reader: &Reader) -> Result<SocketSettings, SettingsError> {
 
 fn tokens(reader: &Reader, data_dir: &Path) -> Result<TokenSettings, SettingsError> {
     let lifetime = reader.whole("tokens.lifetime_hours", 1, 24 * 365)? * 3_600_000;
-    let file = reader.optional_text("tokens.key_file")?.map_or_else(|| data_dir.join("token.key"), PathBuf::from);
+    let file = reader
+        .optional_text("tokens.key_file")?
+        .map_or_else(|| data_dir.join("token.key"), PathBuf::from);
     let key = match reader.optional_text("tokens.key")? {
         None => KeySource::File(file),
-        Some(text) => KeySource::Given(
-            SymmetricKey::try_from(text.trim())
-                .map_err(|_| reader.wrong("tokens.key", "must be a PASERK key, k4.local.…".to_owned()))?,
-        ),
+        Some(text) => KeySource::Given(SymmetricKey::try_from(text.trim()).map_err(|_| {
+            reader.wrong("tokens.key", "must be a PASERK key, k4.local.…".to_owned())
+        })?),
     };
-    let lifetime = Millis::new(lifetime).map_err(|error| reader.wrong("tokens.lifetime_hours", error.to_string()))?;
+    let lifetime = Millis::new(lifetime)
+        .map_err(|error| reader.wrong("tokens.lifetime_hours", error.to_string()))?;
     Ok(TokenSettings { lifetime, key })
 }
 
@@ -251,7 +267,10 @@ fn store(reader: &Reader, data_dir: &Path) -> Result<StoreSettings, SettingsErro
     let location = match reader.optional_text("database.url")? {
         None => StoreLocation::Sqlite(data_dir.join("minute-credit.db")),
         Some(url) => location(&url).ok_or_else(|| {
-            reader.wrong("database.url", "must be postgres://USER:PASSWORD@HOST/NAME or sqlite://PATH".to_owned())
+            reader.wrong(
+                "database.url",
+                "must be postgres://USER:PASSWORD@HOST/NAME or sqlite://PATH".to_owned(),
+            )
         })?,
     };
     let connections = reader.whole("database.connections_max", 1, 1_000)?;
@@ -277,21 +296,32 @@ fn location(url: &str) -> Option<StoreLocation> {
 fn engine(reader: &Reader) -> Result<EngineSettings, SettingsError> {
     let low_balance = reader.whole("session.low_balance_seconds", 0, 86_400)? * 1_000;
     let redis_url = reader.optional_text("redis.url")?;
-    if redis_url.as_ref().is_some_and(|url| !url.starts_with("redis://") && !url.starts_with("rediss://")) {
+    if redis_url
+        .as_ref()
+        .is_some_and(|url| !url.starts_with("redis://") && !url.starts_with("rediss://"))
+    {
         return Err(reader.wrong("redis.url", "must be redis://HOST:PORT".to_owned()));
     }
     Ok(EngineSettings {
-        node: NodeName::new(&reader.text("node.name")?)
-            .map_err(|_| reader.wrong("node.name", "must be 1 to 64 letters, digits, dots, dashes or _".to_owned()))?,
+        node: NodeName::new(&reader.text("node.name")?).map_err(|_| {
+            reader.wrong(
+                "node.name",
+                "must be 1 to 64 letters, digits, dots, dashes or _".to_owned(),
+            )
+        })?,
         tariff: tariff(reader)?,
         settle_every: millis(reader, "settlement.every_ms", 1_000)?,
         low_balance: Millis::new(low_balance)
             .map_err(|error| reader.wrong("session.low_balance_seconds", error.to_string()))?,
-        recovered_sessions: reader.choice("recovery.sessions", "\"resume\" or \"stop\"", |word| match word {
-            "resume" => Some(RecoveredSessions::Resume),
-            "stop" => Some(RecoveredSessions::Stop),
-            _ => None,
-        })?,
+        recovered_sessions: reader.choice(
+            "recovery.sessions",
+            "\"resume\" or \"stop\"",
+            |word| match word {
+                "resume" => Some(RecoveredSessions::Resume),
+                "stop" => Some(RecoveredSessions::Stop),
+                _ => None,
+            },
+        )?,
         resume_within: millis(reader, "recovery.resume_within_ms", 0)?,
         call_timeout: reader.duration("limits.call_timeout_ms", 10)?,
         calls_max: reader.count("limits.calls_max", 1, 1_000_000)?,
@@ -300,10 +330,15 @@ fn engine(reader: &Reader) -> Result<EngineSettings, SettingsError> {
 }
 
 fn tariff(reader: &Reader) -> Result<Tariff, SettingsError> {
-    let charged_at = reader.choice("tariff.charged_at", "\"end\" or \"start\"", ChargedAt::from_name)?;
+    let charged_at = reader.choice(
+        "tariff.charged_at",
+        "\"end\" or \"start\"",
+        ChargedAt::from_name,
+    )?;
     let price = credits(reader, "tariff.credits", 1)?;
     let interval = millis(reader, "tariff.interval_ms", 1)?;
-    Tariff::new(price, interval, charged_at).map_err(|error| reader.wrong("tariff.credits", error.to_string()))
+    Tariff::new(price, interval, charged_at)
+        .map_err(|error| reader.wrong("tariff.credits", error.to_string()))
 }
 
 fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {
@@ -315,16 +350,23 @@ fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {
     let level = reader.text("log.level")?;
     level
         .parse::<tracing_subscriber::filter::Targets>()
-        .map_err(|_| reader.wrong("log.level", "must be a level or a list of directives".to_owned()))?;
+        .map_err(|_| {
+            reader.wrong(
+                "log.level",
+                "must be a level or a list of directives".to_owned(),
+            )
+        })?;
     Ok(LogSettings { format, level })
 }
 
 fn credits(reader: &Reader, key: &'static str, min: i64) -> Result<Credits, SettingsError> {
-    Credits::new(reader.whole(key, min, MAX_SAFE_INTEGER)?).map_err(|error| reader.wrong(key, error.to_string()))
+    Credits::new(reader.whole(key, min, MAX_SAFE_INTEGER)?)
+        .map_err(|error| reader.wrong(key, error.to_string()))
 }
 
 fn millis(reader: &Reader, key: &'static str, min: i64) -> Result<Millis, SettingsError> {
-    Millis::new(reader.whole(key, min, MAX_SAFE_INTEGER)?).map_err(|error| reader.wrong(key, error.to_string()))
+    Millis::new(reader.whole(key, min, MAX_SAFE_INTEGER)?)
+        .map_err(|error| reader.wrong(key, error.to_string()))
 }
 
 #[cfg(test)]
@@ -332,7 +374,10 @@ mod tests {
     use super::*;
 
     fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     fn load(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
@@ -345,9 +390,16 @@ mod tests {
         let settings = Settings::read(&reader).unwrap();
         assert_eq!(settings.http.address.to_string(), "127.0.0.1:8000");
         assert_eq!(settings.engine.tariff.interval().get(), 6_000);
-        assert_eq!(settings.store.location, StoreLocation::Sqlite("data/minute-credit.db".into()));
+        assert_eq!(
+            settings.store.location,
+            StoreLocation::Sqlite("data/minute-credit.db".into())
+        );
         let read: Vec<_> = reader.keys_read().into_iter().collect();
-        assert_eq!(read, layers::known_keys(), "a key without a reader, or a reader without a key");
+        assert_eq!(
+            read,
+            layers::known_keys(),
+            "a key without a reader, or a reader without a key"
+        );
     }
 
     #[test]
@@ -359,7 +411,10 @@ mod tests {
             ("MINUTE_CREDIT__HTTP__PORT", "2"),
             ("PORT", "3"),
             ("MINUTE_CREDIT__NODE__NAME", "5"),
-            ("MINUTE_CREDIT__HTTP__ALLOWED_ORIGINS", r#"["http://localhost:3000"]"#),
+            (
+                "MINUTE_CREDIT__HTTP__ALLOWED_ORIGINS",
+                r#"["http://localhost:3000"]"#,
+            ),
             ("REDIS_URL", ""),
             ("DATA_DIR", "/srv/x"),
         ]);
@@ -369,16 +424,28 @@ mod tests {
         assert_eq!(settings.engine.node.as_str(), "5");
         assert_eq!(settings.http.allowed_origins.len(), 1);
         assert_eq!(settings.engine.redis_url, None);
-        assert_eq!(settings.store.location, StoreLocation::Sqlite("/srv/x/minute-credit.db".into()));
+        assert_eq!(
+            settings.store.location,
+            StoreLocation::Sqlite("/srv/x/minute-credit.db".into())
+        );
     }
 
     #[test]
     fn databases_are_told_by_their_address() {
         let check = |url: &str, expected: StoreLocation| {
-            assert_eq!(load(&[("DATABASE_URL", url)]).unwrap().store.location, expected);
+            assert_eq!(
+                load(&[("DATABASE_URL", url)]).unwrap().store.location,
+                expected
+            );
         };
-        check("postgres://a@b/c", StoreLocation::Postgres("postgres://a@b/c".to_owned()));
-        check("postgresql://a@b/c", StoreLocation::Postgres("postgresql://a@b/c".to_owned()));
+        check(
+            "postgres://a@b/c",
+            StoreLocation::Postgres("postgres://a@b/c".to_owned()),
+        );
+        check(
+            "postgresql://a@b/c",
+            StoreLocation::Postgres("postgresql://a@b/c".to_owned()),
+        );
         check("sqlite://x/y.db", StoreLocation::Sqlite("x/y.db".into()));
         check("sqlite:///x/y.db", StoreLocation::Sqlite("/x/y.db".into()));
     }
@@ -386,7 +453,9 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         let check = |variable: &str, value: &str, expected: &str| {
-            let error = load(&[(variable, value)]).err().map(|error| error.to_string());
+            let error = load(&[(variable, value)])
+                .err()
+                .map(|error| error.to_string());
             assert_eq!(error.as_deref(), Some(expected));
         };
         check(

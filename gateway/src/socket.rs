@@ -63,8 +63,14 @@ const PINGS_UNANSWERED_MAX: u8 = 2;
 /// Whether `request` asks for a websocket.
 pub fn is_upgrade(request: &Request<Incoming>) -> bool {
     let has = |name, wanted: &str| {
-        let values = request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case(wanted))
+        let values = request
+            .headers()
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok());
+        values
+            .flat_map(|value| value.split(','))
+            .any(|word| word.trim().eq_ignore_ascii_case(wanted))
     };
     request.method() == Method::GET && has(CONNECTION, "upgrade") && has(UPGRADE, "websocket")
 }
@@ -73,9 +79,16 @@ pub fn is_upgrade(request: &Request<Incoming>) -> bool {
 ///
 /// A caller without a valid token gets the socket too, to be told by its close code: browsers don't
 /// tell their pages why an upgrade was refused.
-pub async fn open(app: &Arc<App>, request: &mut Request<Incoming>, caller: Caller) -> Result<Reply, Failure> {
+pub async fn open(
+    app: &Arc<App>,
+    request: &mut Request<Incoming>,
+    caller: Caller,
+) -> Result<Reply, Failure> {
     if !is_upgrade(request) {
-        return Err(Failure::new(ErrorCode::InvalidRequest, "This address is for websockets."));
+        return Err(Failure::new(
+            ErrorCode::InvalidRequest,
+            "This address is for websockets.",
+        ));
     }
     if caller == Caller::Foreign {
         return Err(Failure::origin_not_allowed());
@@ -83,8 +96,12 @@ pub async fn open(app: &Arc<App>, request: &mut Request<Incoming>, caller: Calle
     if app.draining.has_begun() {
         return Err(Failure::unavailable());
     }
-    let reply = create_response_with_body(request, Full::default)
-        .map_err(|error| Failure::new(ErrorCode::InvalidRequest, format!("This is no websocket request: {error}.")))?;
+    let reply = create_response_with_body(request, Full::default).map_err(|error| {
+        Failure::new(
+            ErrorCode::InvalidRequest,
+            format!("This is no websocket request: {error}."),
+        )
+    })?;
     let admitted = admit(app, request).await;
     let connection = request.extensions().get::<Connection>().cloned();
     let upgrade = hyper::upgrade::on(request);
@@ -106,7 +123,9 @@ async fn admit(app: &App, request: &Request<Incoming>) -> Result<Bearer, Closing
         (None, None) => Err(AccessError::TokenRequired),
     };
     admitted.map_err(|error| match error {
-        AccessError::TokenRequired => Closing::now(CloseCode::NotAllowed, "Authentication required"),
+        AccessError::TokenRequired => {
+            Closing::now(CloseCode::NotAllowed, "Authentication required")
+        }
         AccessError::InvalidToken => Closing::now(CloseCode::NotAllowed, "Invalid token"),
         AccessError::Store(error) => {
             tracing::warn!(%error, "a websocket's token could not be checked");
@@ -116,8 +135,12 @@ async fn admit(app: &App, request: &Request<Incoming>) -> Result<Bearer, Closing
 }
 
 async fn serve(app: &App, upgrade: OnUpgrade, admitted: Result<Bearer, Closing>) {
-    let Ok(Ok(upgraded)) = timeout(STEP_TIMEOUT, upgrade).await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else { return };
+    let Ok(Ok(upgraded)) = timeout(STEP_TIMEOUT, upgrade).await else {
+        return;
+    };
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        return;
+    };
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
@@ -125,7 +148,8 @@ async fn serve(app: &App, upgrade: OnUpgrade, admitted: Result<Bearer, Closing>)
         .max_message_size(Some(app.sockets.message_bytes_max))
         .max_frame_size(Some(app.sockets.message_bytes_max));
     let (stream, sent_early) = (parts.io.into_inner(), parts.read_buf.to_vec());
-    let mut stream = WebSocketStream::from_partially_read(stream, sent_early, Role::Server, Some(config)).await;
+    let mut stream =
+        WebSocketStream::from_partially_read(stream, sent_early, Role::Server, Some(config)).await;
 
     let ended = match admitted {
         Ok(bearer) => match Socket::join(app, bearer).await {
@@ -168,7 +192,10 @@ struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         // Without a hub there is no seat to give back.
-        let _ = self.hub.cast(HubMessage::Leave { user: self.user, seat: self.number });
+        let _ = self.hub.cast(HubMessage::Leave {
+            user: self.user,
+            seat: self.number,
+        });
     }
 }
 
@@ -179,7 +206,11 @@ impl Socket {
         let user = bearer.user;
         let closes_at = app.engine.clock().instant_of(bearer.expires_at);
         let outbox = Arc::new(Outbox::new(app.sockets.events_max));
-        let join = |reply| HubMessage::Join { bearer, outbox: Arc::clone(&outbox), reply };
+        let join = |reply| HubMessage::Join {
+            bearer,
+            outbox: Arc::clone(&outbox),
+            reply,
+        };
         let number = match app.hub.call(join, Some(STEP_TIMEOUT)).await {
             Ok(CallResult::Success(Ok(number))) => number,
             Ok(CallResult::Success(Err(JoinRefused::TooMany))) => {
@@ -190,11 +221,22 @@ impl Socket {
             }
             Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => return Err(later),
         };
-        let seat = Seat { hub: app.hub.clone(), user, number };
-        outbox.put_snapshot(app.engine.balance(user).await.map_err(|error| match error {
-            BalanceError::UserUnknown => Closing::now(CloseCode::NotAllowed, "Invalid token"),
-            BalanceError::Unavailable => later,
-        })?);
+        let seat = Seat {
+            hub: app.hub.clone(),
+            user,
+            number,
+        };
+        outbox.put_snapshot(
+            app.engine
+                .balance(user)
+                .await
+                .map_err(|error| match error {
+                    BalanceError::UserUnknown => {
+                        Closing::now(CloseCode::NotAllowed, "Invalid token")
+                    }
+                    BalanceError::Unavailable => later,
+                })?,
+        );
         Ok(Self {
             seat,
             outbox,
@@ -254,9 +296,10 @@ impl Socket {
                 self.pings_unanswered = 0;
                 None
             }
-            Some(Err(Error::Capacity(_))) => {
-                Some(End::Close(Closing::now(CloseCode::TooLarge, "Message too large")))
-            }
+            Some(Err(Error::Capacity(_))) => Some(End::Close(Closing::now(
+                CloseCode::TooLarge,
+                "Message too large",
+            ))),
             Some(Err(error)) => {
                 tracing::debug!(%error, "a websocket broke");
                 Some(End::Gone)
@@ -293,8 +336,14 @@ impl Socket {
 /// Says good-bye: the close frame, the end of what we send, and a while for the peer to see both.
 /// Without that while, what the peer still sends would make the system throw the frame away.
 async fn close(mut stream: WebSocketStream<TcpStream>, closing: Closing, send_timeout: Duration) {
-    let frame = CloseFrame { code: closing.code.number().into(), reason: closing.reason.into() };
-    if !matches!(timeout(send_timeout, stream.close(Some(frame))).await, Ok(Ok(()))) {
+    let frame = CloseFrame {
+        code: closing.code.number().into(),
+        reason: closing.reason.into(),
+    };
+    if !matches!(
+        timeout(send_timeout, stream.close(Some(frame))).await,
+        Ok(Ok(()))
+    ) {
         return;
     }
     let mut stream = stream.into_inner();

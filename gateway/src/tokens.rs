@@ -97,13 +97,20 @@ impl Tokens {
     /// Tokens of `key` that are valid for `lifetime`.
     pub fn new(key: SymmetricKey<V4>, lifetime: Millis) -> Result<Self, TokenNotMade> {
         let mut key_id = String::new();
-        FormatAsPaserk::fmt(&Id::from(&key), &mut key_id).map_err(|error| TokenNotMade(error.to_string()))?;
-        Ok(Self { key, lifetime, footer: format!(r#"{{"kid":"{key_id}"}}"#) })
+        FormatAsPaserk::fmt(&Id::from(&key), &mut key_id)
+            .map_err(|error| TokenNotMade(error.to_string()))?;
+        Ok(Self {
+            key,
+            lifetime,
+            footer: format!(r#"{{"kid":"{key_id}"}}"#),
+        })
     }
 
     /// A fresh token for `user`.
     pub fn issue(&self, user: UserId, now: UnixMillis) -> Result<String, TokenNotMade> {
-        let ends = now.checked_add(self.lifetime).ok_or_else(|| TokenNotMade("it would never end".to_owned()))?;
+        let ends = now
+            .checked_add(self.lifetime)
+            .ok_or_else(|| TokenNotMade("it would never end".to_owned()))?;
         let (made, ends) = (timestamp(now)?, timestamp(ends)?);
         let claims = Claims {
             iss: SELF.to_owned(),
@@ -114,15 +121,23 @@ impl Tokens {
             nbf: made,
             exp: ends,
         };
-        let message = serde_json::to_vec(&claims).map_err(|error| TokenNotMade(error.to_string()))?;
-        LocalToken::encrypt(&self.key, &message, Some(self.footer.as_bytes()), Some(SELF.as_bytes()))
-            .map_err(|error| TokenNotMade(error.to_string()))
+        let message =
+            serde_json::to_vec(&claims).map_err(|error| TokenNotMade(error.to_string()))?;
+        LocalToken::encrypt(
+            &self.key,
+            &message,
+            Some(self.footer.as_bytes()),
+            Some(SELF.as_bytes()),
+        )
+        .map_err(|error| TokenNotMade(error.to_string()))
     }
 
     /// What `token` says, if it is one of ours and valid at `now`. Whether it was revoked is not
     /// known here.
     pub fn read(&self, token: &str, now: UnixMillis) -> Result<Bearer, InvalidToken> {
-        self.claims(token).and_then(|claims| bearer(&claims, now)).ok_or(InvalidToken)
+        self.claims(token)
+            .and_then(|claims| bearer(&claims, now))
+            .ok_or(InvalidToken)
     }
 
     fn claims(&self, token: &str) -> Option<Claims> {
@@ -130,8 +145,13 @@ impl Tokens {
             return None;
         }
         let sealed = UntrustedToken::<Local, V4>::try_from(token).ok()?;
-        let open =
-            LocalToken::decrypt(&self.key, &sealed, Some(self.footer.as_bytes()), Some(SELF.as_bytes())).ok()?;
+        let open = LocalToken::decrypt(
+            &self.key,
+            &sealed,
+            Some(self.footer.as_bytes()),
+            Some(SELF.as_bytes()),
+        )
+        .ok()?;
         serde_json::from_str(open.payload()).ok()
     }
 }
@@ -139,7 +159,11 @@ impl Tokens {
 /// What `claims` say, if they are for us and hold at `now`.
 fn bearer(claims: &Claims, now: UnixMillis) -> Option<Bearer> {
     let instant = |timestamp: Timestamp| UnixMillis::new(timestamp.as_millisecond()).ok();
-    let (issued_at, not_before, expires_at) = (instant(claims.iat)?, instant(claims.nbf)?, instant(claims.exp)?);
+    let (issued_at, not_before, expires_at) = (
+        instant(claims.iat)?,
+        instant(claims.nbf)?,
+        instant(claims.exp)?,
+    );
     let latest_start = now.checked_add(CLOCK_SKEW_MAX)?;
     let is_ours = claims.iss == SELF && claims.aud == SELF;
     let is_current = issued_at <= latest_start && not_before <= latest_start && now < expires_at;
@@ -147,7 +171,12 @@ fn bearer(claims: &Claims, now: UnixMillis) -> Option<Bearer> {
         return None;
     }
     let user = UserId::new(claims.sub.parse().ok()?).ok()?;
-    Some(Bearer { user, token: TokenId::parse(&claims.jti)?, issued_at, expires_at })
+    Some(Bearer {
+        user,
+        token: TokenId::parse(&claims.jti)?,
+        issued_at,
+        expires_at,
+    })
 }
 
 fn timestamp(instant: UnixMillis) -> Result<Timestamp, TokenNotMade> {
@@ -167,7 +196,11 @@ mod tests {
     }
 
     fn tokens() -> Tokens {
-        Tokens::new(SymmetricKey::generate().unwrap(), Millis::new(86_400_000).unwrap()).unwrap()
+        Tokens::new(
+            SymmetricKey::generate().unwrap(),
+            Millis::new(86_400_000).unwrap(),
+        )
+        .unwrap()
     }
 
     fn user() -> UserId {
@@ -182,7 +215,9 @@ mod tests {
         let bearer = tokens.read(&token, ms(NOW + 1)).unwrap();
         assert_eq!((bearer.user, bearer.issued_at), (user(), ms(NOW)));
         assert_eq!(bearer.expires_at, ms(NOW + 86_400_000));
-        let other = tokens.read(&tokens.issue(user(), ms(NOW)).unwrap(), ms(NOW)).unwrap();
+        let other = tokens
+            .read(&tokens.issue(user(), ms(NOW)).unwrap(), ms(NOW))
+            .unwrap();
         assert_ne!(other.token, bearer.token);
     }
 
@@ -201,7 +236,8 @@ mod tests {
     fn what_is_not_ours_is_refused() {
         let tokens = tokens();
         let token = tokens.issue(user(), ms(NOW)).unwrap();
-        let refused = |text: &str| assert_eq!(tokens.read(text, ms(NOW)), Err(InvalidToken), "{text}");
+        let refused =
+            |text: &str| assert_eq!(tokens.read(text, ms(NOW)), Err(InvalidToken), "{text}");
         refused("");
         refused("v4.local.");
         refused("v4.local.AAAA");
@@ -217,7 +253,15 @@ mod tests {
             refused(&String::from_utf8(forged).unwrap());
         }
         let foreign = Tokens::new(SymmetricKey::generate().unwrap(), Millis::MAX).unwrap();
-        refused(&Tokens { footer: tokens.footer.clone(), lifetime: tokens.lifetime, ..foreign }.issue(user(), ms(NOW)).unwrap());
+        refused(
+            &Tokens {
+                footer: tokens.footer.clone(),
+                lifetime: tokens.lifetime,
+                ..foreign
+            }
+            .issue(user(), ms(NOW))
+            .unwrap(),
+        );
     }
 
     #[test]
@@ -237,17 +281,38 @@ mod tests {
             change(&mut claims);
             let message = serde_json::to_vec(&claims).unwrap();
             let footer = Some(tokens.footer.as_bytes());
-            let token = LocalToken::encrypt(&tokens.key, &message, footer, Some(SELF.as_bytes())).unwrap();
+            let token =
+                LocalToken::encrypt(&tokens.key, &message, footer, Some(SELF.as_bytes())).unwrap();
             assert_eq!(tokens.read(&token, ms(NOW)).is_ok(), is_valid, "{what}");
         };
         check("nothing changed", |_| {}, true);
-        check("another issuer", |claims| claims.iss = "other".to_owned(), false);
-        check("another audience", |claims| claims.aud = "other".to_owned(), false);
+        check(
+            "another issuer",
+            |claims| claims.iss = "other".to_owned(),
+            false,
+        );
+        check(
+            "another audience",
+            |claims| claims.aud = "other".to_owned(),
+            false,
+        );
         check("no user", |claims| claims.sub = "0".to_owned(), false);
         check("no number", |claims| claims.sub = "x".to_owned(), false);
         check("no id", |claims| claims.jti = String::new(), false);
-        check("made later", |claims| claims.iat = Timestamp::from_millisecond(NOW + 60_001).unwrap(), false);
-        check("valid later", |claims| claims.nbf = Timestamp::from_millisecond(NOW + 60_001).unwrap(), false);
-        check("over", |claims| claims.exp = Timestamp::from_millisecond(NOW).unwrap(), false);
+        check(
+            "made later",
+            |claims| claims.iat = Timestamp::from_millisecond(NOW + 60_001).unwrap(),
+            false,
+        );
+        check(
+            "valid later",
+            |claims| claims.nbf = Timestamp::from_millisecond(NOW + 60_001).unwrap(),
+            false,
+        );
+        check(
+            "over",
+            |claims| claims.exp = Timestamp::from_millisecond(NOW).unwrap(),
+            false,
+        );
     }
 }

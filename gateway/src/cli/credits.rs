@@ -38,9 +38,18 @@ Example:
 }
 
 pub(super) async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> {
-    let Command::Grant { email, amount, reason, operator, key } = command;
+    let Command::Grant {
+        email,
+        amount,
+        reason,
+        operator,
+        key,
+    } = command;
     let (store, clock) = super::open_existing(settings).await?;
-    let user = store.user_by_email(&email).await.context("the user could not be read")?;
+    let user = store
+        .user_by_email(&email)
+        .await
+        .context("the user could not be read")?;
     let user = user.with_context(|| format!("nobody has the email {email}"))?;
     let key = key.unwrap_or_else(|| format!("cli-{:032x}", rand::random::<u128>()));
     let adjustment = Adjustment {
@@ -56,13 +65,19 @@ pub(super) async fn run(settings: &Settings, command: Command) -> anyhow::Result
         let is_unknown = matches!(&error, AdjustError::Store(error) if error.is_transient());
         let error = anyhow::Error::from(error);
         if is_unknown {
-            error.context(format!("whether the credits were granted is unknown: repeat with --key {key}"))
+            error.context(format!(
+                "whether the credits were granted is unknown: repeat with --key {key}"
+            ))
         } else {
             error.context("no credits were granted")
         }
     })?;
     store.close().await;
-    let done = if adjusted.is_repeat { "had been granted before, nothing changed" } else { "granted" };
+    let done = if adjusted.is_repeat {
+        "had been granted before, nothing changed"
+    } else {
+        "granted"
+    };
     println!(
         "{amount} credits to {}: {done} (key {key}, ledger entry {}, balance {})",
         user.email, adjusted.entry, adjusted.balance_after

@@ -35,19 +35,30 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let tokens = Tokens::new(key_file::load(&settings.tokens.key)?, settings.tokens.lifetime)?;
+    let tokens = Tokens::new(
+        key_file::load(&settings.tokens.key)?,
+        settings.tokens.lifetime,
+    )?;
     let in_file = || format!("can't write {}", arguments.tokens.display());
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&arguments.tokens);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&arguments.tokens);
     let file = file.with_context(in_file)?;
     // An older file keeps its mode unless it is set.
-    fs::set_permissions(&arguments.tokens, fs::Permissions::from_mode(0o600)).with_context(in_file)?;
+    fs::set_permissions(&arguments.tokens, fs::Permissions::from_mode(0o600))
+        .with_context(in_file)?;
     let mut file = BufWriter::new(file);
 
     let (store, clock) = super::open(settings).await?;
     let mut left = arguments.users;
     while left > 0 {
         let count = left.min(USERS_AT_ONCE);
-        let users = store.create_fixture_users(count, arguments.credits, clock.now()).await;
+        let users = store
+            .create_fixture_users(count, arguments.credits, clock.now())
+            .await;
         for user in users.context("users could not be created")? {
             writeln!(file, "{}", tokens.issue(user, clock.now())?).with_context(in_file)?;
         }

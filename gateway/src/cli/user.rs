@@ -42,13 +42,20 @@ async fn list(settings: &Settings) -> anyhow::Result<ExitCode> {
     let (store, _) = super::open_existing(settings).await?;
     let mut after = None;
     loop {
-        let users = store.users(after, USERS_AT_ONCE).await.context("users could not be read")?;
+        let users = store
+            .users(after, USERS_AT_ONCE)
+            .await
+            .context("users could not be read")?;
         let Some(last) = users.last() else { break };
         after = Some(last.id);
         let mut out = io::stdout().lock();
         for user in &users {
             let signed_up = Timestamp::from_millisecond(user.created_at.get())?;
-            writeln!(out, "{}\t{}\t{}\t{signed_up}", user.id, user.email, user.credits)?;
+            writeln!(
+                out,
+                "{}\t{}\t{}\t{signed_up}",
+                user.id, user.email, user.credits
+            )?;
         }
     }
     store.close().await;
@@ -57,13 +64,22 @@ async fn list(settings: &Settings) -> anyhow::Result<ExitCode> {
 
 async fn set_password(settings: &Settings, email: &str) -> anyhow::Result<ExitCode> {
     let (store, clock) = super::open_existing(settings).await?;
-    let user = store.user_by_email(email).await.context("the user could not be read")?;
+    let user = store
+        .user_by_email(email)
+        .await
+        .context("the user could not be read")?;
     let user = user.with_context(|| format!("nobody has the email {email}"))?;
     let hash = passwords::hash(&read_password()?)?;
-    let is_set = store.set_password(user.id, hash, clock.now()).await.context("the password may not be set: repeat")?;
+    let is_set = store
+        .set_password(user.id, hash, clock.now())
+        .await
+        .context("the password may not be set: repeat")?;
     anyhow::ensure!(is_set, "nobody has the email {email} any more");
     store.close().await;
-    println!("the password of {} is set, and all tokens from before are void", user.email);
+    println!(
+        "the password of {} is set, and all tokens from before are void",
+        user.email
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -72,11 +88,16 @@ async fn set_password(settings: &Settings, email: &str) -> anyhow::Result<ExitCo
 fn read_password() -> anyhow::Result<String> {
     let password = if io::stdin().is_terminal() {
         let password = rpassword::prompt_password("New password: ")?;
-        anyhow::ensure!(rpassword::prompt_password("Once more: ")? == password, "the two passwords differ");
+        anyhow::ensure!(
+            rpassword::prompt_password("Once more: ")? == password,
+            "the two passwords differ"
+        );
         password
     } else {
         let mut line = String::new();
-        io::stdin().read_line(&mut line).context("no password could be read from standard input")?;
+        io::stdin()
+            .read_line(&mut line)
+            .context("no password could be read from standard input")?;
         line.trim_end_matches(['\r', '\n']).to_owned()
     };
     anyhow::ensure!(

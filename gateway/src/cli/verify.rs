@@ -17,13 +17,17 @@ const USERS_AT_ONCE: u32 = 500;
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let (store, _) = super::open_existing(settings).await?;
     // It draws itself on standard error, and only where that is a terminal.
-    let progress = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {msg} [{elapsed}]")?);
+    let progress = ProgressBar::new_spinner()
+        .with_style(ProgressStyle::with_template("{spinner} {msg} [{elapsed}]")?);
     progress.enable_steady_tick(Duration::from_millis(100));
 
     let (mut users, mut sessions, mut entries, mut violations) = (0, 0, 0, 0_u64);
     let mut after = None;
     loop {
-        let page = store.audit(after, USERS_AT_ONCE).await.context("the audit could not be finished")?;
+        let page = store
+            .audit(after, USERS_AT_ONCE)
+            .await
+            .context("the audit could not be finished")?;
         users += page.users;
         sessions += page.sessions;
         entries += page.entries;
@@ -31,10 +35,16 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         progress.suspend(|| {
             let mut out = io::stdout().lock();
             page.violations.iter().try_for_each(|violation| {
-                writeln!(out, "law {}, user {}: {}", violation.law, violation.user, violation.what)
+                writeln!(
+                    out,
+                    "law {}, user {}: {}",
+                    violation.law, violation.user, violation.what
+                )
             })
         })?;
-        progress.set_message(format!("{users} users, {sessions} sessions, {entries} ledger entries"));
+        progress.set_message(format!(
+            "{users} users, {sessions} sessions, {entries} ledger entries"
+        ));
         after = page.last;
         if after.is_none() {
             break;

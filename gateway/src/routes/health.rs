@@ -10,7 +10,11 @@ use crate::{
 
 /// `GET /healthz`: the process is alive.
 pub fn alive() -> Reply {
-    reply::with_type(StatusCode::OK, "text/plain; charset=utf-8", Bytes::from_static(b"ok\n"))
+    reply::with_type(
+        StatusCode::OK,
+        "text/plain; charset=utf-8",
+        Bytes::from_static(b"ok\n"),
+    )
 }
 
 /// `GET /readyz`: requests can be served.
@@ -19,11 +23,17 @@ pub async fn ready(app: &App) -> Result<Reply, Failure> {
         return Err(Failure::not_ready("The server is about to end."));
     }
     if !app.engine.is_recording() {
-        return Err(Failure::not_ready("Nothing gets into the database just now."));
+        return Err(Failure::not_ready(
+            "Nothing gets into the database just now.",
+        ));
     }
     if let Err(error) = app.engine.store().ping().await {
         tracing::debug!(%error, "the database did not answer a ping");
         return Err(Failure::not_ready("The database does not answer."));
     }
-    Ok(reply::with_type(StatusCode::OK, "text/plain; charset=utf-8", Bytes::from_static(b"ready\n")))
+    Ok(reply::with_type(
+        StatusCode::OK,
+        "text/plain; charset=utf-8",
+        Bytes::from_static(b"ready\n"),
+    ))
 }

@@ -18,14 +18,24 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(figment: Figment) -> Self {
-        Self { figment, read: RefCell::default() }
+        Self {
+            figment,
+            read: RefCell::default(),
+        }
     }
 
     /// A whole number from `min` to `max`.
-    pub(super) fn whole(&self, key: &'static str, min: i64, max: i64) -> Result<i64, SettingsError> {
+    pub(super) fn whole(
+        &self,
+        key: &'static str,
+        min: i64,
+        max: i64,
+    ) -> Result<i64, SettingsError> {
         let expected = || format!("must be a whole number from {min} to {max}");
         let number = match self.value(key)? {
-            Value::Num(_, number) => number.to_i128().or_else(|| number.to_u128().and_then(|n| i128::try_from(n).ok())),
+            Value::Num(_, number) => number
+                .to_i128()
+                .or_else(|| number.to_u128().and_then(|n| i128::try_from(n).ok())),
             _ => None,
         };
         number
@@ -35,14 +45,26 @@ impl Reader {
     }
 
     /// A count that fits a machine word.
-    pub(super) fn count(&self, key: &'static str, min: i64, max: i64) -> Result<usize, SettingsError> {
+    pub(super) fn count(
+        &self,
+        key: &'static str,
+        min: i64,
+        max: i64,
+    ) -> Result<usize, SettingsError> {
         let count = self.whole(key, min, max)?;
-        usize::try_from(count).map_err(|_| self.wrong(key, "is too large for this machine".to_owned()))
+        usize::try_from(count)
+            .map_err(|_| self.wrong(key, "is too large for this machine".to_owned()))
     }
 
     /// A length of time from `min_ms` to a day, written in milliseconds.
-    pub(super) fn duration(&self, key: &'static str, min_ms: i64) -> Result<Duration, SettingsError> {
-        Ok(Duration::from_millis(self.whole(key, min_ms, 86_400_000)?.unsigned_abs()))
+    pub(super) fn duration(
+        &self,
+        key: &'static str,
+        min_ms: i64,
+    ) -> Result<Duration, SettingsError> {
+        Ok(Duration::from_millis(
+            self.whole(key, min_ms, 86_400_000)?.unsigned_abs(),
+        ))
     }
 
     /// A text.
@@ -60,9 +82,19 @@ impl Reader {
 
     /// A list of texts.
     pub(super) fn texts(&self, key: &'static str) -> Result<Vec<String>, SettingsError> {
-        let expected = || self.wrong(key, "must be a list of texts, as in [\"a\", \"b\"]".to_owned());
-        let Value::Array(_, items) = self.value(key)? else { return Err(expected()) };
-        items.into_iter().map(|item| item.into_string().ok_or_else(expected)).collect()
+        let expected = || {
+            self.wrong(
+                key,
+                "must be a list of texts, as in [\"a\", \"b\"]".to_owned(),
+            )
+        };
+        let Value::Array(_, items) = self.value(key)? else {
+            return Err(expected());
+        };
+        items
+            .into_iter()
+            .map(|item| item.into_string().ok_or_else(expected))
+            .collect()
     }
 
     /// One of a few words, as what `parse` makes of it.
@@ -72,19 +104,29 @@ impl Reader {
         words: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<T, SettingsError> {
-        let Ok(text) = self.text(key) else { return Err(self.wrong(key, format!("must be {words}"))) };
+        let Ok(text) = self.text(key) else {
+            return Err(self.wrong(key, format!("must be {words}")));
+        };
         parse(&text).ok_or_else(|| self.wrong(key, format!("must be {words}")))
     }
 
     /// The error that `key` is wrong: what it `must` be, what it is and who says so.
     pub(super) fn wrong(&self, key: &'static str, must: String) -> SettingsError {
-        let origin = self.figment.find_metadata(key).map_or("an unknown source", |metadata| &metadata.name).to_owned();
+        let origin = self
+            .figment
+            .find_metadata(key)
+            .map_or("an unknown source", |metadata| &metadata.name)
+            .to_owned();
         let given = match self.figment.find_value(key) {
             Ok(_) if SECRETS.contains(&key) => String::new(),
             Ok(value) => format!(", not {}", shown(&value)),
             Err(_) => String::new(),
         };
-        SettingsError::Wrong { key, problem: format!("{must}{given}"), origin }
+        SettingsError::Wrong {
+            key,
+            problem: format!("{must}{given}"),
+            origin,
+        }
     }
 
     /// Which keys were asked for so far.
@@ -95,7 +137,9 @@ impl Reader {
 
     fn value(&self, key: &'static str) -> Result<Value, SettingsError> {
         self.read.borrow_mut().insert(key);
-        self.figment.find_value(key).map_err(|_| self.wrong(key, "is missing".to_owned()))
+        self.figment
+            .find_value(key)
+            .map_err(|_| self.wrong(key, "is missing".to_owned()))
     }
 }
 
