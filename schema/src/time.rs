@@ -43,6 +43,7 @@ impl UnixMillis {
     }
 
     /// The instant `duration` earlier, or 1970 where that would be before it.
+    #[must_use]
     pub fn saturating_sub(self, duration: Millis) -> Self {
         Self((self.0 - duration.0).max(0))
     }
@@ -94,11 +95,13 @@ impl Millis {
     }
 
     /// `self + other`, or [`Millis::MAX`] where the sum exceeds it.
+    #[must_use]
     pub fn saturating_add(self, other: Self) -> Self {
         Self((self.0 + other.0).min(MAX_SAFE_INTEGER))
     }
 
     /// `self − other`, or zero where `other` is the longer.
+    #[must_use]
     pub fn saturating_sub(self, other: Self) -> Self {
         Self((self.0 - other.0).max(0))
     }

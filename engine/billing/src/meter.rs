@@ -48,10 +48,10 @@ pub fn served_before_cut(checkpoint: Checkpoint, runs: &[Span], pauses: &[Span])
     };
     runs.iter().fold(checkpoint.served, |served, run| {
         let run = run.overlap(since);
-        let paused = pauses.iter().fold(Millis::ZERO, |sum, pause| {
+        let frozen = pauses.iter().fold(Millis::ZERO, |sum, pause| {
             sum.saturating_add(run.overlap(*pause).length())
         });
-        served.saturating_add(run.length().saturating_sub(paused))
+        served.saturating_add(run.length().saturating_sub(frozen))
     })
 }
 
@@ -83,6 +83,11 @@ impl Meter {
     /// Whether served time is being counted.
     pub const fn is_running(self) -> bool {
         self.running_since.is_some()
+    }
+
+    /// Since when it has been counting without a break, if it does.
+    pub const fn running_since(self) -> Option<UnixMillis> {
+        self.running_since
     }
 
     /// The instant at which `served` will have been served: nothing where the meter stands still or

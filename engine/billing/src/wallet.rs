@@ -10,151 +10,18 @@
 //! At one instant the order is: charge the ended interval, add credits, begin the next interval or
 //! end, then commands.
 
-use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId, session::EndReason};
+mod rebase;
+mod record;
+mod session;
 
+use schema::{Credits, Millis, SessionId, UnixMillis, UserId, session::EndReason};
+
+use self::rebase::{Stop, Switch};
+pub use self::{
+    record::{BalanceChange, Opening, Rebase, Settlement, WalletVersion},
+    session::{End, Session, Settled, SlotNumber},
+};
 use crate::{Meter, Tariff, recovery::MeterTurn};
-
-/// Counts the writes to a wallet. Every write carries the version that it was decided from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WalletVersion(i64);
-
-impl WalletVersion {
-    /// The version with this number.
-    pub const fn new(version: i64) -> Self {
-        Self(version)
-    }
-
-    /// The number.
-    pub const fn get(self) -> i64 {
-        self.0
-    }
-
-    /// The version after one more write.
-    #[must_use]
-    pub const fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-/// Which of a user's places for a live session it takes. Each holds one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SlotNumber(i32);
-
-impl SlotNumber {
-    /// The slot with this number.
-    pub const fn new(slot: i32) -> Self {
-        Self(slot)
-    }
-
-    /// The number.
-    pub const fn get(self) -> i32 {
-        self.0
-    }
-}
-
-/// How much of a session's charge is in the ledger.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
-    /// How many settlements there were.
-    pub seq: i64,
-    /// What they moved, together.
-    pub total: Credits,
-}
-
-/// How a session ended. Decided, and recorded by the session's last settlement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct End {
-    /// The instant it ended.
-    pub at: UnixMillis,
-    /// Why.
-    pub reason: EndReason,
-    /// What it cost in all.
-    pub consumed: Credits,
-    /// The time it was served for.
-    pub served: Millis,
-}
-
-/// A live session, or one that ended and is not yet settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// Its id.
-    pub id: SessionId,
-    /// Its slot.
-    pub slot: SlotNumber,
-    /// Its tariff.
-    pub tariff: Tariff,
-    /// When it started.
-    pub started_at: UnixMillis,
-    /// Its served time.
-    pub meter: Meter,
-    /// What of its charge is in the ledger.
-    pub settled: Settled,
-    /// How it ended, if it did.
-    pub end: Option<End>,
-    /// Whether its start is durable.
-    pub is_recorded: bool,
-}
-
-/// The start of a session, to be recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Opening {
-    /// Whose.
-    pub user: UserId,
-    /// The version that it was decided from.
-    pub version: WalletVersion,
-    /// The session's id.
-    pub session: SessionId,
-    /// Its slot.
-    pub slot: SlotNumber,
-    /// Its tariff.
-    pub tariff: Tariff,
-    /// When it starts.
-    pub started_at: UnixMillis,
-}
-
-/// A session's charge so far, to be recorded. It is cumulative: recording it twice moves nothing
-/// twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settlement {
-    /// Whose.
-    pub user: UserId,
-    /// The version that it was decided from.
-    pub version: WalletVersion,
-    /// The session.
-    pub session: SessionId,
-    /// Its number among the session's settlements, from 1.
-    pub seq: i64,
-    /// What the session has cost in all.
-    pub total: Credits,
-    /// The time it has been served for in all.
-    pub served: Millis,
-    /// The instant that both hold for.
-    pub at: UnixMillis,
-    /// Why the session ended at that instant, if it did.
-    pub end: Option<EndReason>,
-}
-
-/// A change of the balance that somebody else wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BalanceChange {
-    /// The instant from which it counts.
-    pub at: UnixMillis,
-    /// What came in, or went out.
-    pub amount: CreditsChange,
-}
-
-/// What the database says of a wallet, read because it has changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rebase {
-    /// The version now.
-    pub version: WalletVersion,
-    /// The balance in the ledger now.
-    pub ledger_balance: Credits,
-    /// The changes by others since the version that the wallet had, in the order of their versions.
-    pub changes: Vec<BalanceChange>,
-    /// The sessions that are live in the database, with what is settled of each.
-    pub live: Vec<(SessionId, Settled)>,
-}
 
 /// Why a session can't start, in the order in which it is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -183,10 +50,17 @@ pub enum StopRejection {
 pub struct Wallet {
     user: UserId,
     version: WalletVersion,
-    ledger_balance: Credits,
+    /// Never below zero but in the midst of a [`Wallet::rebase`], which starts from before the changes
+    /// with what settlements took since.
+    ledger_balance: i64,
     instant: UnixMillis,
     /// Ordered by id.
     sessions: Vec<Session>,
+    /// The pauses and resumptions that a change could still come before, in order.
+    switches: Vec<Switch>,
+    /// The first stop of each session, even where it was too late: it holds if a change undoes the
+    /// end that it came after.
+    stops: Vec<Stop>,
 }
 
 impl Wallet {
@@ -199,12 +73,15 @@ impl Wallet {
         mut sessions: Vec<Session>,
     ) -> Self {
         sessions.sort_unstable_by_key(|session| session.id);
+        let (ledger_balance, switches, stops) = (ledger_balance.get(), Vec::new(), Vec::new());
         Self {
             user,
             version,
             ledger_balance,
             instant: now,
             sessions,
+            switches,
+            stops,
         }
     }
 
@@ -252,18 +129,16 @@ impl Wallet {
         )
     }
 
-    /// The ledger's balance less what of `totals`, one for each session, is not settled. After
-    /// [`Wallet::advance`] every total is covered; until then an uncovered one leaves nothing.
+    /// The ledger's balance less what of `totals`, one for each session, is not settled. Every
+    /// transition leaves all totals covered; a wallet overdrawn by a fault has nothing left.
     fn less(&self, totals: impl Iterator<Item = Option<Credits>>) -> Credits {
         let left = totals.zip(&self.sessions).try_fold(
-            i128::from(self.ledger_balance.get()),
+            i128::from(self.ledger_balance),
             |left, (total, session)| {
                 Some(left - i128::from(total?.get()) + i128::from(session.settled.total.get()))
             },
         );
-        left.and_then(|left| i64::try_from(left).ok())
-            .and_then(|left| Credits::new(left).ok())
-            .unwrap_or(Credits::ZERO)
+        left.map_or(Credits::ZERO, nearest)
     }
 
     // --- transitions ---
@@ -271,13 +146,8 @@ impl Wallet {
     /// Moves on to `now`: sessions end whose next interval can't be paid. An instant before the
     /// wallet's own changes nothing.
     pub fn advance(&mut self, now: UnixMillis) {
-        while let Some(at) = self.next_uncovered() {
-            if at > now {
-                break;
-            }
-            if !self.end_uncovered(at) {
-                break;
-            }
+        while let Some(at) = self.next_uncovered().filter(|at| *at <= now) {
+            self.end_uncovered(at);
         }
         self.instant = self.instant.max(now);
     }
@@ -328,13 +198,20 @@ impl Wallet {
         reason: EndReason,
     ) -> Result<End, StopRejection> {
         self.advance(now);
-        let instant = self.instant;
+        let stop = Stop {
+            session: id,
+            at: self.instant,
+            reason,
+        };
         let session = self
             .sessions
             .iter_mut()
             .find(|session| session.id == id)
             .ok_or(StopRejection::NoActiveSession)?;
-        Ok(session.end(instant, reason))
+        if !self.stops.iter().any(|earlier| earlier.session == id) {
+            self.stops.push(stop);
+        }
+        Ok(session.end(stop.at, reason))
     }
 
     /// Ends the session at its own start, for nothing: its start was recorded, but nobody knows.
@@ -344,28 +221,53 @@ impl Wallet {
             .iter_mut()
             .find(|session| session.id == id)
             .ok_or(StopRejection::NoActiveSession)?;
-        session.end = None;
-        Ok(session.end(session.started_at, EndReason::Engine))
+        let (at, reason) = (session.started_at, EndReason::Engine);
+        self.stops.retain(|stop| stop.session != id);
+        self.stops.push(Stop {
+            session: id,
+            at,
+            reason,
+        });
+        Ok(*session.end.insert(End {
+            at,
+            reason,
+            consumed: Credits::ZERO,
+            served: Millis::ZERO,
+        }))
     }
 
     /// Freezes every live session at `now`: time stops counting, holds stay.
     pub fn pause(&mut self, now: UnixMillis) {
         self.advance(now);
-        let instant = self.instant;
-        self.live_mut()
-            .filter(|session| session.meter.is_running())
-            .for_each(|session| session.meter.pause(instant));
+        self.switch(MeterTurn::Off, |_| true);
     }
 
     /// Lets every live session run on from `now`.
     pub fn resume(&mut self, now: UnixMillis) {
         self.advance(now);
-        let instant = self.instant;
-        self.live_mut()
-            .for_each(|session| session.meter.resume(instant));
+        self.switch(MeterTurn::On, |_| true);
     }
 
-    /// Lets the session's meter run from `at`, or stand still.
+    fn switch(&mut self, to: MeterTurn, concerns: impl Fn(&Session) -> bool) {
+        let at = self.instant;
+        let mut before = Vec::new();
+        for session in self.live_mut().filter(|session| concerns(session)) {
+            let meter = session.meter;
+            match to {
+                MeterTurn::Off => session.meter.pause(at),
+                MeterTurn::On => session.meter.resume(at),
+            }
+            if session.meter != meter {
+                before.push((session.id, meter));
+            }
+        }
+        // It holds too for sessions that have ended, if a change undoes their ends.
+        if !self.sessions.is_empty() {
+            self.switches.push(Switch { at, to, before });
+        }
+    }
+
+    /// Lets the session's meter run from `at`, or stand still: for the replay of what is recorded.
     pub(crate) fn turn_meter(&mut self, id: SessionId, at: UnixMillis, turn: MeterTurn) {
         let Some(session) = self.live_mut().find(|session| session.id == id) else {
             return;
@@ -381,6 +283,8 @@ impl Wallet {
         self.version = version;
         if let Some(session) = self.sessions.iter_mut().find(|session| session.id == id) {
             session.is_recorded = true;
+            let started_at = session.started_at;
+            self.forget_commands_before(started_at);
         }
     }
 
@@ -388,6 +292,7 @@ impl Wallet {
     pub fn start_refused(&mut self, id: SessionId) {
         self.sessions
             .retain(|session| session.id != id || session.is_recorded);
+        self.forget_commands_before(UnixMillis::EPOCH);
     }
 
     /// Takes note that `settlement` is durable, as the wallet's version `version`. Returns how the
@@ -399,76 +304,27 @@ impl Wallet {
             .iter()
             .position(|session| session.id == settlement.session)?;
         let session = self.sessions.get_mut(place)?;
-        let difference = settlement.total.checked_sub(session.settled.total)?;
-        self.ledger_balance = self.ledger_balance.checked_sub(difference)?;
+        self.ledger_balance -= settlement.total.get() - session.settled.total.get();
         session.settled = Settled {
             seq: settlement.seq,
             total: settlement.total,
         };
-        settlement.end.and_then(|_| self.sessions.remove(place).end)
+        let end = settlement.end.and_then(|_| self.sessions.remove(place).end);
+        self.forget_commands_before(settlement.at);
+        end
     }
 
-    /// Takes over what the database says, and takes every decision anew that is not recorded and
-    /// could have come out otherwise. Returns the recorded sessions that are live in the database no
-    /// longer: somebody else ended them.
-    pub fn rebase(&mut self, facts: &Rebase) -> Vec<SessionId> {
-        let now = self.instant;
-        let mut ended_elsewhere = Vec::new();
-        self.sessions.retain_mut(|session| {
-            let live = facts.live.iter().find(|(id, _)| *id == session.id);
-            if let Some((_, settled)) = live {
-                session.settled = *settled;
-                session.is_recorded = true;
-            } else if session.is_recorded {
-                ended_elsewhere.push(session.id);
-            }
-            live.is_some() || !session.is_recorded
-        });
-        self.version = facts.version;
-
-        // The balance before the changes, so that each counts from its own instant.
-        let before = facts
-            .changes
-            .iter()
-            .fold(facts.ledger_balance.get(), |balance, change| {
-                balance - change.amount.get()
-            });
-        self.ledger_balance = Credits::new(before).unwrap_or(facts.ledger_balance);
-        for change in &facts.changes {
-            self.change_balance(*change);
-        }
-        self.ledger_balance = facts.ledger_balance;
-        self.advance(now);
-        ended_elsewhere
-    }
-
-    /// Lets `change` count from its instant, and takes anew what was decided for later ones.
-    fn change_balance(&mut self, change: BalanceChange) {
-        let now = self.instant;
-        let mut stops = Vec::new();
-        for session in self
-            .sessions
-            .iter_mut()
-            .filter(|session| session.end.is_some_and(|end| end.at >= change.at))
-        {
-            if let Some(end) = session.end.take()
-                && end.reason != EndReason::Depleted
-            {
-                stops.push((end.at, session.id, end.reason));
-            }
-        }
-        if let Some(balance) = self.ledger_balance.checked_change(change.amount) {
-            self.ledger_balance = balance;
-        }
-        self.instant = change.at.min(now);
-        stops.sort_unstable_by_key(|(at, id, _)| (*at, *id));
-        for (at, id, reason) in stops {
-            self.advance(at);
-            if let Some(session) = self.sessions.iter_mut().find(|session| session.id == id) {
-                session.end(at, reason);
-            }
-        }
-        self.advance(now);
+    /// Forgets the commands before `at`, an instant that something was recorded with: no change that
+    /// others write counts from before it. And those of sessions that are gone.
+    fn forget_commands_before(&mut self, at: UnixMillis) {
+        let Self {
+            sessions,
+            switches,
+            stops,
+            ..
+        } = self;
+        switches.retain(|switch| switch.at >= at && !sessions.is_empty());
+        stops.retain(|stop| sessions.iter().any(|session| session.id == stop.session));
     }
 
     // --- what is to be recorded ---
@@ -541,9 +397,7 @@ impl Wallet {
         let mut future = self.clone();
         loop {
             let at = future.next_uncovered()?;
-            if !future.end_uncovered(at) {
-                return None;
-            }
+            future.end_uncovered(at);
             if let Some(end) = future.session(id)?.end {
                 return Some(end.at);
             }
@@ -558,7 +412,7 @@ impl Wallet {
 
     /// The first instant at which some interval begins that the credits don't cover.
     fn next_uncovered(&self) -> Option<UnixMillis> {
-        let funds = self.funds()?;
+        let funds = self.funds();
         let mut running = self
             .sessions
             .iter()
@@ -608,51 +462,53 @@ impl Wallet {
         Some(instant(uncovered))
     }
 
-    /// Ends, at the boundary `at`, the sessions whose next interval the credits don't cover. The
-    /// lower id begins its interval first. Returns whether any ended.
-    fn end_uncovered(&mut self, at: UnixMillis) -> bool {
-        let Some(funds) = self.funds() else {
-            return false;
+    /// Ends, at `at`, the sessions whose next interval the credits don't cover. The lower id begins
+    /// its interval first. At an instant from [`Wallet::next_uncovered`] at least one ends.
+    fn end_uncovered(&mut self, at: UnixMillis) {
+        // No interval ends there only in a wallet that was overdrawn, by a fault, before its meters
+        // began: no session may run on for nothing, so any may end.
+        let is_fault = !self
+            .sessions
+            .iter()
+            .any(|session| session.is_live() && session.is_at_boundary(at));
+        let may_end = |session: &Session| {
+            session.is_live()
+                && session.meter.is_running()
+                && (is_fault || session.is_at_boundary(at))
         };
-        let at_boundary = |session: &Session| session.is_live() && session.is_at_boundary(at);
-        let mut left = Some(funds);
+        let mut left = Some(self.funds());
         for session in self.sessions.iter().filter(|session| session.is_live()) {
-            let sum = if at_boundary(session) {
+            let total = if may_end(session) {
                 session.completed(at)
             } else {
                 session.committed(at)
             };
-            left = left.and_then(|left| left.checked_sub(sum?));
+            left = left.and_then(|left| left.checked_sub(total?));
         }
-        let mut has_ended = false;
-        for session in self
-            .sessions
-            .iter_mut()
-            .filter(|session| at_boundary(session))
-        {
-            match left.and_then(|left| left.checked_sub(session.tariff.price())) {
-                Some(rest) => left = Some(rest),
-                None => {
-                    session.end(at, EndReason::Depleted);
-                    has_ended = true;
+        // A start is a command, so it comes after the intervals that begin at its instant.
+        for starts_here in [false, true] {
+            let in_turn =
+                |session: &Session| may_end(session) && (session.started_at == at) == starts_here;
+            for session in self.sessions.iter_mut().filter(|session| in_turn(session)) {
+                match left.and_then(|left| left.checked_sub(session.tariff.price())) {
+                    Some(rest) => left = Some(rest),
+                    None => _ = session.end(at, EndReason::Depleted),
                 }
             }
         }
-        has_ended
     }
 
     /// What the live sessions may cost together, counted from their starts: the ledger's balance and
     /// what of them is settled, less what ended sessions have yet to settle.
-    fn funds(&self) -> Option<Credits> {
-        let funds =
+    fn funds(&self) -> Credits {
+        nearest(
             self.sessions
                 .iter()
-                .fold(i128::from(self.ledger_balance.get()), |funds, session| {
+                .fold(i128::from(self.ledger_balance), |funds, session| {
                     let consumed = session.end.map_or(0, |end| end.consumed.get());
                     funds + i128::from(session.settled.total.get()) - i128::from(consumed)
-                });
-        // More than any amount is as good as the greatest one.
-        Credits::new(i64::try_from(funds.min(i128::from(Credits::MAX.get()))).ok()?).ok()
+                }),
+        )
     }
 
     fn live_mut(&mut self) -> impl Iterator<Item = &mut Session> {
@@ -660,77 +516,10 @@ impl Wallet {
     }
 }
 
-impl Session {
-    /// Whether it has not ended.
-    pub const fn is_live(&self) -> bool {
-        self.end.is_none()
-    }
-
-    /// What it has been charged at `now`, or nothing where no wallet could hold that much.
-    pub fn charge(&self, now: UnixMillis) -> Option<Credits> {
-        self.end.map_or_else(
-            || self.tariff.charge(self.meter.served(now)),
-            |end| Some(end.consumed),
-        )
-    }
-
-    /// What it has been charged and holds at `now`.
-    fn committed(&self, now: UnixMillis) -> Option<Credits> {
-        self.end.map_or_else(
-            || self.tariff.committed(self.meter.served(now)),
-            |end| Some(end.consumed),
-        )
-    }
-
-    /// What its completed intervals cost at `now`.
-    fn completed(&self, now: UnixMillis) -> Option<Credits> {
-        self.tariff
-            .price_of(self.tariff.intervals_completed(self.meter.served(now)))
-    }
-
-    /// Whether an interval ends exactly at `at`. So it is at the start too, where one begins.
-    fn is_at_boundary(&self, at: UnixMillis) -> bool {
-        let served = self.meter.served(at);
-        self.meter.is_running()
-            && self
-                .tariff
-                .served_after(self.tariff.intervals_completed(served))
-                == Some(served)
-    }
-
-    fn boundary_after(&self, now: UnixMillis) -> Option<UnixMillis> {
-        self.meter.reaches(
-            self.tariff
-                .served_after(self.tariff.intervals_begun(self.meter.served(now)))?,
-        )
-    }
-
-    /// Ends at `at`, unless it has ended, and returns its end.
-    ///
-    /// At a depletion the next interval does not begin, and an end by the engine before anything was
-    /// served is free; else the charge is what a live session would have.
-    fn end(&mut self, at: UnixMillis, reason: EndReason) -> End {
-        *self.end.get_or_insert_with(|| {
-            let at = at.max(self.started_at);
-            let served = self.meter.served(at);
-            let is_next_begun = match reason {
-                EndReason::Depleted => false,
-                EndReason::Engine => served > Millis::ZERO,
-                EndReason::User | EndReason::Admin => true,
-            };
-            let intervals = self.tariff.intervals_completed(served);
-            let consumed = if is_next_begun {
-                self.tariff.charge(served)
-            } else {
-                self.tariff.price_of(intervals)
-            };
-            // A live session's charge is always covered; an amount beyond all amounts can't be one.
-            End {
-                at,
-                reason,
-                consumed: consumed.unwrap_or(Credits::MAX),
-                served,
-            }
-        })
+/// `amount`, or the amount nearest to it.
+fn nearest(amount: i128) -> Credits {
+    match i64::try_from(amount.max(0)).map(Credits::new) {
+        Ok(Ok(credits)) => credits,
+        Ok(Err(_)) | Err(_) => Credits::MAX,
     }
 }
