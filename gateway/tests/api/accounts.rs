@@ -30,9 +30,19 @@ async fn a_signup_gives_a_token_and_credits() {
     assert_eq!(body["user"]["credits"], 100);
 
     let token = body["token"].as_str().unwrap();
-    let me = get("/api/auth/me").token(token).send(&server).await.expect(200);
-    assert_eq!((&me["id"], &me["email"]), (&body["user"]["id"], &body["user"]["email"]));
-    assert_eq!((&me["credits"], me["createdAt"].is_u64()), (&json!(100), true));
+    let me = get("/api/auth/me")
+        .token(token)
+        .send(&server)
+        .await
+        .expect(200);
+    assert_eq!(
+        (&me["id"], &me["email"]),
+        (&body["user"]["id"], &body["user"]["email"])
+    );
+    assert_eq!(
+        (&me["credits"], me["createdAt"].is_u64()),
+        (&json!(100), true)
+    );
 }
 
 #[tokio::test]
@@ -41,22 +51,65 @@ async fn a_signup_is_refused_with_the_reason() {
     sign_up(&server, "ada@example.com").await;
     let long = "x".repeat(1_025);
     for (body, status, code, field) in [
-        (credentials("ADA@example.com", PASSWORD), 409, "email_taken", "email"),
+        (
+            credentials("ADA@example.com", PASSWORD),
+            409,
+            "email_taken",
+            "email",
+        ),
         (credentials("ada", PASSWORD), 422, "invalid_email", "email"),
-        (credentials("a b@example.com", PASSWORD), 422, "invalid_email", "email"),
-        (credentials("bob@example.com", "1234567"), 422, "invalid_password", "password"),
-        (credentials("bob@example.com", &long), 422, "invalid_password", "password"),
-        (json!({"email": "bob@example.com"}), 422, "invalid_field", "password"),
+        (
+            credentials("a b@example.com", PASSWORD),
+            422,
+            "invalid_email",
+            "email",
+        ),
+        (
+            credentials("bob@example.com", "1234567"),
+            422,
+            "invalid_password",
+            "password",
+        ),
+        (
+            credentials("bob@example.com", &long),
+            422,
+            "invalid_password",
+            "password",
+        ),
+        (
+            json!({"email": "bob@example.com"}),
+            422,
+            "invalid_field",
+            "password",
+        ),
         (json!({"password": PASSWORD}), 422, "invalid_field", "email"),
-        (json!({"email": 5, "password": PASSWORD}), 422, "invalid_field", "email"),
-        (json!({"email": "bob@example.com", "password": null}), 422, "invalid_field", "password"),
+        (
+            json!({"email": 5, "password": PASSWORD}),
+            422,
+            "invalid_field",
+            "email",
+        ),
+        (
+            json!({"email": "bob@example.com", "password": null}),
+            422,
+            "invalid_field",
+            "password",
+        ),
     ] {
         let answer = post("/api/auth/signup").json(&body).send(&server).await;
-        assert_eq!(answer.expect_failure(status, code)["field"], field, "{body}");
+        assert_eq!(
+            answer.expect_failure(status, code)["field"],
+            field,
+            "{body}"
+        );
     }
     for password in ["12345678".to_owned(), "x".repeat(1_024)] {
         let body = credentials(&format!("bob{}@example.com", password.len()), &password);
-        post("/api/auth/signup").json(&body).send(&server).await.expect(201);
+        post("/api/auth/signup")
+            .json(&body)
+            .send(&server)
+            .await
+            .expect(201);
     }
 }
 
@@ -67,10 +120,17 @@ async fn of_many_signups_with_one_email_one_wins() {
         let body = credentials("ada@example.com", PASSWORD);
         post("/api/auth/signup").json(&body).send(&server)
     });
-    let mut statuses: Vec<_> = futures_util::future::join_all(signups).await.iter().map(|a| a.status).collect();
+    let mut statuses: Vec<_> = futures_util::future::join_all(signups)
+        .await
+        .iter()
+        .map(|a| a.status)
+        .collect();
     statuses.sort_unstable();
     assert_eq!(statuses[0], 201);
-    assert!(statuses[1..].iter().all(|status| *status == 409), "{statuses:?}");
+    assert!(
+        statuses[1..].iter().all(|status| *status == 409),
+        "{statuses:?}"
+    );
 }
 
 #[tokio::test]
@@ -78,14 +138,26 @@ async fn a_login_tells_nothing_of_who_is_known() {
     let server = TestServer::start().await;
     sign_up(&server, "ada@example.com").await;
     let log_in = async |email: &str, password: &str| {
-        post("/api/auth/login").json(&credentials(email, password)).send(&server).await
+        post("/api/auth/login")
+            .json(&credentials(email, password))
+            .send(&server)
+            .await
     };
     let body = log_in("ADA@example.com", PASSWORD).await.expect(200);
     assert_eq!(body["message"], "Login successful");
-    assert_eq!((&body["user"]["email"], &body["user"]["credits"]), (&json!("ada@example.com"), &json!(100)));
-    let wrong = log_in("ada@example.com", "wrong horse").await.expect_failure(401, "invalid_credentials");
-    let unknown = log_in("bob@example.com", PASSWORD).await.expect_failure(401, "invalid_credentials");
-    let no_email = log_in("", "").await.expect_failure(401, "invalid_credentials");
+    assert_eq!(
+        (&body["user"]["email"], &body["user"]["credits"]),
+        (&json!("ada@example.com"), &json!(100))
+    );
+    let wrong = log_in("ada@example.com", "wrong horse")
+        .await
+        .expect_failure(401, "invalid_credentials");
+    let unknown = log_in("bob@example.com", PASSWORD)
+        .await
+        .expect_failure(401, "invalid_credentials");
+    let no_email = log_in("", "")
+        .await
+        .expect_failure(401, "invalid_credentials");
     assert!(wrong == unknown && unknown == no_email);
 }
 
@@ -104,14 +176,29 @@ async fn a_token_is_required_and_must_be_ours() {
         ("GET", "/api/sessions/1"),
         ("GET", "/api/ledger"),
     ] {
-        let call = || if method == "GET" { get(path) } else { post(path) };
+        let call = || {
+            if method == "GET" {
+                get(path)
+            } else {
+                post(path)
+            }
+        };
         let answer = call().send(&server).await;
         assert_eq!(answer.header("www-authenticate"), "Bearer");
         answer.expect_failure(401, "token_required");
-        call().header("authorization", "Basic x").send(&server).await.expect_failure(401, "token_required");
-        call().token("nonsense").send(&server).await.expect_failure(401, "invalid_token");
+        call()
+            .header("authorization", "Basic x")
+            .send(&server)
+            .await
+            .expect_failure(401, "token_required");
+        call()
+            .token("nonsense")
+            .send(&server)
+            .await
+            .expect_failure(401, "invalid_token");
     }
-    let me = |scheme: &str| get("/api/auth/me").header("authorization", &format!("{scheme} {token}"));
+    let me =
+        |scheme: &str| get("/api/auth/me").header("authorization", &format!("{scheme} {token}"));
     me("bearer").send(&server).await.expect(200);
     me("Bearer ").send(&server).await.expect(200);
 }
@@ -132,7 +219,13 @@ fn made_token(user: u64, change: impl Fn(&mut Value)) -> String {
     change(&mut claims);
     let footer = format!(r#"{{"kid":"{key_id}"}}"#);
     let message = claims.to_string();
-    LocalToken::encrypt(&key, message.as_bytes(), Some(footer.as_bytes()), Some(b"minute-credit")).unwrap()
+    LocalToken::encrypt(
+        &key,
+        message.as_bytes(),
+        Some(footer.as_bytes()),
+        Some(b"minute-credit"),
+    )
+    .unwrap()
 }
 
 #[tokio::test]
@@ -166,28 +259,67 @@ async fn a_logout_kills_one_token_for_good() {
     let server = TestServer::start().await;
     let first = sign_up(&server, "ada@example.com").await;
     let body = credentials("ada@example.com", PASSWORD);
-    let second = post("/api/auth/login").json(&body).send(&server).await.expect(200);
+    let second = post("/api/auth/login")
+        .json(&body)
+        .send(&server)
+        .await
+        .expect(200);
     let second = second["token"].as_str().unwrap();
 
-    post("/api/auth/logout").token(&first).send(&server).await.expect(200);
-    get("/api/auth/me").token(&first).send(&server).await.expect_failure(401, "invalid_token");
-    post("/api/auth/logout").token(&first).send(&server).await.expect_failure(401, "invalid_token");
-    get("/api/auth/me").token(second).send(&server).await.expect(200);
+    post("/api/auth/logout")
+        .token(&first)
+        .send(&server)
+        .await
+        .expect(200);
+    get("/api/auth/me")
+        .token(&first)
+        .send(&server)
+        .await
+        .expect_failure(401, "invalid_token");
+    post("/api/auth/logout")
+        .token(&first)
+        .send(&server)
+        .await
+        .expect_failure(401, "invalid_token");
+    get("/api/auth/me")
+        .token(second)
+        .send(&server)
+        .await
+        .expect(200);
 
     let server = server.restart(&[]).await;
-    get("/api/auth/me").token(&first).send(&server).await.expect_failure(401, "invalid_token");
-    get("/api/auth/me").token(second).send(&server).await.expect(200);
+    get("/api/auth/me")
+        .token(&first)
+        .send(&server)
+        .await
+        .expect_failure(401, "invalid_token");
+    get("/api/auth/me")
+        .token(second)
+        .send(&server)
+        .await
+        .expect(200);
 }
 
 #[tokio::test]
 async fn a_password_set_by_another_process_voids_tokens() {
     let server = TestServer::start().await;
     let token = sign_up(&server, "ada@example.com").await;
-    get("/api/auth/me").token(&token).send(&server).await.expect(200);
+    get("/api/auth/me")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
 
     let store = server.store().await;
-    let user = store.user_by_email("ada@example.com").await.unwrap().unwrap();
-    let later = user.created_at.checked_add(schema::Millis::new(60_000).unwrap()).unwrap();
+    let user = store
+        .user_by_email("ada@example.com")
+        .await
+        .unwrap()
+        .unwrap();
+    let later = user
+        .created_at
+        .checked_add(schema::Millis::new(60_000).unwrap())
+        .unwrap();
     let hash = user.password_hash.clone().unwrap();
     assert!(store.set_password(user.id, hash, later).await.unwrap());
     while get("/api/auth/me").token(&token).send(&server).await.status != 401 {
@@ -197,14 +329,22 @@ async fn a_password_set_by_another_process_voids_tokens() {
 
 #[tokio::test]
 async fn too_many_passwords_at_once_are_refused_for_now() {
-    let server =
-        TestServer::with(&[("passwords.hashes_at_once", "1"), ("passwords.waiting_max", "0")]).await;
+    let server = TestServer::with(&[
+        ("passwords.hashes_at_once", "1"),
+        ("passwords.waiting_max", "0"),
+    ])
+    .await;
     let logins = (0..8).map(|_| {
         let body = credentials("nobody@example.com", PASSWORD);
         post("/api/auth/login").json(&body).send(&server)
     });
     let answers = futures_util::future::join_all(logins).await;
-    let busy: Vec<_> = answers.iter().filter(|answer| answer.status == 503).collect();
+    let busy: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.status == 503)
+        .collect();
     assert!(!busy.is_empty() && busy.len() < 8);
-    assert!(busy.iter().all(|answer| answer.json()["code"] == "unavailable" && answer.header("retry-after") == "1"));
+    assert!(busy.iter().all(
+        |answer| answer.json()["code"] == "unavailable" && answer.header("retry-after") == "1"
+    ));
 }

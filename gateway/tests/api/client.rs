@@ -36,7 +36,9 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
     /// Asserts the status and gives the body.
@@ -50,8 +52,17 @@ impl Answer {
     #[track_caller]
     pub fn expect_failure(self, status: u16, code: &str) -> Value {
         let body = self.json();
-        assert_eq!((self.status, body["code"].as_str()), (status, Some(code)), "{self:?}");
-        assert!(body["error"].as_str().is_some_and(|sentence| sentence.ends_with('.')), "{body}");
+        assert_eq!(
+            (self.status, body["code"].as_str()),
+            (status, Some(code)),
+            "{self:?}"
+        );
+        assert!(
+            body["error"]
+                .as_str()
+                .is_some_and(|sentence| sentence.ends_with('.')),
+            "{body}"
+        );
         assert_eq!(self.header("cache-control"), "no-store");
         assert_eq!(self.header("content-type"), "application/json");
         body
@@ -94,7 +105,8 @@ impl Call {
     }
 
     pub fn json(self, body: &Value) -> Self {
-        self.header("content-type", "application/json").body(body.to_string())
+        self.header("content-type", "application/json")
+            .body(body.to_string())
     }
 
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
@@ -118,9 +130,16 @@ impl Call {
             request = request.header(name, value);
         }
         let request = request.body(Full::new(self.body)).unwrap();
-        let answer = timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap();
+        let answer = timeout(PATIENCE, sender.send_request(request))
+            .await
+            .unwrap()
+            .unwrap();
         let (parts, body) = answer.into_parts();
-        let body = timeout(PATIENCE, body.collect()).await.unwrap().unwrap().to_bytes();
+        let body = timeout(PATIENCE, body.collect())
+            .await
+            .unwrap()
+            .unwrap()
+            .to_bytes();
         Answer {
             status: parts.status.as_u16(),
             headers: parts.headers,
@@ -132,7 +151,11 @@ impl Call {
 /// Signs `email` up, and gives the token.
 pub async fn sign_up(server: &TestServer, email: &str) -> String {
     let body = json!({"email": email, "password": PASSWORD});
-    let body = post("/api/auth/signup").json(&body).send(server).await.expect(201);
+    let body = post("/api/auth/signup")
+        .json(&body)
+        .send(server)
+        .await
+        .expect(201);
     body["token"].as_str().unwrap().to_owned()
 }
 
@@ -148,7 +171,9 @@ impl Socket {
         path: &str,
         headers: &[(&'static str, &str)],
     ) -> Result<Self, tungstenite::Error> {
-        let mut request = format!("ws://{}{path}", server.address).into_client_request().unwrap();
+        let mut request = format!("ws://{}{path}", server.address)
+            .into_client_request()
+            .unwrap();
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
@@ -159,7 +184,9 @@ impl Socket {
 
     /// Opens one with `token` in the address, as old clients do.
     pub async fn with_token(server: &TestServer, token: &str) -> Self {
-        Self::open(server, &format!("/?token={token}"), &[]).await.unwrap()
+        Self::open(server, &format!("/?token={token}"), &[])
+            .await
+            .unwrap()
     }
 
     /// The next message of the server.
@@ -193,7 +220,11 @@ impl Socket {
     /// The server's next frame, with pings answered and left out.
     async fn frame(&mut self) -> Message {
         loop {
-            let frame = timeout(PATIENCE, self.stream.next()).await.unwrap().unwrap().unwrap();
+            let frame = timeout(PATIENCE, self.stream.next())
+                .await
+                .unwrap()
+                .unwrap()
+                .unwrap();
             if !matches!(frame, Message::Ping(_)) {
                 return frame;
             }

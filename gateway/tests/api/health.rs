@@ -20,6 +20,9 @@ async fn every_answer_is_hardened_and_has_an_id() {
         let answer = get(path).send(&server).await;
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
         assert_eq!(answer.header("referrer-policy"), "no-referrer", "{path}");
-        assert!(ids.insert(answer.header("x-request-id").to_owned()), "{path}");
+        assert!(
+            ids.insert(answer.header("x-request-id").to_owned()),
+            "{path}"
+        );
     }
 }

@@ -56,13 +56,18 @@ impl TestServer {
             .collect();
         environment.insert("PORT".to_owned(), "0".to_owned());
         environment.insert("DATA_DIR".to_owned(), dir.path().display().to_string());
-        environment.insert("MINUTE_CREDIT__TOKENS__KEY".to_owned(), TOKEN_KEY.to_owned());
+        environment.insert(
+            "MINUTE_CREDIT__TOKENS__KEY".to_owned(),
+            TOKEN_KEY.to_owned(),
+        );
         Settings::from_sources(None, &environment).unwrap()
     }
 
     /// The server's database, as another process sees it.
     pub async fn store(&self) -> Arc<dyn Store> {
-        store::open(&Self::settings(&self.dir, &[]).store).await.unwrap()
+        store::open(&Self::settings(&self.dir, &[]).store)
+            .await
+            .unwrap()
     }
 
     /// Tells it to stop, without waiting for it.
