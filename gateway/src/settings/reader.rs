@@ -2,7 +2,10 @@
 
 use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
-use figment::{Figment, value::Value};
+use figment::{
+    Figment,
+    value::{Num, Value},
+};
 
 use super::SettingsError;
 
@@ -33,9 +36,7 @@ impl Reader {
     ) -> Result<i64, SettingsError> {
         let expected = || format!("must be a whole number from {min} to {max}");
         let number = match self.value(key)? {
-            Value::Num(_, number) => number
-                .to_i128()
-                .or_else(|| number.to_u128().and_then(|n| i128::try_from(n).ok())),
+            Value::Num(_, number) => whole_number(number),
             _ => None,
         };
         number
@@ -143,13 +144,21 @@ impl Reader {
     }
 }
 
+/// The number, if it has no fraction. The library keeps signed and unsigned ones apart.
+fn whole_number(number: Num) -> Option<i128> {
+    number.to_i128().or_else(|| {
+        number
+            .to_u128()
+            .and_then(|number| i128::try_from(number).ok())
+    })
+}
+
 /// A value as people write it.
 fn shown(value: &Value) -> String {
     match value {
         Value::String(_, text) => format!("{text:?}"),
         Value::Bool(_, flag) => flag.to_string(),
-        Value::Num(_, number) => number
-            .to_i128()
+        Value::Num(_, number) => whole_number(*number)
             .map(|whole| whole.to_string())
             .or_else(|| number.to_f64().map(|fraction| fraction.to_string()))
             .unwrap_or_else(|| "that number".to_owned()),
