@@ -366,14 +366,14 @@ impl Engine {
         let _permit = self.calls.try_acquire().map_err(|_| CallError::NotTaken)?;
         let (reply, mut answer) = oneshot::channel();
         self.cast(SupervisorMessage::Request(user, request(reply)));
-        match tokio::time::timeout(self.context.settings.call_timeout, &mut answer).await {
-            Ok(answer) => answer.map_err(|_| CallError::NoReply),
-            Err(_) => {
-                // From here on nobody can answer; an answer of this very moment still counts.
-                answer.close();
-                answer.try_recv().map_err(|_| CallError::NoReply)
-            }
+        if let Ok(answer) =
+            tokio::time::timeout(self.context.settings.call_timeout, &mut answer).await
+        {
+            return answer.map_err(|_| CallError::NoReply);
         }
+        // From here on nobody can answer; an answer of this very moment still counts.
+        answer.close();
+        answer.try_recv().map_err(|_| CallError::NoReply)
     }
 
     fn cast(&self, message: SupervisorMessage) {

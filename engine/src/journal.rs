@@ -294,9 +294,9 @@ impl JournalActor {
             && let Some(entry) = state.waiting.pop_front()
         {
             if users.insert(entry.fact.user()) {
-                entries.push(entry)
+                entries.push(entry);
             } else {
-                next.push_back(entry)
+                next.push_back(entry);
             }
         }
         next.append(&mut state.waiting);

@@ -25,7 +25,7 @@ use crate::supervisor::SupervisorMessage;
 /// How many values one round trip takes at most.
 const BATCH_MAX: usize = 1_000;
 /// How long Redis may take over one batch.
-const CALL_TIMEOUT: Duration = Duration::from_millis(1_000);
+const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often Redis is asked whether it is still there, when there is nothing to write.
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// The wait before a lost Redis is tried again.

@@ -6,14 +6,17 @@
 //! for one while it handles a message, and never charges by ticks: a wake only shows what time made
 //! true already.
 
+mod outcomes;
+mod reading;
+mod telling;
+
 use std::{sync::Arc, time::Duration};
 
-use billing::{End, Settlement, SlotNumber, StartRejection, Wallet, WalletVersion};
+use billing::{Settlement, SlotNumber, StartRejection, Wallet, WalletVersion};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use schema::{
-    Credits, Millis, SessionId, UnixMillis, UserId,
-    session::{ActiveSession, EndReason, LiveBalance},
-    websocket::ServerMessage,
+    Millis, UnixMillis, UserId,
+    session::{EndReason, LiveBalance},
 };
 use tokio::sync::oneshot;
 
@@ -21,12 +24,10 @@ use crate::{
     context::Context,
     count::Count,
     engine::{BalanceError, StartError, Started, StopError, Stopped},
-    facts::{Fact, FactOutcome, Refusal, WalletRecord},
+    facts::{Fact, FactOutcome, WalletRecord},
     journal::Entry,
-    recovery,
     store::StoreError,
     supervisor::SupervisorMessage,
-    update::{News, UserUpdate},
     watermark::Stamp,
 };
 
@@ -325,287 +326,6 @@ impl SessionState {
             wallet.advance(self.context.clock.now());
         }
     }
-
-    // --- what became of facts ---
-
-    fn take_outcome(
-        &mut self,
-        myself: &ActorRef<SessionMessage>,
-        fact: &Fact,
-        outcome: FactOutcome,
-        stamp: Option<Stamp>,
-    ) {
-        self.is_in_flight = false;
-        match (fact, outcome) {
-            (Fact::Opening(opening), FactOutcome::Recorded) => {
-                self.opened(opening.session, fact.version().next())
-            }
-            (Fact::Settlement(settlement), FactOutcome::Recorded) => {
-                self.settled(settlement, fact.version().next())
-            }
-            (Fact::Opening(_), FactOutcome::Stale) => {
-                self.start_stamp = stamp;
-                self.reload = Reload::Needed;
-            }
-            (Fact::Settlement(_), FactOutcome::Stale) => {
-                self.stop_stamp = self.stop_stamp.take().or(stamp);
-                self.reload = Reload::Needed;
-            }
-            (Fact::Opening(opening), FactOutcome::Refused(refusal)) => {
-                self.start_refused(opening.session, refusal)
-            }
-            (Fact::Settlement(settlement), FactOutcome::Refused(refusal)) => {
-                tracing::error!(
-                    user = self.user.get(),
-                    session = settlement.session.get(),
-                    error = &refusal as &dyn std::error::Error,
-                    "a settlement was refused"
-                );
-                self.stop_stamp = self.stop_stamp.take().or(stamp);
-                self.reload = Reload::Underway;
-                retry_later(myself.clone());
-            }
-        }
-    }
-
-    fn opened(&mut self, id: SessionId, version: WalletVersion) {
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
-        wallet.start_recorded(id, version);
-        wallet.advance(self.context.clock.now());
-        self.is_low_told = false;
-        let Some(session) = wallet.session(id).copied() else {
-            return;
-        };
-        let started = Started {
-            session: id,
-            started_at: session.started_at,
-        };
-        let is_taken = self
-            .starting
-            .take()
-            .is_some_and(|reply| reply.send(Ok(started)).is_ok());
-        if !is_taken {
-            // Whoever asked was told that the outcome is unknown: it never was, for nothing.
-            let _abandoned = wallet.abandon(id);
-            return;
-        }
-        self.live.set(1);
-        self.settle_at = next_settlement(
-            session.started_at,
-            self.context.clock.now(),
-            self.context.settings.settle_every,
-        );
-        self.tell(News::Event(ServerMessage::SessionStarted {
-            session_id: id,
-            started_at: session.started_at,
-        }));
-        self.mirror();
-    }
-
-    fn start_refused(&mut self, id: SessionId, refusal: Refusal) {
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
-        wallet.start_refused(id);
-        let error = match refusal {
-            Refusal::SlotTaken => StartError::SessionActive,
-            Refusal::UserUnknown => StartError::UserUnknown,
-            Refusal::SessionEnded | Refusal::Contradiction => {
-                tracing::error!(
-                    user = self.user.get(),
-                    error = &refusal as &dyn std::error::Error,
-                    "a start was refused"
-                );
-                StartError::Unavailable
-            }
-        };
-        if let Some(reply) = self.starting.take() {
-            let _gone = reply.send(Err(error));
-        }
-        for reply in self.stopping.drain(..) {
-            let _gone = reply.send(Err(StopError::NoActiveSession));
-        }
-        self.stop_stamp = None;
-    }
-
-    fn settled(&mut self, settlement: &Settlement, version: WalletVersion) {
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
-        let end = wallet.settled(settlement, version);
-        let final_credits = wallet.balance();
-        if let Some(end) = end {
-            self.ended(settlement.session, end, final_credits);
-        }
-        self.mirror();
-    }
-
-    fn ended(&mut self, id: SessionId, end: End, final_credits: Credits) {
-        let End {
-            at: ended_at,
-            reason,
-            consumed,
-            served: _,
-        } = end;
-        for reply in self.stopping.drain(..) {
-            let _gone = reply.send(Ok(Stopped {
-                session: id,
-                ended_at,
-                reason,
-                consumed,
-                final_credits,
-            }));
-        }
-        self.stop_stamp = None;
-        self.live.set(0);
-        // The balance first: whoever hears of the end has seen what is left.
-        self.tell_balance();
-        self.tell(News::Event(ServerMessage::SessionStopped {
-            session_id: id,
-            reason,
-            ended_at,
-            credits_consumed: consumed,
-            final_credits,
-        }));
-        for reply in std::mem::take(&mut self.queued_starts) {
-            self.start(reply);
-        }
-    }
-
-    // --- reading the wallet ---
-
-    /// Reads the wallet in a task of its own, which casts the result.
-    fn load(&mut self, myself: &ActorRef<SessionMessage>, since: WalletVersion) {
-        let (store, user, myself) = (Arc::clone(&self.context.store), self.user, myself.clone());
-        self.reload = Reload::Underway;
-        tokio::spawn(async move {
-            let _gone = myself.cast(SessionMessage::Loaded(store.wallet(user, since).await));
-        });
-    }
-
-    fn take_wallet(
-        &mut self,
-        myself: &ActorRef<SessionMessage>,
-        result: Result<Option<WalletRecord>, StoreError>,
-    ) {
-        let is_outdated = self.reload == Reload::UnderwayOutdated;
-        self.reload = if is_outdated {
-            Reload::Needed
-        } else {
-            Reload::NotNeeded
-        };
-        match (result, &mut self.wallet) {
-            (Ok(Some(record)), WalletState::Loading(_)) => {
-                let wallet = recovery::rebuild(&record, &self.context);
-                self.adopt(wallet);
-            }
-            (Ok(Some(record)), WalletState::Ready(_)) => self.rebase(&record),
-            (Ok(None), WalletState::Loading(_)) => self.refuse_waiting(&StartError::UserUnknown),
-            (Ok(None), WalletState::Ready(_)) => {
-                tracing::error!(
-                    user = self.user.get(),
-                    "the wallet is gone from the database"
-                );
-            }
-            (Err(error), wallet) => {
-                tracing::warn!(
-                    user = self.user.get(),
-                    error = &error as &dyn std::error::Error,
-                    "can't read a wallet"
-                );
-                if matches!(wallet, WalletState::Loading(_)) {
-                    self.refuse_waiting(&StartError::Unavailable);
-                }
-                self.reload = Reload::Underway;
-                retry_later(myself.clone());
-            }
-        }
-    }
-
-    /// Takes `wallet` for its own, and then what waited for it.
-    fn adopt(&mut self, wallet: Wallet) {
-        let now = self.context.clock.now();
-        let live = wallet.sessions().iter().filter(|session| session.is_live());
-        self.live.set(live.clone().count());
-        if let Some(session) = live.clone().next() {
-            self.settle_at =
-                next_settlement(session.started_at, now, self.context.settings.settle_every);
-        }
-        let before = std::mem::replace(&mut self.wallet, WalletState::Ready(wallet));
-        self.advance();
-        if let WalletState::Loading(waiting) = before {
-            waiting
-                .into_iter()
-                .for_each(|request| self.handle_request(request));
-        }
-        self.mirror();
-    }
-
-    fn rebase(&mut self, record: &WalletRecord) {
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
-        let facts = recovery::rebase_of(record, &self.context.run.node);
-        let ended = wallet.rebase(self.context.clock.now(), &facts);
-        wallet.advance(self.context.clock.now());
-        let credits = wallet.balance();
-        if !ended.is_empty() {
-            // Somebody else ended it, and has told whoever asked.
-            self.live.set(0);
-            for reply in self.stopping.drain(..) {
-                let _gone = reply.send(Err(StopError::NoActiveSession));
-            }
-            self.stop_stamp = None;
-        }
-        for change in &record.changes {
-            if let Ok(amount) = Credits::new(change.amount.get())
-                && !amount.is_zero()
-            {
-                self.is_low_told = false;
-                self.tell(News::Event(ServerMessage::CreditsAdded { amount, credits }));
-            }
-        }
-        self.mirror();
-    }
-
-    /// Answers everybody who waits for a wallet that can't be read, or isn't there.
-    fn refuse_waiting(&mut self, why: &StartError) {
-        let WalletState::Loading(waiting) = &mut self.wallet else {
-            return;
-        };
-        let is_unknown = matches!(why, StartError::UserUnknown);
-        for request in std::mem::take(waiting) {
-            match request {
-                Request::Start(reply) => {
-                    let error = if is_unknown {
-                        StartError::UserUnknown
-                    } else {
-                        StartError::Unavailable
-                    };
-                    let _gone = reply.send(Err(error));
-                }
-                Request::Stop(_, reply) => {
-                    let error = if is_unknown {
-                        StopError::NoActiveSession
-                    } else {
-                        StopError::Unavailable
-                    };
-                    let _gone = reply.send(Err(error));
-                }
-                Request::Balance(reply) => {
-                    let error = if is_unknown {
-                        BalanceError::UserUnknown
-                    } else {
-                        BalanceError::Unavailable
-                    };
-                    let _gone = reply.send(Err(error));
-                }
-                Request::Watch(_) | Request::Notice => {}
-            }
-        }
-    }
 }
 
 // --- after every message ---
@@ -670,54 +390,6 @@ impl SessionState {
         wallet.interim_settlement(session.id)
     }
 
-    /// Casts the balance, if it is another one than was told last.
-    fn tell_balance(&mut self) {
-        if !matches!(self.wallet, WalletState::Ready(_)) {
-            return;
-        }
-        let Some(balance) = self.balance() else {
-            return;
-        };
-        let is_news = self.told.is_none_or(|told| {
-            told.credits != balance.credits
-                || told.session.map(same_for_clients) != balance.session.map(same_for_clients)
-        });
-        if is_news {
-            self.told = Some(balance);
-            self.tell(News::Balance(balance));
-        }
-    }
-
-    /// Says that little is left, once.
-    fn tell_low(&mut self) {
-        let WalletState::Ready(wallet) = &self.wallet else {
-            return;
-        };
-        if self.is_low_told {
-            return;
-        }
-        let Some(session) = wallet
-            .sessions()
-            .iter()
-            .find(|session| session.is_live() && session.is_recorded)
-        else {
-            return;
-        };
-        let Some(depletes_at) = wallet.depletes_at(session.id) else {
-            return;
-        };
-        let left = depletes_at.since(wallet.instant());
-        if left <= self.context.settings.low_balance {
-            self.is_low_told = true;
-            let seconds_left = left.get().div_euclid(1_000) + i64::from(left.get() % 1_000 > 0);
-            let credits = wallet.balance();
-            self.tell(News::Event(ServerMessage::BalanceLow {
-                credits,
-                seconds_left,
-            }));
-        }
-    }
-
     /// Asks to be woken at the next deadline, unless a wake is set that is no later.
     fn set_wake(&mut self, myself: &ActorRef<SessionMessage>) {
         let Some(at) = self.next_deadline() else {
@@ -773,62 +445,6 @@ impl SessionState {
             let _stopped = self.context.supervisor.cast(idle);
         }
     }
-
-    // --- helpers ---
-
-    /// The balance and the live session, at the wallet's instant.
-    fn balance(&self) -> Option<LiveBalance> {
-        let WalletState::Ready(wallet) = &self.wallet else {
-            return None;
-        };
-        let session = wallet
-            .sessions()
-            .iter()
-            .find(|session| session.is_live() && session.is_recorded);
-        let session = session.and_then(|session| {
-            Some(ActiveSession {
-                session_id: session.id,
-                started_at: session.started_at,
-                consumed: session.charge(wallet.instant())?,
-                credits_per_interval: session.tariff.price(),
-                interval_ms: session.tariff.interval(),
-                next_charge_at: wallet.next_boundary(session.id),
-                depletes_at: wallet.depletes_at(session.id),
-            })
-        });
-        Some(LiveBalance {
-            credits: wallet.balance(),
-            as_of: wallet.instant(),
-            session,
-        })
-    }
-
-    fn live_balance_now(&mut self) -> Option<LiveBalance> {
-        self.advance();
-        self.balance()
-    }
-
-    fn tell(&self, news: News) {
-        // The hub is gone only when the process is going.
-        let _stopped = self.context.updates.cast(UserUpdate {
-            user: self.user,
-            news,
-        });
-    }
-
-    fn mirror(&self) {
-        if let (Some(mirror), Some(balance), WalletState::Ready(wallet)) =
-            (&self.context.mirror, self.balance(), &self.wallet)
-        {
-            mirror.put(self.user, wallet.version(), balance);
-        }
-    }
-}
-
-/// What of a live session clients can't work out by themselves: not what it has cost so far, nor
-/// when its interval ends.
-fn same_for_clients(session: ActiveSession) -> (SessionId, Option<UnixMillis>) {
-    (session.session_id, session.depletes_at)
 }
 
 /// The first instant after `now` at which a session's charge is to be settled: whole periods after

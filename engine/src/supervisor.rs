@@ -96,19 +96,17 @@ impl Actor for Supervisor {
             SupervisorMessage::Begin { context } => state.context = Some(context),
             SupervisorMessage::Adopt(wallet) => {
                 let user = wallet.user();
-                state
-                    .spawn(&myself, user, Origin::Recovered(wallet))
-                    .await?;
+                state.spawn(&myself, user, Origin::Recovered(wallet)).await;
             }
             SupervisorMessage::Request(user, request) => {
-                state.route(&myself, user, request).await?
+                state.route(&myself, user, request).await;
             }
             SupervisorMessage::Idle {
                 session,
                 user,
                 handled,
             } => state.retire(session, user, handled),
-            SupervisorMessage::Restart(user) => state.restart(&myself, user).await?,
+            SupervisorMessage::Restart(user) => state.restart(&myself, user).await,
             SupervisorMessage::Barrier(reply) => {
                 let _gone = reply.send(());
             }
@@ -139,7 +137,7 @@ impl SupervisorState {
         myself: &ActorRef<SupervisorMessage>,
         user: UserId,
         request: Request,
-    ) -> Result<(), ActorProcessingErr> {
+    ) {
         if let Request::Watch(watched) = request {
             match watched {
                 Watched::Yes => self.watched.insert(user),
@@ -148,7 +146,7 @@ impl SupervisorState {
         }
         if let Some(waiting) = self.restarting.get_mut(&user) {
             waiting.push(request);
-            return Ok(());
+            return;
         }
         if !self.sessions.contains_key(&user) {
             let needs_session = match &request {
@@ -159,9 +157,9 @@ impl SupervisorState {
             };
             if !needs_session {
                 answer_without_session(request);
-                return Ok(());
+                return;
             }
-            self.spawn(myself, user, Origin::Database).await?;
+            self.spawn(myself, user, Origin::Database).await;
         }
         if let Some(entry) = self.sessions.get_mut(&user) {
             entry.sent += 1;
@@ -169,16 +167,13 @@ impl SupervisorState {
             // outcome is unknown.
             let _failed = entry.session.cast(SessionMessage::Request(request));
         }
-        Ok(())
     }
 
-    async fn spawn(
-        &mut self,
-        myself: &ActorRef<SupervisorMessage>,
-        user: UserId,
-        origin: Origin,
-    ) -> Result<(), ActorProcessingErr> {
-        let context = self.context.clone().ok_or("the supervisor has not begun")?;
+    async fn spawn(&mut self, myself: &ActorRef<SupervisorMessage>, user: UserId, origin: Origin) {
+        let Some(context) = self.context.clone() else {
+            tracing::error!(user = user.get(), "a session was asked for too early");
+            return;
+        };
         let watched = if self.watched.contains(&user) {
             Watched::Yes
         } else {
@@ -190,10 +185,17 @@ impl SupervisorState {
             origin,
             watched,
         };
-        let (session, _) =
-            SessionActor::spawn_linked(None, SessionActor, arguments, myself.get_cell()).await?;
-        self.sessions.insert(user, Entry { session, sent: 0 });
-        Ok(())
+        match SessionActor::spawn_linked(None, SessionActor, arguments, myself.get_cell()).await {
+            Ok((session, _)) => {
+                self.sessions.insert(user, Entry { session, sent: 0 });
+            }
+            // Requests are dropped with it: their callers learn that the outcome is unknown.
+            Err(error) => tracing::error!(
+                user = user.get(),
+                error = &error as &dyn std::error::Error,
+                "a session actor did not start"
+            ),
+        }
     }
 
     /// Lets a session go that has handled all that was sent to it and has nothing left to do.
@@ -229,17 +231,12 @@ impl SupervisorState {
         });
     }
 
-    async fn restart(
-        &mut self,
-        myself: &ActorRef<SupervisorMessage>,
-        user: UserId,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn restart(&mut self, myself: &ActorRef<SupervisorMessage>, user: UserId) {
         let waiting = self.restarting.remove(&user).unwrap_or_default();
-        self.spawn(myself, user, Origin::Database).await?;
+        self.spawn(myself, user, Origin::Database).await;
         for request in waiting {
-            self.route(myself, user, request).await?;
+            self.route(myself, user, request).await;
         }
-        Ok(())
     }
 
     fn mirror_all(&mut self) {

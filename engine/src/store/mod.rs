@@ -1,15 +1,33 @@
-//! The database, behind one interface: [`postgres`] for production, [`sqlite`] embedded, and one
-//! test suite that both pass (`engine/tests/store.rs`).
+//! The database, behind one interface: Postgres for production, SQLite embedded, and one test suite
+//! that both pass (`engine/tests/store.rs`).
 //!
-//! Every write is one transaction that nobody can cancel: it runs in a task of its own, and the
-//! time-out stands outside it (a cancelled transaction can go back to the pool open). A call that
-//! timed out has an unknown outcome, and all writes may be repeated.
+//! There is one implementation, [`Database`]: what is decided is decided once, and a statement is
+//! written twice only where the two databases' words differ. `postgres` and `sqlite` hold how each is
+//! opened.
+//!
+//! Every call is a task that nobody can cancel, since a cancelled transaction can go back to the pool
+//! open. A call that did not end well gives its connection up. A write that timed out or broke off
+//! has an unknown outcome; all writes may be repeated.
 //!
 //! SQL stands beside the function that runs it, and nowhere else.
 
 pub mod audit;
-pub mod postgres;
-pub mod sqlite;
+
+mod database;
+
+mod accounts;
+mod history;
+mod journal;
+mod runs;
+mod wallets;
+
+mod connection;
+mod errors;
+mod migrations;
+mod postgres;
+mod sqlite;
+
+pub use database::Database;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -58,8 +76,8 @@ pub enum StoreError {
     /// Another process runs under our node's name since. Nothing was written.
     #[error("another process has taken over this node's name")]
     Superseded,
-    /// The database refused a statement. Nothing was written.
-    #[error("the database refused a statement")]
+    /// The database refused a statement, or us. Nothing was written.
+    #[error("the database refused")]
     Refused(#[source] sqlx::Error),
     /// What stands in the database can't be understood.
     #[error("the database holds something unexpected: {0}")]
@@ -348,6 +366,5 @@ pub trait Store: Send + Sync + 'static {
 
 /// Opens the database, and brings its schema up to date.
 pub async fn open(settings: &StoreSettings) -> Result<Arc<dyn Store>, StoreError> {
-    let _ = settings;
-    unimplemented!("the stores come next")
+    Ok(Arc::new(Database::open(settings).await?))
 }

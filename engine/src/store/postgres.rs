@@ -1,1 +1,70 @@
+//! Postgres: how to connect to it, and how to tell what its errors mean.
 
+use std::str::FromStr;
+
+use sqlx::{
+    Connection as _, PgPool,
+    migrate::Migration,
+    postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
+};
+
+use super::{StoreError, StoreSettings, migrations};
+
+/// The migrations, oldest first. One that was released is never changed.
+fn own_migrations() -> Vec<Migration> {
+    vec![migrations::simple(
+        1,
+        "wallets, sessions, ledger",
+        include_str!("../../../schema/migrations/postgres/0001_wallets_sessions_ledger.sql"),
+    )]
+}
+
+/// Brings the schema up to date, and opens the pool.
+pub(super) async fn open(address: &str, settings: &StoreSettings) -> Result<PgPool, StoreError> {
+    let options = PgConnectOptions::from_str(address)?.application_name("minute-credit");
+    let connecting = tokio::time::timeout(
+        settings.connect_timeout,
+        PgConnection::connect_with(&options),
+    );
+    let mut connection = connecting
+        .await
+        .map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))??;
+    // The migrator keeps its advisory lock when it fails: the lock goes with the connection.
+    migrate(&mut connection).await?;
+    connection.close().await?;
+
+    Ok(PgPoolOptions::new()
+        .max_connections(settings.connections_max.max(1))
+        .acquire_timeout(settings.connect_timeout)
+        .connect_lazy_with(options))
+}
+
+async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let migrator = migrations::migrator(own_migrations());
+    let (has_migrations, has_tables): (bool, bool) = sqlx::query_as(
+        "SELECT to_regclass('_sqlx_migrations') IS NOT NULL,
+                to_regclass('users') IS NOT NULL OR to_regclass('sessions') IS NOT NULL
+                OR to_regclass('ledger') IS NOT NULL",
+    )
+    .fetch_one(&mut *connection)
+    .await?;
+    if !has_migrations && has_tables {
+        return Err(migrations::not_ours());
+    }
+    migrator
+        .run_direct(None, connection, false)
+        .await
+        .map_err(|error| migrations::explain(error, &migrator))
+}
+
+/// Whether an error of this SQLSTATE can pass by itself: broken connections, conflicts between
+/// transactions, a server that starts, stops, is full or takes no writes just now.
+/// See <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+pub(super) fn is_passing(sqlstate: &str) -> bool {
+    let class = sqlstate.get(..2).unwrap_or_default();
+    matches!(class, "08" | "40" | "53" | "58")
+        || matches!(
+            sqlstate,
+            "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" | "25P04" | "55P03"
+        )
+}

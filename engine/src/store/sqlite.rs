@@ -1,1 +1,130 @@
+//! SQLite, embedded: how to open its file, and how to tell what its errors mean.
+//!
+//! One connection writes, so that writers queue here and not in the file's lock; a few others read.
+//! Another process, such as the command line, may write to the file too.
 
+use std::{
+    fs::{DirBuilder, OpenOptions},
+    path::Path,
+};
+
+use sqlx::{
+    Connection as _, SqlitePool,
+    migrate::Migration,
+    sqlite::{
+        SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions,
+        SqliteSynchronous,
+    },
+};
+
+use super::{StoreError, StoreSettings, migrations};
+
+/// The migrations, oldest first. One that was released is never changed.
+fn own_migrations() -> Vec<Migration> {
+    vec![migrations::simple(
+        1,
+        "wallets, sessions, ledger",
+        include_str!("../../../schema/migrations/sqlite/0001_wallets_sessions_ledger.sql"),
+    )]
+}
+
+/// The pools of an SQLite file.
+#[derive(Clone, Debug)]
+pub(super) struct SqlitePools {
+    /// Its only connection writes.
+    pub(super) writer: SqlitePool,
+    /// Its connections only read.
+    pub(super) readers: SqlitePool,
+}
+
+/// Makes the file at need, brings its schema up to date, and opens the pools.
+pub(super) async fn open(path: &Path, settings: &StoreSettings) -> Result<SqlitePools, StoreError> {
+    prepare_file(path)?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(settings.connect_timeout)
+        .foreign_keys(true);
+    let mut connection = SqliteConnection::connect_with(&options).await?;
+    migrate(&mut connection).await?;
+    connection.close().await?;
+
+    let pool = SqlitePoolOptions::new()
+        .acquire_timeout(settings.connect_timeout)
+        .idle_timeout(None)
+        .max_lifetime(None);
+    Ok(SqlitePools {
+        writer: pool
+            .clone()
+            .max_connections(1)
+            .connect_lazy_with(options.clone()),
+        readers: pool
+            .max_connections(settings.connections_max.max(1))
+            .connect_lazy_with(options.pragma("query_only", "ON")),
+    })
+}
+
+/// Makes the file and its folder at need, and says in words what stands in the way. The file holds
+/// password hashes: a new one is readable by its owner only.
+fn prepare_file(path: &Path) -> Result<(), StoreError> {
+    let file_error = |path: &Path| {
+        let path = path.to_owned();
+        |source| StoreError::File { path, source }
+    };
+    if let Some(folder) = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+    {
+        DirBuilder::new()
+            .recursive(true)
+            .create(folder)
+            .map_err(file_error(folder))?;
+    }
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map_err(file_error(path))?;
+    Ok(())
+}
+
+/// One transaction around the check and the migrations, so that two processes don't both migrate.
+async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let migrator = migrations::migrator(own_migrations());
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let (has_migrations, has_tables): (bool, bool) = sqlx::query_as(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations'),
+                EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name IN ('users', 'sessions', 'ledger'))",
+    )
+    .fetch_one(&mut *transaction)
+    .await?;
+    if !has_migrations && has_tables {
+        return Err(migrations::not_ours());
+    }
+    migrator
+        .run_direct(None, &mut *transaction, false)
+        .await
+        .map_err(|error| migrations::explain(error, &migrator))?;
+    Ok(transaction.commit().await?)
+}
+
+/// The result code for a file that is no SQLite database.
+const NOT_A_DATABASE: i32 = 26;
+
+/// Whether `code` says that the file is no SQLite database.
+pub(super) fn is_no_database(code: &str) -> bool {
+    primary_code(code) == Some(NOT_A_DATABASE)
+}
+
+/// Whether an error of this result code can pass by itself: busy, locked, out of memory, read-only,
+/// interrupted, failing or full disk, a file that can't be opened.
+/// See <https://www.sqlite.org/rescode.html>.
+pub(super) fn is_passing(code: &str) -> bool {
+    primary_code(code).is_some_and(|code| matches!(code, 5..=10 | 13 | 14))
+}
+
+/// The result code without its extension.
+fn primary_code(code: &str) -> Option<i32> {
+    code.parse::<i32>().ok().map(|code| code & 0xff)
+}

@@ -1,0 +1,151 @@
+//! How a session reads its wallet: for the first time, and again when somebody else wrote to it.
+
+use std::sync::Arc;
+
+use billing::{Wallet, WalletVersion};
+use ractor::ActorRef;
+use schema::{Credits, websocket::ServerMessage};
+
+use super::{
+    Reload, Request, SessionMessage, SessionState, WalletState, next_settlement, retry_later,
+};
+use crate::{
+    engine::{BalanceError, StartError, StopError},
+    facts::WalletRecord,
+    recovery,
+    store::StoreError,
+    update::News,
+};
+
+impl SessionState {
+    /// Reads the wallet in a task of its own, which casts the result.
+    pub(super) fn load(&mut self, myself: &ActorRef<SessionMessage>, since: WalletVersion) {
+        let (store, user, myself) = (Arc::clone(&self.context.store), self.user, myself.clone());
+        self.reload = Reload::Underway;
+        tokio::spawn(async move {
+            let _gone = myself.cast(SessionMessage::Loaded(store.wallet(user, since).await));
+        });
+    }
+
+    pub(super) fn take_wallet(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        result: Result<Option<WalletRecord>, StoreError>,
+    ) {
+        let is_outdated = self.reload == Reload::UnderwayOutdated;
+        self.reload = if is_outdated {
+            Reload::Needed
+        } else {
+            Reload::NotNeeded
+        };
+        match (result, &mut self.wallet) {
+            (Ok(Some(record)), WalletState::Loading(_)) => {
+                let wallet = recovery::rebuild(&record, &self.context);
+                self.adopt(wallet);
+            }
+            (Ok(Some(record)), WalletState::Ready(_)) => self.rebase(&record),
+            (Ok(None), WalletState::Loading(_)) => self.refuse_waiting(&StartError::UserUnknown),
+            (Ok(None), WalletState::Ready(_)) => {
+                tracing::error!(
+                    user = self.user.get(),
+                    "the wallet is gone from the database"
+                );
+            }
+            (Err(error), wallet) => {
+                tracing::warn!(
+                    user = self.user.get(),
+                    error = &error as &dyn std::error::Error,
+                    "can't read a wallet"
+                );
+                if matches!(wallet, WalletState::Loading(_)) {
+                    self.refuse_waiting(&StartError::Unavailable);
+                }
+                self.reload = Reload::Underway;
+                retry_later(myself.clone());
+            }
+        }
+    }
+
+    /// Takes `wallet` for its own, and then what waited for it.
+    pub(super) fn adopt(&mut self, wallet: Wallet) {
+        let now = self.context.clock.now();
+        let live = wallet.sessions().iter().filter(|session| session.is_live());
+        self.live.set(live.clone().count());
+        if let Some(session) = live.clone().next() {
+            self.settle_at =
+                next_settlement(session.started_at, now, self.context.settings.settle_every);
+        }
+        let before = std::mem::replace(&mut self.wallet, WalletState::Ready(wallet));
+        self.advance();
+        if let WalletState::Loading(waiting) = before {
+            for request in waiting {
+                self.handle_request(request);
+            }
+        }
+        self.mirror();
+    }
+
+    pub(super) fn rebase(&mut self, record: &WalletRecord) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        let facts = recovery::rebase_of(record, &self.context.run.node);
+        let ended = wallet.rebase(self.context.clock.now(), &facts);
+        wallet.advance(self.context.clock.now());
+        let credits = wallet.balance();
+        if !ended.is_empty() {
+            // Somebody else ended it, and has told whoever asked.
+            self.live.set(0);
+            for reply in self.stopping.drain(..) {
+                let _gone = reply.send(Err(StopError::NoActiveSession));
+            }
+            self.stop_stamp = None;
+        }
+        for change in &record.changes {
+            if let Ok(amount) = Credits::new(change.amount.get())
+                && !amount.is_zero()
+            {
+                self.is_low_told = false;
+                self.tell(News::Event(ServerMessage::CreditsAdded { amount, credits }));
+            }
+        }
+        self.mirror();
+    }
+
+    /// Answers everybody who waits for a wallet that can't be read, or isn't there.
+    pub(super) fn refuse_waiting(&mut self, why: &StartError) {
+        let WalletState::Loading(waiting) = &mut self.wallet else {
+            return;
+        };
+        let is_unknown = matches!(why, StartError::UserUnknown);
+        for request in std::mem::take(waiting) {
+            match request {
+                Request::Start(reply) => {
+                    let error = if is_unknown {
+                        StartError::UserUnknown
+                    } else {
+                        StartError::Unavailable
+                    };
+                    let _gone = reply.send(Err(error));
+                }
+                Request::Stop(_, reply) => {
+                    let error = if is_unknown {
+                        StopError::NoActiveSession
+                    } else {
+                        StopError::Unavailable
+                    };
+                    let _gone = reply.send(Err(error));
+                }
+                Request::Balance(reply) => {
+                    let error = if is_unknown {
+                        BalanceError::UserUnknown
+                    } else {
+                        BalanceError::Unavailable
+                    };
+                    let _gone = reply.send(Err(error));
+                }
+                Request::Watch(_) | Request::Notice => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What a session shows of itself: to the hub, to callers and to the mirror.
+
+use schema::{
+    SessionId, UnixMillis,
+    session::{ActiveSession, LiveBalance},
+    websocket::ServerMessage,
+};
+
+use super::{SessionState, WalletState};
+use crate::update::{News, UserUpdate};
+
+impl SessionState {
+    /// Casts the balance, if it is another one than was told last.
+    pub(super) fn tell_balance(&mut self) {
+        if !matches!(self.wallet, WalletState::Ready(_)) {
+            return;
+        }
+        let Some(balance) = self.balance() else {
+            return;
+        };
+        let is_news = self.told.is_none_or(|told| {
+            told.credits != balance.credits
+                || told.session.map(same_for_clients) != balance.session.map(same_for_clients)
+        });
+        if is_news {
+            self.told = Some(balance);
+            self.tell(News::Balance(balance));
+        }
+    }
+
+    /// Says that little is left, once.
+    pub(super) fn tell_low(&mut self) {
+        let WalletState::Ready(wallet) = &self.wallet else {
+            return;
+        };
+        if self.is_low_told {
+            return;
+        }
+        let Some(session) = wallet
+            .sessions()
+            .iter()
+            .find(|session| session.is_live() && session.is_recorded)
+        else {
+            return;
+        };
+        let Some(depletes_at) = wallet.depletes_at(session.id) else {
+            return;
+        };
+        let left = depletes_at.since(wallet.instant());
+        if left <= self.context.settings.low_balance {
+            self.is_low_told = true;
+            let seconds_left = left.get().div_euclid(1_000) + i64::from(left.get() % 1_000 > 0);
+            let credits = wallet.balance();
+            self.tell(News::Event(ServerMessage::BalanceLow {
+                credits,
+                seconds_left,
+            }));
+        }
+    }
+
+    /// The balance and the live session, at the wallet's instant.
+    pub(super) fn balance(&self) -> Option<LiveBalance> {
+        let WalletState::Ready(wallet) = &self.wallet else {
+            return None;
+        };
+        let session = wallet
+            .sessions()
+            .iter()
+            .find(|session| session.is_live() && session.is_recorded);
+        let session = session.and_then(|session| {
+            Some(ActiveSession {
+                session_id: session.id,
+                started_at: session.started_at,
+                consumed: session.charge(wallet.instant())?,
+                credits_per_interval: session.tariff.price(),
+                interval_ms: session.tariff.interval(),
+                next_charge_at: wallet.next_boundary(session.id),
+                depletes_at: wallet.depletes_at(session.id),
+            })
+        });
+        Some(LiveBalance {
+            credits: wallet.balance(),
+            as_of: wallet.instant(),
+            session,
+        })
+    }
+
+    pub(super) fn live_balance_now(&mut self) -> Option<LiveBalance> {
+        self.advance();
+        self.balance()
+    }
+
+    pub(super) fn tell(&self, news: News) {
+        // The hub is gone only when the process is going.
+        let _stopped = self.context.updates.cast(UserUpdate {
+            user: self.user,
+            news,
+        });
+    }
+
+    pub(super) fn mirror(&self) {
+        if let (Some(mirror), Some(balance), WalletState::Ready(wallet)) =
+            (&self.context.mirror, self.balance(), &self.wallet)
+        {
+            mirror.put(self.user, wallet.version(), balance);
+        }
+    }
+}
+
+/// What of a live session clients can't work out by themselves: not what it has cost so far, nor
+/// when its interval ends.
+fn same_for_clients(session: ActiveSession) -> (SessionId, Option<UnixMillis>) {
+    (session.session_id, session.depletes_at)
+}

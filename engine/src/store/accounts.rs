@@ -1,0 +1,259 @@
+//! Users: their accounts, passwords and revoked tokens.
+//!
+//! Two emails are the same if they differ in the case of ASCII letters only, in both databases alike.
+
+use schema::{Credits, UnixMillis, UserId};
+
+use super::{
+    CreateUserError, NewUser, RevokedToken, StoreError, UserRecord,
+    connection::{Connection, Sql, Value},
+    wallets,
+};
+
+/// How many fixture users one transaction makes at most, so that each ends well within a call's time.
+pub(super) const FIXTURE_BATCH_MAX: u32 = 5_000;
+
+/// A user in the database.
+#[derive(sqlx::FromRow)]
+struct UserRow {
+    id: i64,
+    email: String,
+    password: Option<String>,
+    credits: i64,
+    created_at: i64,
+    tokens_valid_from: i64,
+}
+
+/// Creates a user with the signup grant as a ledger entry.
+pub(super) async fn create(
+    connection: &mut Connection,
+    user: NewUser,
+) -> Result<UserRecord, CreateUserError> {
+    let (created_at, grant) = (user.created_at.get(), user.grant.get());
+    let values: [Value; 4] = [
+        user.email.as_str().into(),
+        user.password_hash.clone().into(),
+        grant.into(),
+        created_at.into(),
+    ];
+    let row: Option<(i64,)> = connection
+        .row(
+            "INSERT INTO users (email, password, credits, version, last_instant, created_at, updated_at)
+             VALUES ($1, $2, $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END, $4, $4, $4)
+             ON CONFLICT DO NOTHING RETURNING id",
+            &values,
+        )
+        .await?;
+    let Some((id,)) = row else {
+        return Err(CreateUserError::EmailTaken);
+    };
+    grant_signup(connection, &[id], user.grant, user.created_at).await?;
+    Ok(UserRecord {
+        id: UserId::new(id).map_err(StoreError::from)?,
+        email: user.email,
+        password_hash: user.password_hash,
+        credits: user.grant,
+        created_at: user.created_at,
+        tokens_valid_from: UnixMillis::EPOCH,
+    })
+}
+
+/// Creates `count` users without a password, with fresh emails.
+pub(super) async fn create_fixtures(
+    connection: &mut Connection,
+    count: u32,
+    grant: Credits,
+    now: UnixMillis,
+) -> Result<Vec<UserId>, StoreError> {
+    let random = Sql {
+        postgres: "SELECT gen_random_uuid()::TEXT",
+        sqlite: "SELECT lower(hex(randomblob(16)))",
+    };
+    let (random,): (String,) = connection
+        .row(random, &[])
+        .await?
+        .ok_or_else(|| StoreError::Corrupt("no random text was given".to_owned()))?;
+    let values: [Value; 4] = [
+        random.into(),
+        count.into(),
+        grant.get().into(),
+        now.get().into(),
+    ];
+    let rows: Vec<(i64,)> = connection
+        .rows(
+            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $2)
+             INSERT INTO users (email, credits, version, last_instant, created_at, updated_at)
+             SELECT 'fixture-' || $1 || '-' || n || '@example.invalid', $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END,
+                $4, $4, $4 FROM numbers
+             RETURNING id",
+            &values,
+        )
+        .await?;
+    let mut ids: Vec<i64> = rows.into_iter().map(|(id,)| id).collect();
+    ids.sort_unstable();
+    grant_signup(connection, &ids, grant, now).await?;
+    ids.into_iter().map(|id| Ok(UserId::new(id)?)).collect()
+}
+
+/// Writes the ledger entries of the credits that these new users were created with.
+async fn grant_signup(
+    connection: &mut Connection,
+    users: &[i64],
+    grant: Credits,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    if grant.is_zero() {
+        return Ok(());
+    }
+    let sql = Sql {
+        postgres: "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, wallet_version,
+                balance_after, idempotency_key, created_at)
+            SELECT id, $3, 'signup_grant', -1, id, $2, 1, $2, 'signup', $3 FROM UNNEST($1::BIGINT[]) AS new_user (id)",
+        sqlite: "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, wallet_version,
+                balance_after, idempotency_key, created_at)
+            SELECT value, $3, 'signup_grant', -1, value, $2, 1, $2, 'signup', $3 FROM json_each($1)",
+    };
+    connection
+        .execute(
+            sql,
+            &[
+                Value::Ints(users.to_vec()),
+                grant.get().into(),
+                now.get().into(),
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+/// The user with this email.
+pub(super) async fn by_email(
+    connection: &mut Connection,
+    email: String,
+) -> Result<Option<UserRecord>, StoreError> {
+    let sql = Sql {
+        postgres: "SELECT id, email, password, credits, created_at, tokens_valid_from FROM users
+            WHERE lower(email COLLATE \"C\") = lower($1 COLLATE \"C\")",
+        sqlite: "SELECT id, email, password, credits, created_at, tokens_valid_from FROM users
+            WHERE lower(email) = lower($1)",
+    };
+    connection
+        .row::<UserRow>(sql, &[email.into()])
+        .await?
+        .map(UserRow::into_record)
+        .transpose()
+}
+
+/// The user with this id.
+pub(super) async fn by_id(
+    connection: &mut Connection,
+    user: UserId,
+) -> Result<Option<UserRecord>, StoreError> {
+    let sql = "SELECT id, email, password, credits, created_at, tokens_valid_from FROM users WHERE id = $1";
+    connection
+        .row::<UserRow>(sql, &[user.get().into()])
+        .await?
+        .map(UserRow::into_record)
+        .transpose()
+}
+
+/// Up to `limit` users with ids after `after`, in order.
+pub(super) async fn page(
+    connection: &mut Connection,
+    after: Option<UserId>,
+    limit: u32,
+) -> Result<Vec<UserRecord>, StoreError> {
+    let sql = "SELECT id, email, password, credits, created_at, tokens_valid_from FROM users
+        WHERE id > $1 ORDER BY id LIMIT $2";
+    let rows: Vec<UserRow> = connection
+        .rows(sql, &[after.map_or(0, UserId::get).into(), limit.into()])
+        .await?;
+    rows.into_iter().map(UserRow::into_record).collect()
+}
+
+/// Sets the user's password hash and voids the tokens issued before `now`.
+pub(super) async fn set_password(
+    connection: &mut Connection,
+    user: UserId,
+    hash: String,
+    now: UnixMillis,
+) -> Result<bool, StoreError> {
+    let changed = connection
+        .execute(
+            "UPDATE users SET password = $2,
+                tokens_valid_from = CASE WHEN tokens_valid_from < $3 THEN $3 ELSE tokens_valid_from END,
+                updated_at = CASE WHEN updated_at < $3 THEN $3 ELSE updated_at END
+             WHERE id = $1",
+            &[user.get().into(), hash.into(), now.get().into()],
+        )
+        .await?;
+    if changed == 0 {
+        return Ok(false);
+    }
+    wallets::leave_notice(connection, user, now).await?;
+    Ok(true)
+}
+
+/// Revokes a token.
+pub(super) async fn revoke_token(
+    connection: &mut Connection,
+    token: RevokedToken,
+) -> Result<(), StoreError> {
+    let sql =
+        "INSERT INTO revoked_tokens (token_id, expires_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    connection
+        .execute(sql, &[token.token_id.into(), token.expires_at.get().into()])
+        .await
+        .map(drop)
+}
+
+/// Whether the token was revoked.
+pub(super) async fn is_token_revoked(
+    connection: &mut Connection,
+    token_id: String,
+) -> Result<bool, StoreError> {
+    let sql = "SELECT expires_at FROM revoked_tokens WHERE token_id = $1";
+    Ok(connection
+        .row::<(i64,)>(sql, &[token_id.into()])
+        .await?
+        .is_some())
+}
+
+/// All revoked tokens that have not expired at `now`; forgets those that have.
+pub(super) async fn revoked_tokens(
+    connection: &mut Connection,
+    now: UnixMillis,
+) -> Result<Vec<RevokedToken>, StoreError> {
+    connection
+        .execute(
+            "DELETE FROM revoked_tokens WHERE expires_at <= $1",
+            &[now.get().into()],
+        )
+        .await?;
+    let rows: Vec<(String, i64)> = connection
+        .rows(
+            "SELECT token_id, expires_at FROM revoked_tokens ORDER BY token_id",
+            &[],
+        )
+        .await?;
+    let tokens = rows.into_iter().map(|(token_id, expires_at)| {
+        Ok(RevokedToken {
+            token_id,
+            expires_at: UnixMillis::new(expires_at)?,
+        })
+    });
+    tokens.collect()
+}
+
+impl UserRow {
+    fn into_record(self) -> Result<UserRecord, StoreError> {
+        Ok(UserRecord {
+            id: UserId::new(self.id)?,
+            email: self.email,
+            password_hash: self.password,
+            credits: Credits::new(self.credits)?,
+            created_at: UnixMillis::new(self.created_at)?,
+            tokens_valid_from: UnixMillis::new(self.tokens_valid_from)?,
+        })
+    }
+}

@@ -1,0 +1,304 @@
+//! One connection to either database, and the little that lets one function run on both.
+//!
+//! A statement is a text, the same for both where they agree ([`Sql`]); its values are bound by
+//! position. A batch of rows ([`Value::Rows`]) goes as one array for each column to Postgres, for
+//! UNNEST, and as one JSON array to SQLite, for `json_each`.
+
+use sqlx::{
+    Arguments as _, FromRow, Postgres, Sqlite,
+    error::BoxDynError,
+    pool::PoolConnection,
+    postgres::{PgArguments, PgRow},
+    sqlite::{SqliteArguments, SqliteRow},
+};
+
+use super::StoreError;
+
+/// A statement's text.
+#[derive(Clone, Copy)]
+pub(super) struct Sql {
+    /// In the words of Postgres.
+    pub(super) postgres: &'static str,
+    /// In the words of SQLite.
+    pub(super) sqlite: &'static str,
+}
+
+impl From<&'static str> for Sql {
+    fn from(both: &'static str) -> Self {
+        Self {
+            postgres: both,
+            sqlite: both,
+        }
+    }
+}
+
+/// A value in the place of `$1`, `$2` and so on.
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    /// A number.
+    Int(Option<i64>),
+    /// A text.
+    Text(Option<String>),
+    /// Numbers: an array in Postgres, a JSON array in SQLite.
+    Ints(Vec<i64>),
+    /// Rows, by columns of the same length: an array for each column in Postgres, all in one JSON
+    /// array of arrays in SQLite.
+    Rows(Vec<Column>),
+}
+
+/// A column of a batch of rows.
+#[derive(Clone, Debug)]
+pub(super) enum Column {
+    /// Numbers.
+    Ints(Vec<i64>),
+    /// Names, or nothing.
+    Names(Vec<Option<&'static str>>),
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Int(Some(number))
+    }
+}
+
+impl From<u32> for Value {
+    fn from(number: u32) -> Self {
+        Self::Int(Some(number.into()))
+    }
+}
+
+impl From<Option<i64>> for Value {
+    fn from(number: Option<i64>) -> Self {
+        Self::Int(number)
+    }
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(Some(text.to_owned()))
+    }
+}
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self::Text(Some(text))
+    }
+}
+
+impl From<Option<String>> for Value {
+    fn from(text: Option<String>) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// A row that both databases can give.
+pub(super) trait Row:
+    for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin
+{
+}
+impl<T: for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unpin> Row for T {}
+
+/// How the statements of a call belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// There is one statement, and it only reads.
+    OneRead,
+    /// They only read, and see one state of the database.
+    Snapshot,
+    /// They write, all or none.
+    Write,
+}
+
+/// A connection on loan from its pool.
+pub(super) enum Connection {
+    /// To Postgres.
+    Postgres(PoolConnection<Postgres>),
+    /// To SQLite.
+    Sqlite(PoolConnection<Sqlite>),
+}
+
+impl Connection {
+    /// The rows that the statement gives.
+    pub(super) async fn rows<T: Row>(
+        &mut self,
+        sql: impl Into<Sql> + Send,
+        values: &[Value],
+    ) -> Result<Vec<T>, StoreError> {
+        let sql = sql.into();
+        let rows = match self {
+            Self::Postgres(connection) => {
+                let arguments = postgres_arguments(values).map_err(sqlx::Error::Encode)?;
+                sqlx::query_as_with(sql.postgres, arguments)
+                    .fetch_all(&mut **connection)
+                    .await
+            }
+            Self::Sqlite(connection) => {
+                let arguments = sqlite_arguments(values).map_err(sqlx::Error::Encode)?;
+                sqlx::query_as_with(sql.sqlite, arguments)
+                    .fetch_all(&mut **connection)
+                    .await
+            }
+        };
+        Ok(rows?)
+    }
+
+    /// The only row that the statement gives, or nothing.
+    pub(super) async fn row<T: Row>(
+        &mut self,
+        sql: impl Into<Sql> + Send,
+        values: &[Value],
+    ) -> Result<Option<T>, StoreError> {
+        Ok(self.rows(sql, values).await?.pop())
+    }
+
+    /// Runs the statement and tells how many rows it changed.
+    pub(super) async fn execute(
+        &mut self,
+        sql: impl Into<Sql> + Send,
+        values: &[Value],
+    ) -> Result<u64, StoreError> {
+        let sql = sql.into();
+        Ok(match self {
+            Self::Postgres(connection) => {
+                let arguments = postgres_arguments(values).map_err(sqlx::Error::Encode)?;
+                sqlx::query_with(sql.postgres, arguments)
+                    .execute(&mut **connection)
+                    .await?
+                    .rows_affected()
+            }
+            Self::Sqlite(connection) => {
+                let arguments = sqlite_arguments(values).map_err(sqlx::Error::Encode)?;
+                sqlx::query_with(sql.sqlite, arguments)
+                    .execute(&mut **connection)
+                    .await?
+                    .rows_affected()
+            }
+        })
+    }
+
+    /// Holds a lock by this name until the transaction is over. An SQLite transaction that writes
+    /// excludes every other anyway.
+    pub(super) async fn lock(&mut self, name: &str) -> Result<(), StoreError> {
+        if matches!(self, Self::Postgres(_)) {
+            self.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended('minute-credit ' || $1, 0))",
+                &[name.into()],
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Begins what `unit` needs.
+    pub(super) async fn begin(&mut self, unit: Unit) -> Result<(), StoreError> {
+        let sql = match unit {
+            Unit::OneRead => return Ok(()),
+            Unit::Snapshot => Sql {
+                postgres: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+                sqlite: "BEGIN DEFERRED",
+            },
+            Unit::Write => Sql {
+                postgres: "BEGIN ISOLATION LEVEL READ COMMITTED",
+                sqlite: "BEGIN IMMEDIATE",
+            },
+        };
+        self.simple(sql).await
+    }
+
+    /// Makes durable what was written.
+    pub(super) async fn commit(&mut self, unit: Unit) -> Result<(), StoreError> {
+        if unit == Unit::OneRead {
+            Ok(())
+        } else {
+            self.simple("COMMIT".into()).await
+        }
+    }
+
+    /// Undoes what was written.
+    pub(super) async fn roll_back(&mut self, unit: Unit) -> Result<(), StoreError> {
+        if unit == Unit::OneRead {
+            Ok(())
+        } else {
+            self.simple("ROLLBACK".into()).await
+        }
+    }
+
+    /// Cuts the connection off and forgets it, so that nobody gets it in an unknown state.
+    pub(super) fn sever(self) {
+        match self {
+            Self::Postgres(connection) => drop(connection.detach()),
+            Self::Sqlite(connection) => drop(connection.detach()),
+        }
+    }
+
+    async fn simple(&mut self, sql: Sql) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(connection) => drop(
+                sqlx::raw_sql(sql.postgres)
+                    .execute(&mut **connection)
+                    .await?,
+            ),
+            Self::Sqlite(connection) => {
+                drop(sqlx::raw_sql(sql.sqlite).execute(&mut **connection).await?)
+            }
+        }
+        Ok(())
+    }
+}
+
+fn postgres_arguments(values: &[Value]) -> Result<PgArguments, BoxDynError> {
+    let mut arguments = PgArguments::default();
+    for value in values {
+        match value {
+            Value::Int(number) => arguments.add(*number)?,
+            Value::Text(text) => arguments.add(text)?,
+            Value::Ints(numbers) => arguments.add(numbers)?,
+            Value::Rows(columns) => {
+                for column in columns {
+                    match column {
+                        Column::Ints(numbers) => arguments.add(numbers)?,
+                        Column::Names(names) => arguments.add(names)?,
+                    }
+                }
+            }
+        }
+    }
+    Ok(arguments)
+}
+
+fn sqlite_arguments(values: &[Value]) -> Result<SqliteArguments, BoxDynError> {
+    let mut arguments = SqliteArguments::default();
+    for value in values {
+        match value {
+            Value::Int(number) => arguments.add(*number)?,
+            Value::Text(text) => arguments.add(text.clone())?,
+            Value::Ints(numbers) => arguments.add(serde_json::to_string(numbers)?)?,
+            Value::Rows(columns) => arguments.add(serde_json::to_string(&rows_of(columns))?)?,
+        }
+    }
+    Ok(arguments)
+}
+
+/// The rows that `columns` stand for.
+fn rows_of(columns: &[Column]) -> Vec<Vec<serde_json::Value>> {
+    let length = columns.iter().map(Column::len).min().unwrap_or(0);
+    (0..length)
+        .map(|row| columns.iter().map(|column| column.cell(row)).collect())
+        .collect()
+}
+
+impl Column {
+    fn len(&self) -> usize {
+        match self {
+            Self::Ints(numbers) => numbers.len(),
+            Self::Names(names) => names.len(),
+        }
+    }
+
+    fn cell(&self, row: usize) -> serde_json::Value {
+        match self {
+            Self::Ints(numbers) => numbers.get(row).copied().into(),
+            Self::Names(names) => names.get(row).copied().flatten().into(),
+        }
+    }
+}

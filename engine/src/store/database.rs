@@ -1,0 +1,344 @@
+//! The store's one implementation: how a call gets a connection, and which function answers it.
+
+use std::{ops::Range, time::Duration};
+
+use async_trait::async_trait;
+use billing::{Span, WalletVersion};
+use futures_util::future::BoxFuture;
+use schema::{
+    Credits, EntryId, SessionId, UnixMillis, UserId, ledger::LedgerEntry, session::SessionRecord,
+};
+use sqlx::PgPool;
+
+use super::{
+    AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
+    SessionCursor, Store, StoreError, StoreLocation, StoreSettings, UserRecord, accounts,
+    audit::{self, AuditPage},
+    connection::{Connection, Unit},
+    history, journal, postgres, runs,
+    sqlite::{self, SqlitePools},
+    wallets,
+};
+use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, WalletRecord};
+
+/// An open database.
+#[derive(Debug)]
+pub struct Database {
+    pools: Pools,
+    call_timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum Pools {
+    Postgres(PgPool),
+    Sqlite(SqlitePools),
+}
+
+impl Database {
+    /// Opens the database, and brings its schema up to date.
+    pub async fn open(settings: &StoreSettings) -> Result<Self, StoreError> {
+        let pools = match &settings.location {
+            StoreLocation::Postgres(address) => {
+                Pools::Postgres(postgres::open(address, settings).await?)
+            }
+            StoreLocation::Sqlite(path) => Pools::Sqlite(sqlite::open(path, settings).await?),
+        };
+        Ok(Self {
+            pools,
+            call_timeout: settings.call_timeout,
+        })
+    }
+
+    /// One statement that reads.
+    async fn read<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+    {
+        self.call(Unit::OneRead, work).await
+    }
+
+    /// Statements that read one state of the database.
+    async fn snapshot<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+    {
+        self.call(Unit::Snapshot, work).await
+    }
+
+    /// Statements that write, all or none.
+    async fn write<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+    {
+        self.call(Unit::Write, work).await
+    }
+
+    /// Runs `work` in a task of its own. The connection goes back to its pool only from a known
+    /// state; after a time-out, a panic or a broken connection it is cut off instead.
+    async fn call<T, E, F>(&self, unit: Unit, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+    {
+        let (pools, timeout) = (self.pools.clone(), self.call_timeout);
+        let task = tokio::spawn(async move {
+            let mut lease = scopeguard::guard(pools.acquire(unit).await?, Connection::sever);
+            let (result, is_clean) =
+                match tokio::time::timeout(timeout, run(&mut lease, unit, work)).await {
+                    Ok(ran) => ran,
+                    Err(_) => (Err(StoreError::TimedOut(timeout).into()), false),
+                };
+            if is_clean {
+                drop(scopeguard::ScopeGuard::into_inner(lease));
+            }
+            result
+        });
+        match task.await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(StoreError::Unavailable(sqlx::Error::WorkerCrashed).into()),
+        }
+    }
+}
+
+/// Runs `work` as one `unit`, and tells whether the connection is in a known state after it.
+async fn run<T, E, F>(connection: &mut Connection, unit: Unit, work: F) -> (Result<T, E>, bool)
+where
+    E: From<StoreError>,
+    F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>>,
+{
+    if let Err(error) = connection.begin(unit).await {
+        return (Err(error.into()), false);
+    }
+    match work(connection).await {
+        Ok(value) => match connection.commit(unit).await {
+            Ok(()) => (Ok(value), true),
+            Err(error) => (Err(error.into()), false),
+        },
+        Err(error) => {
+            let is_rolled_back = unit != Unit::OneRead && connection.roll_back(unit).await.is_ok();
+            (Err(error), is_rolled_back)
+        }
+    }
+}
+
+impl Pools {
+    async fn acquire(&self, unit: Unit) -> Result<Connection, StoreError> {
+        Ok(match self {
+            Self::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
+            Self::Sqlite(pools) if unit == Unit::Write => {
+                Connection::Sqlite(pools.writer.acquire().await?)
+            }
+            Self::Sqlite(pools) => Connection::Sqlite(pools.readers.acquire().await?),
+        })
+    }
+
+    async fn close(&self) {
+        match self {
+            Self::Postgres(pool) => pool.close().await,
+            Self::Sqlite(pools) => {
+                pools.readers.close().await;
+                pools.writer.close().await;
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Database {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.read(|connection| Box::pin(runs::ping(connection)))
+            .await
+    }
+
+    async fn latest_alive_at(&self) -> Result<Option<UnixMillis>, StoreError> {
+        self.read(|connection| Box::pin(runs::latest_alive_at(connection)))
+            .await
+    }
+
+    async fn begin_run(&self, node: &NodeName, now: UnixMillis) -> Result<NodeRun, StoreError> {
+        let node = node.clone();
+        self.write(move |connection| Box::pin(runs::begin(connection, node, now)))
+            .await
+    }
+
+    async fn earlier_runs(
+        &self,
+        run: &NodeRun,
+        since: UnixMillis,
+    ) -> Result<Vec<Span>, StoreError> {
+        let run = run.clone();
+        self.read(move |connection| Box::pin(runs::earlier(connection, run, since)))
+            .await
+    }
+
+    async fn live_wallets(
+        &self,
+        node: &NodeName,
+        after: Option<UserId>,
+        limit: u32,
+    ) -> Result<Vec<WalletRecord>, StoreError> {
+        let node = node.clone();
+        self.snapshot(move |connection| {
+            Box::pin(wallets::live_wallets(connection, node, after, limit))
+        })
+        .await
+    }
+
+    async fn take_session_ids(&self, count: u32) -> Result<Range<i64>, StoreError> {
+        self.write(move |connection| Box::pin(journal::take_session_ids(connection, count)))
+            .await
+    }
+
+    async fn record(
+        &self,
+        run: &NodeRun,
+        alive_at: Option<UnixMillis>,
+        facts: &[Fact],
+    ) -> Result<Vec<FactOutcome>, StoreError> {
+        let (run, facts) = (run.clone(), facts.to_vec());
+        self.write(move |connection| Box::pin(journal::record(connection, run, alive_at, facts)))
+            .await
+    }
+
+    async fn wallet(
+        &self,
+        user: UserId,
+        since: WalletVersion,
+    ) -> Result<Option<WalletRecord>, StoreError> {
+        self.snapshot(move |connection| Box::pin(wallets::wallet(connection, user, since)))
+            .await
+    }
+
+    async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
+        self.write(move |connection| Box::pin(wallets::adjust(connection, adjustment)))
+            .await
+    }
+
+    async fn notices(&self, after: Option<i64>, limit: u32) -> Result<Vec<Notice>, StoreError> {
+        self.read(move |connection| Box::pin(wallets::notices(connection, after, limit)))
+            .await
+    }
+
+    async fn latest_notice(&self) -> Result<i64, StoreError> {
+        self.read(|connection| Box::pin(wallets::latest_notice(connection)))
+            .await
+    }
+
+    async fn create_user(&self, user: NewUser) -> Result<UserRecord, CreateUserError> {
+        self.write(move |connection| Box::pin(accounts::create(connection, user)))
+            .await
+    }
+
+    async fn create_fixture_users(
+        &self,
+        count: u32,
+        grant: Credits,
+        now: UnixMillis,
+    ) -> Result<Vec<UserId>, StoreError> {
+        let mut users = Vec::new();
+        let mut left = count;
+        while left > 0 {
+            let batch = left.min(accounts::FIXTURE_BATCH_MAX);
+            let made = self
+                .write(move |connection| {
+                    Box::pin(accounts::create_fixtures(connection, batch, grant, now))
+                })
+                .await?;
+            users.extend(made);
+            left -= batch;
+        }
+        Ok(users)
+    }
+
+    async fn user_by_email(&self, email: &str) -> Result<Option<UserRecord>, StoreError> {
+        let email = email.to_owned();
+        self.read(move |connection| Box::pin(accounts::by_email(connection, email)))
+            .await
+    }
+
+    async fn user(&self, user: UserId) -> Result<Option<UserRecord>, StoreError> {
+        self.read(move |connection| Box::pin(accounts::by_id(connection, user)))
+            .await
+    }
+
+    async fn users(
+        &self,
+        after: Option<UserId>,
+        limit: u32,
+    ) -> Result<Vec<UserRecord>, StoreError> {
+        self.read(move |connection| Box::pin(accounts::page(connection, after, limit)))
+            .await
+    }
+
+    async fn set_password(
+        &self,
+        user: UserId,
+        hash: String,
+        now: UnixMillis,
+    ) -> Result<bool, StoreError> {
+        self.write(move |connection| Box::pin(accounts::set_password(connection, user, hash, now)))
+            .await
+    }
+
+    async fn revoke_token(&self, token: RevokedToken) -> Result<(), StoreError> {
+        self.write(move |connection| Box::pin(accounts::revoke_token(connection, token)))
+            .await
+    }
+
+    async fn is_token_revoked(&self, token_id: &str) -> Result<bool, StoreError> {
+        let token_id = token_id.to_owned();
+        self.read(move |connection| Box::pin(accounts::is_token_revoked(connection, token_id)))
+            .await
+    }
+
+    async fn revoked_tokens(&self, now: UnixMillis) -> Result<Vec<RevokedToken>, StoreError> {
+        self.write(move |connection| Box::pin(accounts::revoked_tokens(connection, now)))
+            .await
+    }
+
+    async fn sessions(
+        &self,
+        user: UserId,
+        before: Option<SessionCursor>,
+        limit: u32,
+    ) -> Result<Vec<SessionRecord>, StoreError> {
+        self.read(move |connection| Box::pin(history::sessions(connection, user, before, limit)))
+            .await
+    }
+
+    async fn session(
+        &self,
+        user: UserId,
+        session: SessionId,
+    ) -> Result<Option<SessionRecord>, StoreError> {
+        self.read(move |connection| Box::pin(history::session(connection, user, session)))
+            .await
+    }
+
+    async fn ledger(
+        &self,
+        user: UserId,
+        before: Option<EntryId>,
+        limit: u32,
+    ) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.read(move |connection| Box::pin(history::ledger(connection, user, before, limit)))
+            .await
+    }
+
+    async fn audit(&self, after: Option<UserId>, limit: u32) -> Result<AuditPage, StoreError> {
+        self.snapshot(move |connection| Box::pin(audit::page(connection, after, limit)))
+            .await
+    }
+
+    async fn close(&self) {
+        self.pools.close().await;
+    }
+}

@@ -1,0 +1,326 @@
+//! The journal's batches: what sessions decided, written in one transaction.
+//!
+//! A batch takes a fixed number of statements, however many facts it holds. It locks the run's row,
+//! then the users' rows in the order of their ids, reads what the facts are about, and lets
+//! [`verdict`] decide what becomes of each. What is to be written carries the same conditions once
+//! more in its WHERE, and only what RETURNING names was recorded.
+
+mod verdict;
+
+use std::{collections::HashSet, ops::Range};
+
+use billing::Opening;
+use schema::{MAX_SAFE_INTEGER, SessionId, UnixMillis};
+
+use self::verdict::{Found, FoundSession, FoundUser, Settling, Verdict};
+use super::{
+    StoreError,
+    connection::{Column, Connection, Sql, Value},
+    runs,
+};
+use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, Refusal};
+
+/// Takes a block of `count` session ids.
+pub(super) async fn take_session_ids(
+    connection: &mut Connection,
+    count: u32,
+) -> Result<Range<i64>, StoreError> {
+    let row: Option<(i64,)> = connection
+        .row(
+            "INSERT INTO id_blocks (name, next) VALUES ('sessions', 1 + $1)
+             ON CONFLICT (name) DO UPDATE SET next = id_blocks.next + $1 RETURNING next",
+            &[count.into()],
+        )
+        .await?;
+    let (end,) =
+        row.ok_or_else(|| StoreError::Corrupt("no block of session ids was given".to_owned()))?;
+    if end > MAX_SAFE_INTEGER + 1 {
+        return Err(StoreError::Corrupt(
+            "the session ids are used up".to_owned(),
+        ));
+    }
+    Ok(end - i64::from(count)..end)
+}
+
+/// Records `facts`, and with `alive_at` that the run was alive at that instant.
+pub(super) async fn record(
+    connection: &mut Connection,
+    run: NodeRun,
+    alive_at: Option<UnixMillis>,
+    facts: Vec<Fact>,
+) -> Result<Vec<FactOutcome>, StoreError> {
+    runs::hold(connection, &run, alive_at).await?;
+    if facts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let found = find(connection, &facts).await?;
+    let verdicts = verdict::decide(&run.node, &facts, &found);
+
+    let openings: Vec<Opening> = verdicts.iter().filter_map(Verdict::opening).collect();
+    let settlings: Vec<Settling> = verdicts.iter().filter_map(Verdict::settling).collect();
+    let mut written = insert_sessions(connection, &run.node, &openings).await?;
+    written.extend(settle_sessions(connection, &run.node, &settlings).await?);
+
+    let is_written = |session: SessionId| written.contains(&session.get());
+    let settlings: Vec<Settling> = settlings
+        .into_iter()
+        .filter(|settling| is_written(settling.settlement.session))
+        .collect();
+    insert_usage(connection, &settlings).await?;
+    let openings = openings
+        .into_iter()
+        .filter(|opening| is_written(opening.session))
+        .collect();
+    write_users(connection, openings, &settlings).await?;
+
+    let outcome = |verdict: Verdict| match verdict {
+        Verdict::Told(outcome) => outcome,
+        Verdict::Open(Opening { session, .. }) if is_written(session) => FactOutcome::Recorded,
+        Verdict::Settle(settling) if is_written(settling.settlement.session) => {
+            FactOutcome::Recorded
+        }
+        // The rows were locked and looked right, and still nothing could be written.
+        Verdict::Open(_) | Verdict::Settle(_) => FactOutcome::Refused(Refusal::Contradiction),
+    };
+    Ok(verdicts.into_iter().map(outcome).collect())
+}
+
+/// Locks the users that the facts are about, and reads them and their sessions.
+async fn find(connection: &mut Connection, facts: &[Fact]) -> Result<Found, StoreError> {
+    let users: Vec<i64> = facts.iter().map(|fact| fact.user().get()).collect();
+    let sessions = facts.iter().map(|fact| match fact {
+        Fact::Opening(opening) => opening.session.get(),
+        Fact::Settlement(settlement) => settlement.session.get(),
+    });
+    let sessions: Vec<i64> = sessions.collect();
+    let users_found: Vec<FoundUser> = connection
+        .rows(
+            Sql {
+                postgres: "SELECT id, version, credits FROM users WHERE id = ANY($1) ORDER BY id FOR UPDATE",
+                sqlite: "SELECT id, version, credits FROM users WHERE id IN (SELECT value FROM json_each($1))",
+            },
+            &[Value::Ints(users.clone())],
+        )
+        .await?;
+    // A statement of its own: it must see what whoever held the locks before has written.
+    let sessions_found: Vec<FoundSession> = connection
+        .rows(
+            Sql {
+                postgres: "SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
+                        settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
+                    FROM sessions WHERE id = ANY($1)
+                    UNION
+                    SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
+                        settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
+                    FROM sessions WHERE user_id = ANY($2) AND end_time IS NULL",
+                sqlite: "SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
+                        settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
+                    FROM sessions WHERE id IN (SELECT value FROM json_each($1))
+                    UNION
+                    SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
+                        settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
+                    FROM sessions WHERE user_id IN (SELECT value FROM json_each($2)) AND end_time IS NULL",
+            },
+            &[Value::Ints(sessions), Value::Ints(users)],
+        )
+        .await?;
+    Ok(Found::new(users_found, sessions_found))
+}
+
+/// Inserts the sessions that start, and returns the ids of those that could be.
+async fn insert_sessions(
+    connection: &mut Connection,
+    node: &NodeName,
+    openings: &[Opening],
+) -> Result<HashSet<i64>, StoreError> {
+    if openings.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ints = |of: fn(&Opening) -> i64| Column::Ints(openings.iter().map(of).collect());
+    let rows = Value::Rows(vec![
+        ints(|opening| opening.session.get()),
+        ints(|opening| opening.user.get()),
+        ints(|opening| opening.slot.get().into()),
+        ints(|opening| opening.started_at.get()),
+        ints(|opening| opening.tariff.price().get()),
+        ints(|opening| opening.tariff.interval().get()),
+        Column::Names(
+            openings
+                .iter()
+                .map(|opening| Some(opening.tariff.charged_at().as_str()))
+                .collect(),
+        ),
+    ]);
+    let inserted: Vec<(i64,)> = connection
+        .rows(
+            Sql {
+                postgres: "INSERT INTO sessions (id, user_id, slot, node, start_time, credits_consumed, settled_seq,
+                        settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at, created_at)
+                    SELECT id, user_id, slot, $1, start_time, 0, 0, start_time, 0, price, interval_ms, charged_at,
+                        start_time
+                    FROM UNNEST($2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[],
+                        $8::TEXT[]) AS fact (id, user_id, slot, start_time, price, interval_ms, charged_at)
+                    ON CONFLICT DO NOTHING RETURNING id",
+                sqlite: "INSERT INTO sessions (id, user_id, slot, node, start_time, credits_consumed, settled_seq,
+                        settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at, created_at)
+                    SELECT value ->> 0, value ->> 1, value ->> 2, $1, value ->> 3, 0, 0, value ->> 3, 0, value ->> 4,
+                        value ->> 5, value ->> 6, value ->> 3
+                    FROM json_each($2) WHERE TRUE
+                    ON CONFLICT DO NOTHING RETURNING id",
+            },
+            &[node.as_str().into(), rows],
+        )
+        .await?;
+    Ok(inserted.into_iter().map(|(id,)| id).collect())
+}
+
+/// Writes the settlements to their sessions, and returns the ids of those that could be.
+async fn settle_sessions(
+    connection: &mut Connection,
+    node: &NodeName,
+    settlings: &[Settling],
+) -> Result<HashSet<i64>, StoreError> {
+    if settlings.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let ints = |of: fn(&Settling) -> i64| Column::Ints(settlings.iter().map(of).collect());
+    let rows = Value::Rows(vec![
+        ints(|settling| settling.settlement.session.get()),
+        ints(|settling| settling.settlement.user.get()),
+        ints(|settling| settling.settlement.seq),
+        ints(|settling| settling.settlement.total.get()),
+        ints(|settling| settling.settlement.served.get()),
+        ints(|settling| settling.settlement.at.get()),
+        ints(|settling| settling.difference.get()),
+        Column::Names(
+            settlings
+                .iter()
+                .map(|settling| settling.settlement.end.map(|end| end.as_str()))
+                .collect(),
+        ),
+    ]);
+    let settled: Vec<(i64,)> = connection
+        .rows(
+            Sql {
+                postgres: "UPDATE sessions SET credits_consumed = total, settled_seq = seq, settled_at = at,
+                        served_ms = served, end_reason = reason, end_time = CASE WHEN reason IS NOT NULL THEN at END
+                    FROM UNNEST($2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[],
+                        $8::BIGINT[], $9::TEXT[])
+                        AS fact (session, wallet, seq, total, served, at, difference, reason)
+                    WHERE id = session AND user_id = wallet AND node = $1 AND settled_seq = seq - 1
+                        AND credits_consumed = total - difference AND end_time IS NULL
+                    RETURNING id",
+                sqlite: "UPDATE sessions SET credits_consumed = total, settled_seq = seq, settled_at = at,
+                        served_ms = served, end_reason = reason, end_time = CASE WHEN reason IS NOT NULL THEN at END
+                    FROM (SELECT value ->> 0 AS session, value ->> 1 AS wallet, value ->> 2 AS seq,
+                            value ->> 3 AS total, value ->> 4 AS served, value ->> 5 AS at,
+                            value ->> 6 AS difference, value ->> 7 AS reason FROM json_each($2)) AS fact
+                    WHERE id = session AND user_id = wallet AND node = $1 AND settled_seq = seq - 1
+                        AND credits_consumed = total - difference AND end_time IS NULL
+                    RETURNING id",
+            },
+            &[node.as_str().into(), rows],
+        )
+        .await?;
+    Ok(settled.into_iter().map(|(id,)| id).collect())
+}
+
+/// Writes the ledger entries of the settlements that move anything.
+async fn insert_usage(
+    connection: &mut Connection,
+    settlings: &[Settling],
+) -> Result<(), StoreError> {
+    let moving: Vec<&Settling> = settlings
+        .iter()
+        .filter(|settling| !settling.difference.is_zero())
+        .collect();
+    if moving.is_empty() {
+        return Ok(());
+    }
+    let ints = |of: fn(&Settling) -> i64| {
+        Column::Ints(moving.iter().map(|settling| of(settling)).collect())
+    };
+    let rows = Value::Rows(vec![
+        ints(|settling| settling.settlement.user.get()),
+        ints(|settling| settling.settlement.at.get()),
+        ints(|settling| settling.difference.get()),
+        ints(|settling| settling.settlement.session.get()),
+        ints(|settling| settling.settlement.version.next().get()),
+        ints(|settling| settling.balance_after.get()),
+    ]);
+    let sql = Sql {
+        postgres: "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, session_id,
+                wallet_version, balance_after, created_at)
+            SELECT wallet, at, 'usage', wallet, -2, amount, session, version, balance, at
+            FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[])
+                AS fact (wallet, at, amount, session, version, balance)",
+        sqlite: "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, session_id,
+                wallet_version, balance_after, created_at)
+            SELECT value ->> 0, value ->> 1, 'usage', value ->> 0, -2, value ->> 2, value ->> 3,
+                value ->> 4, value ->> 5, value ->> 1
+            FROM json_each($1)",
+    };
+    let inserted = connection.execute(sql, &[rows]).await?;
+    all_written("ledger entries", inserted, moving.len())
+}
+
+/// Bumps the users' versions and takes from their balances what was settled.
+async fn write_users(
+    connection: &mut Connection,
+    openings: Vec<Opening>,
+    settlings: &[Settling],
+) -> Result<(), StoreError> {
+    // User, version, instant, difference.
+    let opened = openings
+        .into_iter()
+        .map(|opening| (opening.user, opening.version, opening.started_at.get(), 0));
+    let settled = settlings.iter().map(
+        |Settling {
+             settlement,
+             difference,
+             ..
+         }| {
+            (
+                settlement.user,
+                settlement.version,
+                settlement.at.get(),
+                difference.get(),
+            )
+        },
+    );
+    let mut writes: Vec<_> = opened.chain(settled).collect();
+    if writes.is_empty() {
+        return Ok(());
+    }
+    writes.sort_unstable_by_key(|(user, ..)| *user);
+    let rows = Value::Rows(vec![
+        Column::Ints(writes.iter().map(|write| write.0.get()).collect()),
+        Column::Ints(writes.iter().map(|write| write.1.get()).collect()),
+        Column::Ints(writes.iter().map(|write| write.2).collect()),
+        Column::Ints(writes.iter().map(|write| write.3).collect()),
+    ]);
+    let sql = Sql {
+        postgres: "UPDATE users SET version = version + 1, credits = credits - difference,
+                last_instant = GREATEST(last_instant, at), updated_at = GREATEST(updated_at, at)
+            FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[])
+                AS fact (wallet, decided_from, at, difference)
+            WHERE id = wallet AND version = decided_from AND credits >= difference",
+        sqlite: "UPDATE users SET version = version + 1, credits = credits - difference,
+                last_instant = max(last_instant, at), updated_at = max(updated_at, at)
+            FROM (SELECT value ->> 0 AS wallet, value ->> 1 AS decided_from, value ->> 2 AS at,
+                    value ->> 3 AS difference FROM json_each($1)) AS fact
+            WHERE id = wallet AND version = decided_from AND credits >= difference",
+    };
+    let written = connection.execute(sql, &[rows]).await?;
+    all_written("wallets", written, writes.len())
+}
+
+/// A half of a double entry without the other must not become durable.
+fn all_written(what: &str, written: u64, expected: usize) -> Result<(), StoreError> {
+    if u64::try_from(expected) == Ok(written) {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt(format!(
+        "{written} {what} were written instead of {expected}"
+    )))
+}

@@ -1,0 +1,80 @@
+//! Wallets as recorded: read by sessions and by recovery, and changed from outside by operators.
+
+mod adjust;
+mod read;
+
+pub(super) use adjust::adjust;
+pub(super) use read::{live_wallets, wallet};
+
+use schema::{UnixMillis, UserId};
+
+use super::{
+    Notice, StoreError,
+    connection::{Connection, Value},
+};
+
+/// How long a notice is kept, in ms: owners read them within a second.
+const NOTICES_KEPT_MS: i64 = 3_600_000;
+
+/// The channel that owners may listen on; its payload is a user's id.
+const NOTICE_CHANNEL: &str = "wallet_notices";
+
+/// Up to `limit` notices after the one numbered `after`.
+pub(super) async fn notices(
+    connection: &mut Connection,
+    after: Option<i64>,
+    limit: u32,
+) -> Result<Vec<Notice>, StoreError> {
+    let rows: Vec<(i64, i64)> = connection
+        .rows(
+            "SELECT id, user_id FROM wallet_notices WHERE id > $1 ORDER BY id LIMIT $2",
+            &[after.unwrap_or(0).into(), limit.into()],
+        )
+        .await?;
+    rows.into_iter()
+        .map(|(id, user)| {
+            Ok(Notice {
+                id,
+                user: UserId::new(user)?,
+            })
+        })
+        .collect()
+}
+
+/// The newest notice's number. It is never forgotten, since the old ones go when a new one comes.
+pub(super) async fn latest_notice(connection: &mut Connection) -> Result<i64, StoreError> {
+    let row: Option<(Option<i64>,)> = connection
+        .row("SELECT max(id) FROM wallet_notices", &[])
+        .await?;
+    Ok(row.and_then(|(id,)| id).unwrap_or(0))
+}
+
+/// Leaves word that the user's row was written, and forgets old notices.
+pub(super) async fn leave_notice(
+    connection: &mut Connection,
+    user: UserId,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    // One writer at a time, so that notices become visible in the order of their numbers: whoever has
+    // read one would never go back for a lesser one.
+    connection.lock("notices").await?;
+    connection
+        .execute(
+            "DELETE FROM wallet_notices WHERE created_at < $1",
+            &[(now.get() - NOTICES_KEPT_MS).into()],
+        )
+        .await?;
+    connection
+        .execute(
+            "INSERT INTO wallet_notices (user_id, created_at) VALUES ($1, $2)",
+            &[user.get().into(), now.get().into()],
+        )
+        .await?;
+    if matches!(connection, Connection::Postgres(_)) {
+        let values: [Value; 2] = [NOTICE_CHANNEL.into(), user.to_string().into()];
+        connection
+            .execute("SELECT pg_notify($1, $2)", &values)
+            .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,216 @@
+//! Reading wallets whole: the user's row, the live sessions with their pauses, and what others did.
+
+use std::collections::HashMap;
+
+use billing::{
+    BalanceChange, ChargedAt, Checkpoint, RecordedSession, Settled, SlotNumber, Span, Tariff,
+    WalletVersion,
+};
+use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId};
+
+use crate::{
+    facts::{LiveSession, NodeName, WalletRecord},
+    store::{
+        StoreError,
+        connection::{Connection, Sql, Value},
+    },
+};
+
+/// A user's wallet in the database.
+#[derive(sqlx::FromRow)]
+struct WalletRow {
+    id: i64,
+    version: i64,
+    credits: i64,
+    last_instant: i64,
+}
+
+/// A live session in the database.
+#[derive(sqlx::FromRow)]
+struct LiveRow {
+    id: i64,
+    user_id: i64,
+    slot: i32,
+    node: String,
+    start_time: i64,
+    credits_consumed: i64,
+    settled_seq: i64,
+    settled_at: i64,
+    served_ms: i64,
+    tariff_credits: i64,
+    tariff_interval_ms: i64,
+    tariff_charged_at: String,
+}
+
+/// A change of a balance in the database.
+#[derive(sqlx::FromRow)]
+struct ChangeRow {
+    at: i64,
+    amount: i64,
+}
+
+/// The user's wallet, with the changes from outside since version `since`.
+pub(in crate::store) async fn wallet(
+    connection: &mut Connection,
+    user: UserId,
+    since: WalletVersion,
+) -> Result<Option<WalletRecord>, StoreError> {
+    let sql = "SELECT id, version, credits, last_instant FROM users WHERE id = $1";
+    let Some(row) = connection
+        .row::<WalletRow>(sql, &[user.get().into()])
+        .await?
+    else {
+        return Ok(None);
+    };
+    let Some(mut wallet) = with_live_sessions(connection, vec![row]).await?.pop() else {
+        return Ok(None);
+    };
+    let changes: Vec<ChangeRow> = connection
+        .rows(
+            "SELECT at, CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount FROM ledger
+             WHERE user_id = $1 AND wallet_version > $2 AND kind <> 'usage' ORDER BY wallet_version",
+            &[user.get().into(), since.get().into()],
+        )
+        .await?;
+    let changes = changes.into_iter().map(|row| {
+        Ok(BalanceChange {
+            at: UnixMillis::new(row.at)?,
+            amount: CreditsChange::try_from(row.amount)?,
+        })
+    });
+    wallet.changes = changes.collect::<Result<_, StoreError>>()?;
+    Ok(Some(wallet))
+}
+
+/// Up to `limit` wallets with a live session of `node`, after `after`. Three statements, however many
+/// there are.
+pub(in crate::store) async fn live_wallets(
+    connection: &mut Connection,
+    node: NodeName,
+    after: Option<UserId>,
+    limit: u32,
+) -> Result<Vec<WalletRecord>, StoreError> {
+    let rows: Vec<WalletRow> = connection
+        .rows(
+            "SELECT id, version, credits, last_instant FROM users
+             WHERE id IN (SELECT DISTINCT user_id FROM sessions
+                WHERE node = $1 AND end_time IS NULL AND user_id > $2 ORDER BY user_id LIMIT $3)
+             ORDER BY id",
+            &[
+                node.as_str().into(),
+                after.map_or(0, UserId::get).into(),
+                limit.into(),
+            ],
+        )
+        .await?;
+    with_live_sessions(connection, rows).await
+}
+
+/// The wallets of these rows, in their order, with their live sessions and no changes.
+async fn with_live_sessions(
+    connection: &mut Connection,
+    rows: Vec<WalletRow>,
+) -> Result<Vec<WalletRecord>, StoreError> {
+    let users: Vec<i64> = rows.iter().map(|row| row.id).collect();
+    let sessions: Vec<LiveRow> = connection
+        .rows(
+            Sql {
+                postgres: "SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
+                        served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
+                    FROM sessions WHERE end_time IS NULL AND user_id = ANY($1) ORDER BY id",
+                sqlite: "SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
+                        served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
+                    FROM sessions WHERE end_time IS NULL AND user_id IN (SELECT value FROM json_each($1)) ORDER BY id",
+            },
+            &[Value::Ints(users)],
+        )
+        .await?;
+    let mut pauses = pauses(
+        connection,
+        sessions.iter().map(|session| session.id).collect(),
+    )
+    .await?;
+    let mut live: HashMap<i64, Vec<LiveSession>> = HashMap::new();
+    for session in sessions {
+        let pauses = pauses.remove(&session.id).unwrap_or_default();
+        live.entry(session.user_id)
+            .or_default()
+            .push(session.into_live(pauses)?);
+    }
+    let wallets = rows.into_iter().map(|row| {
+        Ok(WalletRecord {
+            user: UserId::new(row.id)?,
+            version: WalletVersion::new(row.version),
+            credits: Credits::new(row.credits)?,
+            last_instant: UnixMillis::new(row.last_instant)?,
+            live: live.remove(&row.id).unwrap_or_default(),
+            changes: Vec::new(),
+        })
+    });
+    wallets.collect()
+}
+
+/// The pauses of live sessions since their checkpoints, by session, in order.
+async fn pauses(
+    connection: &mut Connection,
+    sessions: Vec<i64>,
+) -> Result<HashMap<i64, Vec<Span>>, StoreError> {
+    if sessions.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows: Vec<(i64, i64, Option<i64>)> = connection
+        .rows(
+            Sql {
+                postgres: "SELECT p.session_id, p.from_time, p.to_time
+                    FROM session_pauses p JOIN sessions s ON s.id = p.session_id
+                    WHERE p.session_id = ANY($1) AND (p.to_time IS NULL OR p.to_time > s.settled_at)
+                    ORDER BY p.session_id, p.from_time",
+                sqlite: "SELECT p.session_id, p.from_time, p.to_time
+                    FROM session_pauses p JOIN sessions s ON s.id = p.session_id
+                    WHERE p.session_id IN (SELECT value FROM json_each($1))
+                        AND (p.to_time IS NULL OR p.to_time > s.settled_at)
+                    ORDER BY p.session_id, p.from_time",
+            },
+            &[Value::Ints(sessions)],
+        )
+        .await?;
+    let mut pauses: HashMap<i64, Vec<Span>> = HashMap::new();
+    for (session, from, to) in rows {
+        let to = to.map_or(Ok(UnixMillis::MAX), UnixMillis::new)?;
+        pauses.entry(session).or_default().push(Span {
+            from: UnixMillis::new(from)?,
+            to,
+        });
+    }
+    Ok(pauses)
+}
+
+impl LiveRow {
+    fn into_live(self, pauses: Vec<Span>) -> Result<LiveSession, StoreError> {
+        let charged_at = ChargedAt::from_name(&self.tariff_charged_at)
+            .ok_or_else(|| StoreError::Corrupt("a tariff charged at no known time".to_owned()))?;
+        let (price, interval) = (
+            Credits::new(self.tariff_credits)?,
+            Millis::new(self.tariff_interval_ms)?,
+        );
+        let session = RecordedSession {
+            id: SessionId::new(self.id)?,
+            slot: SlotNumber::new(self.slot),
+            tariff: Tariff::new(price, interval, charged_at)?,
+            started_at: UnixMillis::new(self.start_time)?,
+            settled: Settled {
+                seq: self.settled_seq,
+                total: Credits::new(self.credits_consumed)?,
+            },
+            checkpoint: Checkpoint {
+                at: UnixMillis::new(self.settled_at)?,
+                served: Millis::new(self.served_ms)?,
+            },
+            pauses,
+        };
+        Ok(LiveSession {
+            node: NodeName::new(&self.node)?,
+            session,
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! Users, passwords and tokens.
+
+use std::sync::Arc;
+
+use engine::store::{CreateUserError, NewUser, RevokedToken};
+use schema::{UnixMillis, UserId};
+
+use crate::{
+    on_both,
+    support::{TestDatabase, at, credits, version},
+};
+
+on_both! {
+    signing_up_grants_credits
+    emails_are_unique_whatever_their_case
+    fixture_users_are_whole
+    users_are_listed_in_pages
+    a_new_password_voids_older_tokens_and_leaves_a_notice
+    revoked_tokens_are_remembered_until_they_expire
+}
+
+fn new_user(email: &str, grant: i64) -> NewUser {
+    NewUser {
+        email: email.to_owned(),
+        password_hash: Some("$argon2id$x".to_owned()),
+        grant: credits(grant),
+        created_at: at(7),
+    }
+}
+
+async fn signing_up_grants_credits(database: Arc<TestDatabase>) {
+    let store = &database.store;
+    let user = store
+        .create_user(new_user("Ann@Example.org", 100))
+        .await
+        .unwrap();
+    assert_eq!(
+        (user.email.as_str(), user.credits, user.created_at),
+        ("Ann@Example.org", credits(100), at(7))
+    );
+
+    let found = store
+        .user_by_email("aNN@eXAMPLE.ORG")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (found.id, found.email.as_str()),
+        (user.id, "Ann@Example.org")
+    );
+    assert_eq!(found.password_hash.as_deref(), Some("$argon2id$x"));
+    assert_eq!(found.tokens_valid_from, UnixMillis::EPOCH);
+    assert!(
+        store
+            .user_by_email("ann@example.com")
+            .await
+            .unwrap()
+            .is_none()
+    );
+
+    let entries = store.ledger(user.id, None, 10).await.unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(
+        (entries[0].kind.as_str(), entries[0].amount.get()),
+        ("signup_grant", 100)
+    );
+    assert_eq!(
+        (entries[0].at, entries[0].balance_after),
+        (at(7), credits(100))
+    );
+
+    let wallet = database.wallet(user.id).await;
+    assert_eq!(
+        (wallet.version, wallet.credits, wallet.last_instant),
+        (version(1), credits(100), at(7))
+    );
+    assert_eq!(wallet.changes.len(), 1);
+
+    let poor = store
+        .create_user(new_user("poor@example.org", 0))
+        .await
+        .unwrap();
+    assert!(store.ledger(poor.id, None, 10).await.unwrap().is_empty());
+    assert_eq!(database.wallet(poor.id).await.version, version(0));
+
+    let nobody = UserId::new(poor.id.get() + 1_000).unwrap();
+    assert!(store.user(nobody).await.unwrap().is_none());
+    assert!(store.wallet(nobody, version(0)).await.unwrap().is_none());
+    assert_eq!(database.violations().await, []);
+}
+
+async fn emails_are_unique_whatever_their_case(database: Arc<TestDatabase>) {
+    let signups = (0..20).map(|n| {
+        let store = Arc::clone(&database.store);
+        let email = if n % 2 == 0 {
+            "bob@example.org"
+        } else {
+            "BOB@Example.ORG"
+        };
+        tokio::spawn(async move { store.create_user(new_user(email, 100)).await })
+    });
+    let mut created = 0;
+    for signup in signups.collect::<Vec<_>>() {
+        match signup.await.unwrap() {
+            Ok(_) => created += 1,
+            Err(CreateUserError::EmailTaken) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(created, 1);
+    assert_eq!(database.number("SELECT count(*) FROM users").await, 1);
+    assert_eq!(database.number("SELECT count(*) FROM ledger").await, 1);
+
+    // Only ASCII letters have two cases here, in both databases.
+    database
+        .store
+        .create_user(new_user("Ärger@example.org", 1))
+        .await
+        .unwrap();
+    database
+        .store
+        .create_user(new_user("ärger@example.org", 1))
+        .await
+        .unwrap();
+}
+
+async fn fixture_users_are_whole(database: Arc<TestDatabase>) {
+    let store = &database.store;
+    let first = store
+        .create_fixture_users(7_001, credits(50), at(3))
+        .await
+        .unwrap();
+    let second = store
+        .create_fixture_users(2, credits(0), at(3))
+        .await
+        .unwrap();
+    assert_eq!((first.len(), second.len()), (7_001, 2));
+    assert_eq!(
+        database
+            .number("SELECT count(*) FROM users WHERE credits = 50")
+            .await,
+        7_001
+    );
+    assert_eq!(database.number("SELECT count(*) FROM ledger").await, 7_001);
+    let user = store.user(first[7_000]).await.unwrap().unwrap();
+    assert!(
+        user.email.starts_with("fixture-") && user.email.ends_with("@example.invalid"),
+        "{}",
+        user.email
+    );
+    assert_eq!(store.audit(None, 10_000).await.unwrap().violations, []);
+}
+
+async fn users_are_listed_in_pages(database: Arc<TestDatabase>) {
+    let mut users = database
+        .store
+        .create_fixture_users(5, credits(1), at(0))
+        .await
+        .unwrap();
+    users.sort_unstable();
+    let ids = |page: Vec<engine::store::UserRecord>| {
+        page.into_iter().map(|user| user.id).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        ids(database.store.users(None, 3).await.unwrap()),
+        users[..3]
+    );
+    assert_eq!(
+        ids(database.store.users(Some(users[2]), 3).await.unwrap()),
+        users[3..]
+    );
+    assert_eq!(
+        ids(database.store.users(Some(users[4]), 3).await.unwrap()),
+        []
+    );
+}
+
+async fn a_new_password_voids_older_tokens_and_leaves_a_notice(database: Arc<TestDatabase>) {
+    let store = &database.store;
+    let user = database.user(10).await;
+    assert_eq!(store.latest_notice().await.unwrap(), 0);
+    assert!(
+        store
+            .set_password(user, "$argon2id$new".to_owned(), at(500))
+            .await
+            .unwrap()
+    );
+    let record = store.user(user).await.unwrap().unwrap();
+    assert_eq!(record.password_hash.as_deref(), Some("$argon2id$new"));
+    assert_eq!(record.tokens_valid_from, at(500));
+    let notices = store.notices(None, 10).await.unwrap();
+    assert_eq!(
+        notices.iter().map(|notice| notice.user).collect::<Vec<_>>(),
+        [user]
+    );
+    assert_eq!(store.latest_notice().await.unwrap(), notices[0].id);
+    // It is no write to the wallet.
+    assert_eq!(database.wallet(user).await.version, version(1));
+
+    let nobody = UserId::new(user.get() + 1_000).unwrap();
+    assert!(
+        !store
+            .set_password(nobody, "x".to_owned(), at(500))
+            .await
+            .unwrap()
+    );
+    assert_eq!(store.notices(None, 10).await.unwrap().len(), 1);
+}
+
+async fn revoked_tokens_are_remembered_until_they_expire(database: Arc<TestDatabase>) {
+    let store = &database.store;
+    let token = |id: &str, expires_at| RevokedToken {
+        token_id: id.to_owned(),
+        expires_at: at(expires_at),
+    };
+    for revoked in [token("a", 100), token("b", 200), token("a", 100)] {
+        store.revoke_token(revoked).await.unwrap();
+    }
+    assert!(store.is_token_revoked("a").await.unwrap());
+    assert!(!store.is_token_revoked("c").await.unwrap());
+    assert_eq!(
+        store.revoked_tokens(at(99)).await.unwrap(),
+        [token("a", 100), token("b", 200)]
+    );
+    assert_eq!(
+        store.revoked_tokens(at(100)).await.unwrap(),
+        [token("b", 200)]
+    );
+    assert!(!store.is_token_revoked("a").await.unwrap());
+}

@@ -1,0 +1,89 @@
+//! The two ways to the server: calls over HTTP, and a websocket.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    Method, Request, StatusCode,
+    body::Bytes,
+    client::conn::http1::{SendRequest, handshake},
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST},
+};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::WebSocketConfig};
+
+/// How long the server may take over a call or a handshake.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One kept-alive HTTP connection.
+pub struct Caller {
+    server: String,
+    connection: SendRequest<Full<Bytes>>,
+}
+
+impl Caller {
+    /// Connects.
+    pub async fn connect(server: &str) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(server)
+            .await
+            .with_context(|| format!("can't connect to {server}"))?;
+        stream.set_nodelay(true)?;
+        let (connection, driver) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(driver);
+        Ok(Self {
+            server: server.to_owned(),
+            connection,
+        })
+    }
+
+    /// `POST`s nothing to `path` as the token's user and reads the reply.
+    pub async fn post<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        token: &str,
+    ) -> anyhow::Result<T> {
+        self.call(Method::POST, path, token).await
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &mut self,
+        method: Method,
+        path: &str,
+        token: &str,
+    ) -> anyhow::Result<T> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, &self.server)
+            .header(AUTHORIZATION, format!("Bearer {token}"))
+            .header(CONTENT_TYPE, "application/json")
+            .body(Full::default())?;
+        self.connection.ready().await?;
+        let reply = tokio::time::timeout(PATIENCE, self.connection.send_request(request)).await??;
+        let status = reply.status();
+        let body = reply.into_body().collect().await?.to_bytes();
+        if !matches!(status, StatusCode::OK | StatusCode::CREATED) {
+            bail!("{path} gave {status}: {}", String::from_utf8_lossy(&body));
+        }
+        serde_json::from_slice(&body)
+            .with_context(|| format!("{path} gave {}", String::from_utf8_lossy(&body)))
+    }
+}
+
+/// Opens a websocket for the token's user.
+pub async fn open_socket(server: &str, token: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
+    let stream = TcpStream::connect(server)
+        .await
+        .with_context(|| format!("can't connect to {server}"))?;
+    stream.set_nodelay(true)?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(1_024)
+        .write_buffer_size(0);
+    let address = format!("ws://{server}/ws?token={token}");
+    let handshake = tokio_tungstenite::client_async_with_config(address, stream, Some(config));
+    let (socket, _) = tokio::time::timeout(PATIENCE, handshake).await??;
+    Ok(socket)
+}

@@ -1,0 +1,64 @@
+//! Load generator: acts as many users at once against a running server, and scores what it sees
+//! against the schedule that the contract promises.
+//!
+//! Make the users first, with `minute-credit fixture --users N --credits C --tokens FILE`.
+
+mod client;
+mod hiccup;
+mod score;
+mod watch;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+/// Drives a running Minute-Credit server and measures it.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a session for every user, watch all of them over websockets, then stop them all.
+    ///
+    /// Every fall of every balance is due at the session's start plus a whole number of intervals;
+    /// how late each arrives is reported beside the machine's own hiccups, and every stop is checked.
+    /// Exits with 1 if an update is missing or doubled, or a stop does not add up.
+    Watch(watch::WatchArguments),
+}
+
+/// What all commands take.
+#[derive(clap::Args)]
+struct Target {
+    /// Where the server is.
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "HOST:PORT")]
+    server: String,
+    /// A file of bearer tokens, one a line.
+    #[arg(long, value_name = "FILE")]
+    tokens: PathBuf,
+}
+
+impl Target {
+    /// The tokens in the file.
+    fn tokens(&self) -> anyhow::Result<Vec<String>> {
+        let text = std::fs::read_to_string(&self.tokens)
+            .with_context(|| format!("can't read the tokens in {}", self.tokens.display()))?;
+        Ok(text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(str::to_owned)
+            .collect())
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<std::process::ExitCode> {
+    match Arguments::parse().command {
+        Command::Watch(arguments) => watch::run(arguments).await,
+    }
+}

@@ -1,0 +1,61 @@
+//! The notices, over everything else.
+
+use yew::{Callback, Html, Properties, classes, function_component, html};
+
+use super::icon;
+use crate::{
+    action::Action,
+    clock::LocalTime,
+    notice::{Notice, Tone},
+    words,
+};
+
+/// What there is to say.
+#[derive(PartialEq, Properties)]
+pub(super) struct Props {
+    /// The notices, oldest first.
+    pub(super) notices: Vec<Notice>,
+    /// The time.
+    pub(super) now: LocalTime,
+    /// Takes what the user does.
+    pub(super) dispatch: Callback<Action>,
+}
+
+/// The notices. The region is always there, so that a screen reader hears what comes into it.
+#[function_component]
+pub(super) fn NoticeList(props: &Props) -> Html {
+    html! {
+        <section class="notices" aria-label="Notices" aria-live="polite">
+            { for props.notices.iter().map(|notice| one(notice, props)) }
+        </section>
+    }
+}
+
+fn one(notice: &Notice, props: &Props) -> Html {
+    let (look, drawing) = match notice.tone {
+        Tone::Good => ("good", icon::done()),
+        Tone::Plain => ("plain", icon::info()),
+        Tone::Bad => ("bad", icon::warning()),
+    };
+    let number = notice.number;
+    html! {
+        <div key={number} class={classes!("notice", look)} data-testid="notice">
+            { drawing }
+            <p>{ notice.text.clone() }{ retry(notice.retry_at, props.now) }</p>
+            <button class="ghost" type="button" aria-label="Dismiss"
+                onclick={props.dispatch.reform(move |_| Action::NoticeDismissed(number))}>{ icon::cross() }</button>
+        </div>
+    }
+}
+
+/// When to try again. It counts down for the eye only.
+fn retry(retry_at: Option<LocalTime>, now: LocalTime) -> Html {
+    let Some(retry_at) = retry_at else {
+        return Html::default();
+    };
+    let seconds = words::seconds_up(retry_at.since(now));
+    if seconds == 0 {
+        return html! { <span class="num" aria-hidden="true">{ " You can try again now." }</span> };
+    }
+    html! { <span class="num" aria-hidden="true">{ format!(" Try again in {seconds} s.") }</span> }
+}

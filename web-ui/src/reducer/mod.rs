@@ -1,0 +1,262 @@
+//! From one state to the next: `(state, action, moment) → (state, effects)`, and nothing else.
+//!
+//! `entry` has the card's part, `link` the connection's, `command` that of starting and stopping,
+//! `balance` what follows from a balance or the end of a session, `history` that of the lists.
+
+mod balance;
+mod command;
+mod entry;
+mod history;
+mod link;
+#[cfg(test)]
+mod tests;
+
+pub use balance::{cost, end_headline};
+pub(crate) use link::CONNECT_WITHIN;
+
+use crate::{
+    action::{Action, Effect, Network, Target},
+    api::{Answer, Call, Failure, Token},
+    clock::Moment,
+    model::{Dashboard, Entry, EntryMode, LoginNumber, Screen, State},
+    notice::Notices,
+};
+
+/// Why a user who was logged in has to do so again.
+const LOGIN_ENDED: &str =
+    "You were signed out: this login has expired or was ended elsewhere. Please log in again.";
+
+/// The page before anything has happened.
+pub fn initial() -> State {
+    State {
+        screen: Screen::Entry(Entry::new(EntryMode::SignUp, None)),
+        notices: Notices::default(),
+        announcement: String::new(),
+        is_online: true,
+        login: LoginNumber::default(),
+    }
+}
+
+/// What becomes of `state` when `action` happens at `moment`, and what is to be done.
+pub fn reduce(mut state: State, action: Action, moment: Moment) -> (State, Vec<Effect>) {
+    let mut effects = Vec::new();
+    step(&mut state, action, moment, &mut effects);
+    (state, effects)
+}
+
+/// The dashboard with what it needs around it.
+struct Context<'a> {
+    dashboard: &'a mut Dashboard,
+    notices: &'a mut Notices,
+    announcement: &'a mut String,
+    login: LoginNumber,
+    moment: Moment,
+    effects: &'a mut Vec<Effect>,
+}
+
+impl Context<'_> {
+    /// Makes a call with the dashboard's token.
+    fn call(&mut self, call: Call) {
+        self.effects.push(Effect::Call(
+            self.login,
+            Some(self.dashboard.token.clone()),
+            call,
+        ));
+    }
+
+    /// Complains of `failure`, as the reason why `what` didn't work.
+    fn complain(&mut self, what: &str, failure: &Failure) {
+        let retry_at = failure
+            .retry_after()
+            .map(|wait| self.moment.now.after(wait));
+        self.notices
+            .complain(format!("{what} {}", failure.sentence()), retry_at);
+    }
+}
+
+fn step(state: &mut State, action: Action, moment: Moment, effects: &mut Vec<Effect>) {
+    match action {
+        Action::Opened(token) => {
+            if let Some(token) = token {
+                open_dashboard(state, token, moment, effects);
+            }
+        }
+        Action::TokenChanged(token) => token_changed(state, token, moment, effects),
+        Action::NoticeDismissed(number) => state.notices.dismiss(number),
+        Action::EscapePressed if state.notices.dismiss_newest() => {}
+        // A log-out is answered when its login is over already.
+        Action::Answered(_, Call::LogOut, answer) => logged_out(state, &answer),
+        Action::Answered(login, _, _) if login != state.login => {}
+        Action::NetworkChanged(network) => {
+            state.is_online = network == Network::Online;
+            on_dashboard(state, moment, effects, |context| {
+                link::network_changed(context, network)
+            });
+        }
+        Action::LogOutPressed => log_out(state, effects),
+        action => {
+            state.notices.expire(moment.now);
+            match &mut state.screen {
+                Screen::Entry(entry) => {
+                    let token = entry::step(entry, action, state.login, moment, effects);
+                    if let Some((token, user)) = token {
+                        effects.push(Effect::Remember(token.clone()));
+                        open_dashboard(state, token, moment, effects);
+                        on_dashboard(state, moment, effects, |context| {
+                            balance::whose(context, *user)
+                        });
+                    }
+                }
+                Screen::Dashboard(_) => {
+                    let goes_on = on_dashboard(state, moment, effects, |context| {
+                        dashboard_step(context, action)
+                    });
+                    if goes_on == Some(GoesOn::No) {
+                        close_dashboard(state, LOGIN_ENDED.to_owned(), effects);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether the login is still good after a step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum GoesOn {
+    Yes,
+    No,
+}
+
+fn dashboard_step(context: &mut Context, action: Action) -> GoesOn {
+    match action {
+        Action::Tick => {
+            link::tick(context);
+            command::tick(context);
+            balance::tick(context);
+        }
+        Action::StartPressed => command::start(context),
+        Action::StopPressed => command::stop(context),
+        Action::TabChosen(tab) => history::choose(context, tab),
+        Action::MorePressed => history::more(context),
+        Action::RetryPressed => history::retry(context),
+        Action::ReconnectPressed => link::reconnect_now(context),
+        Action::EndCardDismissed | Action::EscapePressed => {
+            context.dashboard.is_end_card_up = false
+        }
+        Action::SocketSaid(number, message) => link::said(context, number, message),
+        Action::SocketClosed(number, code) => return link::closed(context, number, code),
+        Action::Shown => link::shown(context),
+        Action::Answered(_, _, Err(failure)) if failure.ends_login() => return GoesOn::No,
+        Action::Answered(_, call, answer) => answered(context, call, answer),
+        // The rest belongs to the other screen, or was dealt with before.
+        _ => {}
+    }
+    GoesOn::Yes
+}
+
+fn answered(context: &mut Context, call: Call, answer: Result<Answer, Failure>) {
+    match (call, answer) {
+        (_, Ok(Answer::User(user))) => balance::whose(context, *user),
+        (_, Ok(Answer::Active(active))) => {
+            balance::answered(context, active.balance);
+            command::confirmed(context);
+        }
+        (Call::Active, Err(_)) => command::confirmed(context),
+        (_, Ok(Answer::Started(started))) => command::started(context, &started),
+        (_, Ok(Answer::Stopped(stopped))) => command::stopped(context, &stopped),
+        (Call::Start(key) | Call::Stop(key), Err(failure)) => {
+            command::failed(context, key, &failure)
+        }
+        (Call::Sessions(ask), answer) => history::sessions_answered(context, &ask, answer),
+        (Call::Ledger(ask), answer) => history::ledger_answered(context, &ask, answer),
+        // Whose token it is will be asked again with the next connection.
+        _ => {}
+    }
+}
+
+/// Runs `with` if the dashboard is on the screen.
+fn on_dashboard<T>(
+    state: &mut State,
+    moment: Moment,
+    effects: &mut Vec<Effect>,
+    with: impl FnOnce(&mut Context) -> T,
+) -> Option<T> {
+    let Screen::Dashboard(dashboard) = &mut state.screen else {
+        return None;
+    };
+    Some(with(&mut Context {
+        dashboard,
+        notices: &mut state.notices,
+        announcement: &mut state.announcement,
+        login: state.login,
+        moment,
+        effects,
+    }))
+}
+
+fn open_dashboard(state: &mut State, token: Token, moment: Moment, effects: &mut Vec<Effect>) {
+    let dashboard = Dashboard::new(token.clone(), moment.now);
+    effects.push(Effect::Connect(dashboard.link.socket, token));
+    effects.push(Effect::Focus(Target::Dashboard));
+    state.screen = Screen::Dashboard(Box::new(dashboard));
+    state.login = state.login.next();
+    state.notices.clear();
+    on_dashboard(state, moment, effects, |context| {
+        context.call(Call::WhoAmI);
+        history::reload(context);
+    });
+}
+
+fn close_dashboard(state: &mut State, reason: String, effects: &mut Vec<Effect>) {
+    if let Screen::Dashboard(dashboard) = &state.screen {
+        effects.extend([
+            Effect::Disconnect,
+            Effect::Forget(dashboard.token.clone()),
+            Effect::Focus(Target::Email),
+        ]);
+    }
+    state.screen = Screen::Entry(Entry::new(EntryMode::LogIn, Some(reason)));
+    state.login = state.login.next();
+    state.notices.clear();
+}
+
+fn log_out(state: &mut State, effects: &mut Vec<Effect>) {
+    let Screen::Dashboard(dashboard) = &state.screen else {
+        return;
+    };
+    effects.push(Effect::Call(
+        state.login,
+        Some(dashboard.token.clone()),
+        Call::LogOut,
+    ));
+    let reason = match dashboard.session() {
+        Some(_) => "You are logged out. Your session runs on and uses credits: log in to stop it.",
+        None => "You are logged out.",
+    };
+    close_dashboard(state, reason.to_owned(), effects);
+}
+
+fn logged_out(state: &mut State, answer: &Result<Answer, Failure>) {
+    if let Err(failure) = answer
+        && !failure.ends_login()
+    {
+        let text = "You are logged out in this browser, but the server could not be told: the login stays good there until it expires.";
+        state.notices.complain(text.to_owned(), None);
+    }
+}
+
+fn token_changed(
+    state: &mut State,
+    token: Option<Token>,
+    moment: Moment,
+    effects: &mut Vec<Effect>,
+) {
+    match (&state.screen, token) {
+        (Screen::Dashboard(dashboard), Some(token)) if dashboard.token == token => {}
+        (_, Some(token)) => open_dashboard(state, token, moment, effects),
+        (Screen::Dashboard(_), None) => {
+            close_dashboard(state, "You logged out in another tab.".to_owned(), effects);
+        }
+        (Screen::Entry(_), None) => {}
+    }
+}
