@@ -1,7 +1,7 @@
 //! All that the page knows. The reducer changes it, the components draw it.
 
 use schema::{
-    Credits, SessionId, UnixMillis,
+    Credits, Millis, SessionId, UnixMillis,
     ledger::LedgerEntry,
     session::{ActiveSession, EndReason, LiveBalance, SessionRecord},
 };
@@ -245,6 +245,17 @@ pub struct SessionEnd {
     pub reason: EndReason,
     /// What it cost.
     pub consumed: Credits,
+    /// For how long it was served, once the history has said so: pauses and the server's downtime
+    /// don't count, so it may be less than the time from start to end.
+    pub served: Option<Millis>,
+}
+
+impl SessionEnd {
+    /// How long it was: as served, or as the clock went where that is all there is to tell.
+    pub fn length(&self) -> Option<Millis> {
+        self.served
+            .or_else(|| self.started_at.map(|at| self.ended_at.since(at)))
+    }
 }
 
 /// A list of the dashboard.

@@ -24,6 +24,24 @@ pub enum Tone {
     Bad,
 }
 
+/// When something that failed is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// From when on that makes sense.
+    pub at: LocalTime,
+    /// Who does it.
+    pub by: RetriedBy,
+}
+
+/// Who tries again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetriedBy {
+    /// The user, or nobody.
+    User,
+    /// The page, without being asked.
+    Page,
+}
+
 /// Tells one notice from another.
 pub type NoticeNumber = u32;
 
@@ -36,8 +54,8 @@ pub struct Notice {
     pub tone: Tone,
     /// What it says.
     pub text: String,
-    /// When to try again what it speaks of, if it says so.
-    pub retry_at: Option<LocalTime>,
+    /// When what it speaks of is tried again, if that is known.
+    pub retry: Option<Retry>,
     /// When it goes away by itself, if it does.
     pub expires_at: Option<LocalTime>,
 }
@@ -65,10 +83,21 @@ impl Notices {
         self.push(Tone::Plain, text, None, Some(now.after(BRIEF)));
     }
 
-    /// Says that something failed, and when to try again, if that is known. It stays until it is
+    /// Says that something failed, and when it is tried again, if that is known. It stays until it is
     /// dismissed or the trouble is over.
-    pub fn complain(&mut self, text: String, retry_at: Option<LocalTime>) {
-        self.push(Tone::Bad, text, retry_at, None);
+    pub fn complain(&mut self, text: String, retry: Option<Retry>) {
+        self.push(Tone::Bad, text, retry, None);
+    }
+
+    /// Says `text` where something else was said.
+    pub fn reword(&mut self, instead_of: &str, text: String) {
+        let said = self
+            .list
+            .iter_mut()
+            .find(|notice| notice.text == instead_of);
+        if let Some(notice) = said {
+            notice.text = text;
+        }
     }
 
     /// Takes away the notice with this number.
@@ -101,7 +130,7 @@ impl Notices {
         &mut self,
         tone: Tone,
         text: String,
-        retry_at: Option<LocalTime>,
+        retry: Option<Retry>,
         expires_at: Option<LocalTime>,
     ) {
         self.list.retain(|notice| notice.text != text);
@@ -110,7 +139,7 @@ impl Notices {
             number: self.last_number,
             tone,
             text,
-            retry_at,
+            retry,
             expires_at,
         });
         let surplus = self.list.len().saturating_sub(NOTICES_MAX);

@@ -24,9 +24,9 @@ const SECOND_MS: i64 = 1_000;
 /// How long after `now` to look again; nothing where only an action can change something.
 pub fn next_wake(state: &State, now: LocalTime) -> Option<Millis> {
     let notices = state.notices.list().iter().flat_map(|notice| {
-        let retry = notice.retry_at.filter(|retry_at| *retry_at > now);
+        let retry = notice.retry.filter(|retry| retry.at > now);
         [
-            retry.map(|retry_at| to_next_second(retry_at.since(now))),
+            retry.map(|retry| to_next_second(retry.at.since(now))),
             notice.expires_at.map(|at| at.since(now)),
         ]
     });

@@ -6,7 +6,7 @@ use super::icon;
 use crate::{
     action::Action,
     clock::LocalTime,
-    notice::{Notice, Tone},
+    notice::{Notice, RetriedBy, Retry, Tone},
     words,
 };
 
@@ -41,21 +41,23 @@ fn one(notice: &Notice, props: &Props) -> Html {
     html! {
         <div key={number} class={classes!("notice", look)} data-testid="notice">
             { drawing }
-            <p>{ notice.text.clone() }{ retry(notice.retry_at, props.now) }</p>
+            <p>{ notice.text.clone() }{ retry(notice.retry, props.now) }</p>
             <button class="ghost" type="button" aria-label="Dismiss"
                 onclick={props.dispatch.reform(move |_| Action::NoticeDismissed(number))}>{ icon::cross() }</button>
         </div>
     }
 }
 
-/// When to try again. It counts down for the eye only.
-fn retry(retry_at: Option<LocalTime>, now: LocalTime) -> Html {
-    let Some(retry_at) = retry_at else {
+/// When it is tried again. It counts down for the eye only.
+fn retry(retry: Option<Retry>, now: LocalTime) -> Html {
+    let Some(Retry { at, by }) = retry else {
         return Html::default();
     };
-    let seconds = words::seconds_up(retry_at.since(now));
-    if seconds == 0 {
-        return html! { <span class="num" aria-hidden="true">{ " You can try again now." }</span> };
-    }
-    html! { <span class="num" aria-hidden="true">{ format!(" Try again in {seconds} s.") }</span> }
+    let text = match (by, words::seconds_up(at.since(now))) {
+        (RetriedBy::User, 0) => " You can try again now.".to_owned(),
+        (RetriedBy::User, seconds) => format!(" Try again in {seconds} s."),
+        (RetriedBy::Page, 0) => " Trying again…".to_owned(),
+        (RetriedBy::Page, seconds) => format!(" Trying again in {seconds} s."),
+    };
+    html! { <span class="num" aria-hidden="true">{ text }</span> }
 }

@@ -45,10 +45,7 @@ pub(super) fn view(dashboard: &Dashboard, now: LocalTime) -> Html {
 }
 
 fn ended(end: &SessionEnd) -> [Fact; 4] {
-    let length = end.started_at.map_or_else(
-        || "–".to_owned(),
-        |at| words::length(end.ended_at.since(at)),
-    );
+    let length = end.length().map_or_else(|| "–".to_owned(), words::length);
     [
         ("Lasted", length),
         ("Cost", words::credits(end.consumed)),

@@ -113,7 +113,7 @@ fn running(dashboard: &Dashboard, session: &ActiveSession, countdown: &Countdown
     let warning = match dashboard.level {
         Level::Fine => None,
         Level::Low => Some("Credits are low"),
-        Level::Last => Some("Credits run out now"),
+        Level::Last => Some("Credits are about to run out"),
     };
     html! {
         <>

@@ -104,6 +104,7 @@ pub(super) fn ended(context: &mut Context, facts: EndFacts, final_credits: Optio
             ended_at,
             reason,
             consumed,
+            served: None,
         },
     );
     if let (Some(live), Some(credits)) = (context.dashboard.live, final_credits)
@@ -127,36 +128,37 @@ pub(super) fn ended(context: &mut Context, facts: EndFacts, final_credits: Optio
 }
 
 /// Shows how a session ended: briefly where the user wanted it, on a card where not. Said once,
-/// however many messages say it.
+/// however many messages say it; the history may put it more exactly.
 pub(super) fn show_end(context: &mut Context, end: SessionEnd) {
-    if context
-        .dashboard
-        .last_end
-        .is_some_and(|last| last.session_id == end.session_id)
-    {
+    let text = stopped_text(&end);
+    let last = context.dashboard.last_end;
+    if let Some(last) = last.filter(|last| last.session_id == end.session_id) {
+        if end.served.is_some() {
+            context.dashboard.last_end = Some(end);
+            context.notices.reword(&stopped_text(&last), text);
+        }
         return;
     }
     context.dashboard.last_end = Some(end);
     context.dashboard.unexplained = None;
-    let cost = cost(&end);
     if end.reason == EndReason::User {
-        context
-            .notices
-            .confirm(format!("Session stopped: {cost}."), context.moment.now);
+        context.notices.confirm(text, context.moment.now);
         return;
     }
     context.dashboard.is_end_card_up = true;
-    *context.announcement = format!("{} The session is over: {cost}.", end_headline(end.reason));
+    let (headline, cost) = (end_headline(end.reason), cost(&end));
+    *context.announcement = format!("{headline} The session is over: {cost}.");
+}
+
+fn stopped_text(end: &SessionEnd) -> String {
+    format!("Session stopped: {}.", cost(end))
 }
 
 /// What a session has cost and how long it was: `27 credits for 2 min 44 s`.
 pub fn cost(end: &SessionEnd) -> String {
     let credits = words::credits(end.consumed);
-    match end.started_at {
-        Some(started_at) => format!(
-            "{credits} for {}",
-            words::length(end.ended_at.since(started_at))
-        ),
+    match end.length() {
+        Some(length) => format!("{credits} for {}", words::length(length)),
         None => credits,
     }
 }

@@ -12,6 +12,7 @@ use super::{Context, balance, history};
 use crate::{
     api::{Call, Failure, IdempotencyKey},
     model::{Pending, PendingPhase, Verb},
+    notice::{RetriedBy, Retry},
 };
 
 /// How often a command is sent before the page gives up.
@@ -172,7 +173,11 @@ fn unknown(context: &mut Context, mut pending: Pending, failure: &Failure) {
         "It is not known yet whether the session {done}. {}",
         failure.sentence()
     );
-    context.notices.complain(text, Some(retry_at));
+    let retry = Retry {
+        at: retry_at,
+        by: RetriedBy::Page,
+    };
+    context.notices.complain(text, Some(retry));
 }
 
 fn give(context: &mut Context, verb: Verb) {

@@ -1,5 +1,7 @@
 //! The lists of sessions and of the wallet's movements.
 
+use schema::session::SessionRecord;
+
 use super::{Context, balance};
 use crate::{
     api::{Answer, Call, Failure},
@@ -73,23 +75,30 @@ pub(super) fn ledger_answered(context: &mut Context, ask: &Ask, answer: Result<A
     }
 }
 
-/// Looks up how a session ended that was over when the connection came back.
+/// Looks up how a session ended that was over when the connection came back, and for how long the
+/// last one was served.
 fn explain_end(context: &mut Context) {
-    let Some(lost) = context.dashboard.unexplained else {
-        return;
-    };
-    let rows = context.dashboard.sessions.rows();
-    let Some(record) = rows.iter().find(|row| row.session_id == lost.session_id) else {
-        return;
-    };
-    if let (Some(ended_at), Some(reason)) = (record.ended_at, record.end_reason) {
-        let end = SessionEnd {
-            session_id: record.session_id,
-            started_at: Some(record.started_at),
-            ended_at,
-            reason,
-            consumed: record.credits_consumed,
-        };
+    let unexplained = context
+        .dashboard
+        .unexplained
+        .map(|session| session.session_id);
+    let last = context.dashboard.last_end.map(|end| end.session_id);
+    let rows = context.dashboard.sessions.rows().iter();
+    let told = rows.filter(|row| [unexplained, last].contains(&Some(row.session_id)));
+    let ends: Vec<SessionEnd> = told.filter_map(end_of).collect();
+    for end in ends {
         balance::show_end(context, end);
     }
+}
+
+/// How the session of `record` ended, if it did.
+fn end_of(record: &SessionRecord) -> Option<SessionEnd> {
+    Some(SessionEnd {
+        session_id: record.session_id,
+        started_at: Some(record.started_at),
+        ended_at: record.ended_at?,
+        reason: record.end_reason?,
+        consumed: record.credits_consumed,
+        served: Some(record.served_ms),
+    })
 }

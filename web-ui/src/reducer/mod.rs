@@ -19,7 +19,7 @@ use crate::{
     api::{Answer, Call, Failure, Token},
     clock::Moment,
     model::{Dashboard, Entry, EntryMode, LoginNumber, Screen, State},
-    notice::Notices,
+    notice::{Notices, RetriedBy, Retry},
 };
 
 /// Why a user who was logged in has to do so again.
@@ -66,11 +66,12 @@ impl Context<'_> {
 
     /// Complains of `failure`, as the reason why `what` didn't work.
     fn complain(&mut self, what: &str, failure: &Failure) {
-        let retry_at = failure
-            .retry_after()
-            .map(|wait| self.moment.now.after(wait));
+        let retry = failure.retry_after().map(|wait| Retry {
+            at: self.moment.now.after(wait),
+            by: RetriedBy::User,
+        });
         self.notices
-            .complain(format!("{what} {}", failure.sentence()), retry_at);
+            .complain(format!("{what} {}", failure.sentence()), retry);
     }
 }
 

@@ -152,6 +152,21 @@ fn an_end_that_was_missed_is_looked_up() {
 }
 
 #[test]
+fn the_history_knows_how_long_it_was_served() {
+    let mut test = Test::running();
+    test.say(ended(1, EndReason::User, 31_000, 4, 96));
+    assert_eq!(test.notices(), ["Session stopped: 4 credits for 31 s."]);
+    let effects = test.act(Action::RetryPressed);
+    let ask = calls(&effects).first().copied().cloned().unwrap();
+    let record = SessionRecord {
+        served_ms: ms(28_000),
+        ..record(1, Some((31_000, EndReason::User)), 4)
+    };
+    test.answer(ask, sessions(vec![record]));
+    assert_eq!(test.notices(), ["Session stopped: 4 credits for 28 s."]);
+}
+
+#[test]
 fn a_list_that_does_not_know_the_end_yet_explains_nothing() {
     let mut test = Test::running();
     test.say(update(0, 600_000, None));

@@ -161,7 +161,10 @@ fn a_refusal_is_said_and_looked_into() {
         assert!(calls(&effects).contains(&&Call::Active) && reloads(&effects));
         assert_eq!(test.notices(), [notice]);
         let retry_at = retry_after.map(|wait| LocalTime::new(AHEAD_MS + wait));
-        assert_eq!(test.state.notices.list()[0].retry_at, retry_at);
+        assert_eq!(
+            test.state.notices.list()[0].retry.map(|retry| retry.at),
+            retry_at
+        );
     };
     check(
         Verb::Start,

@@ -273,7 +273,7 @@ fn record(id: i64, ended: Option<(i64, EndReason)>, consumed: i64) -> SessionRec
         ended_at: ended.map(|(at, _)| unix(at)),
         credits_consumed: amount(consumed),
         end_reason: ended.map(|(_, reason)| reason),
-        served_ms: ms(0),
+        served_ms: ms(ended.map_or(0, |(at, _)| at)),
         credits_per_interval: amount(1),
         interval_ms: ms(6_000),
     }
