@@ -189,12 +189,13 @@ impl Activity {
             .iter()
             .map(|live| (live.session.id, live.session.settled))
             .collect();
-        let ended_elsewhere = self.wallets[which].rebase(&Rebase {
+        let facts = Rebase {
             version: record.version,
             ledger_balance: record.credits,
             changes: record.changes,
             live,
-        });
+        };
+        let ended_elsewhere = self.wallets[which].rebase(at(self.now), &facts);
         assert_eq!(ended_elsewhere, []);
     }
 
