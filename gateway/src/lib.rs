@@ -1,1 +1,30 @@
+//! The gateway of Minute-Credit: HTTP, websockets, accounts, the embedded page and the command line.
+//!
+//! ```text
+//! server ──► routes ──► accounts, sessions, history, health, page ──► Engine
+//!              └──► socket ◄── outbox ◄── hub ◄── UserUpdate from the engine
+//! ```
+//!
+//! A request goes from `server` (the connection) through `routes` (the address) to one function, which
+//! calls the engine once. A websocket is a task in `socket`, fed by the `hub`. Deliberately absent:
+//! billing, and any decision about credits.
 
+pub mod cli;
+pub mod origins;
+pub mod server;
+pub mod settings;
+
+mod access;
+mod app;
+mod hub;
+mod key_file;
+mod log;
+
+mod outbox;
+mod page;
+mod passwords;
+mod reply;
+mod request;
+mod routes;
+mod socket;
+mod tokens;

@@ -1,0 +1,119 @@
+//! The command line: reads settings, then runs one command.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or settings. A failure is one line on standard error.
+
+mod credits;
+mod fixture;
+mod migrate;
+mod serve;
+mod user;
+mod verify;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+use engine::{
+    Clock,
+    store::{self, Store, StoreLocation},
+};
+
+use crate::{log, settings::Settings};
+
+/// A real-time billing engine: wallets of whole credits, and sessions that cost credits by time.
+#[derive(Parser)]
+#[command(
+    name = "minute-credit",
+    version,
+    propagate_version = true,
+    after_help = "\
+Settings come from config/default.toml (compiled in), then --config FILE, then the environment:
+MINUTE_CREDIT__SECTION__KEY, and PORT, DATA_DIR, DATABASE_URL, REDIS_URL.
+
+Examples:
+  minute-credit serve
+  PORT=9000 DATABASE_URL=postgres://me@localhost/credit minute-credit serve
+  minute-credit credits grant ada@example.com 500 --reason 'support case 17'
+  minute-credit verify"
+)]
+struct Cli {
+    /// A TOML file with settings that differ from the defaults
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the API, the websockets and the page until SIGTERM or ctrl-c
+    Serve,
+    /// Bring the database's schema up to date; serve does that too
+    Migrate,
+    /// Audit the whole database: print every broken law, and exit 1 if there is one
+    Verify,
+    /// Create users without passwords, with credits and tokens, for load tests
+    Fixture(fixture::Arguments),
+    /// List users, or set a user's password
+    #[command(subcommand)]
+    User(user::Command),
+    /// Give credits to a user
+    #[command(subcommand)]
+    Credits(credits::Command),
+}
+
+/// Runs the command that the program was started with.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let settings = match Settings::load(cli.config.as_deref()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("error: wrong settings: {:#}", anyhow::Error::from(error));
+            return ExitCode::from(2);
+        }
+    };
+    log::start(&settings.log);
+    let done = tokio::runtime::Runtime::new()
+        .context("the runtime did not start")
+        .and_then(|runtime| runtime.block_on(run_command(cli.command, settings)));
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+async fn run_command(command: Command, settings: Settings) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve => serve::run(settings).await,
+        Command::Migrate => migrate::run(&settings).await,
+        Command::Verify => verify::run(&settings).await,
+        Command::Fixture(arguments) => fixture::run(&settings, &arguments).await,
+        Command::User(command) => user::run(&settings, command).await,
+        Command::Credits(command) => credits::run(&settings, command).await,
+    }
+}
+
+/// Opens the database and its clock.
+async fn open(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, Clock)> {
+    let store = store::open(&settings.store)
+        .await
+        .context("can't use the database")?;
+    let latest = store
+        .latest_alive_at()
+        .await
+        .context("can't use the database")?;
+    Ok((store, Clock::start(latest)?))
+}
+
+/// Opens the database, unless that would make an empty one.
+async fn open_existing(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, Clock)> {
+    if let StoreLocation::Sqlite(path) = &settings.store.location
+        && !path.exists()
+    {
+        anyhow::bail!(
+            "there is no database at {}: set DATA_DIR or DATABASE_URL, or make one with minute-credit migrate",
+            path.display()
+        );
+    }
+    open(settings).await
+}

@@ -1,0 +1,284 @@
+//! What waits to be sent to one websocket: the latest balance, a few events, perhaps the end.
+//!
+//! Balances conflate, events don't (law 10). The hub fills the outbox and never waits; the socket's
+//! task empties it.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use schema::{
+    session::LiveBalance,
+    websocket::{CloseCode, ServerMessage},
+};
+use tokio::sync::Notify;
+
+/// Why a socket is to be closed, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// The code that the client gets.
+    pub code: CloseCode,
+    /// The reason that the client gets.
+    pub reason: &'static str,
+    /// How long to wait before, so that many clients don't come back at once.
+    pub after: Duration,
+}
+
+impl Closing {
+    /// Closing at once.
+    pub const fn now(code: CloseCode, reason: &'static str) -> Self {
+        Self {
+            code,
+            reason,
+            after: Duration::ZERO,
+        }
+    }
+}
+
+/// The next thing to do for a socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Send this event.
+    Event(ServerMessage),
+    /// Send this balance.
+    Balance(LiveBalance),
+    /// Close it.
+    Close(Closing),
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Outbox {
+    waiting: Mutex<Waiting>,
+    changed: Notify,
+    events_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    events: VecDeque<ServerMessage>,
+    balance: Option<LiveBalance>,
+    /// The balance that was put in last, sent or not.
+    latest: Option<LiveBalance>,
+    closing: Option<Closing>,
+}
+
+impl Outbox {
+    /// An empty outbox for up to `events_max` events.
+    pub fn new(events_max: usize) -> Self {
+        Self {
+            waiting: Mutex::default(),
+            changed: Notify::new(),
+            events_max,
+        }
+    }
+
+    /// Puts in what the engine told, in place of what it told before. It tells in order, so only one
+    /// thing can be out of order: a balance of the same live session as the snapshot, but older.
+    pub fn put_balance(&self, balance: LiveBalance) {
+        let mut waiting = self.waiting();
+        let is_stale = waiting.latest.is_some_and(|latest| {
+            let same_session = session_of(balance).filter(|id| session_of(latest) == Some(*id));
+            same_session.is_some() && balance.as_of < latest.as_of
+        });
+        if !is_stale {
+            waiting.put(balance);
+            drop(waiting);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Puts in what was asked for, unless the engine has told something: the snapshot may have been
+    /// taken before that.
+    pub fn put_snapshot(&self, balance: LiveBalance) {
+        let mut waiting = self.waiting();
+        if waiting.latest.is_none() {
+            waiting.put(balance);
+            drop(waiting);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Puts in an event. If there are too many, the socket is closed instead.
+    pub fn put_event(&self, event: ServerMessage) {
+        let mut waiting = self.waiting();
+        if waiting.events.len() < self.events_max {
+            waiting.events.push_back(event);
+        } else {
+            waiting
+                .closing
+                .get_or_insert(Closing::now(CloseCode::TooSlow, "Too slow"));
+        }
+        drop(waiting);
+        self.changed.notify_one();
+    }
+
+    /// Closes the socket. The first reason to do so stands, unless a later one is sooner.
+    pub fn close(&self, closing: Closing) {
+        let mut waiting = self.waiting();
+        if waiting
+            .closing
+            .is_none_or(|before| closing.after < before.after)
+        {
+            waiting.closing = Some(closing);
+        }
+        drop(waiting);
+        self.changed.notify_one();
+    }
+
+    /// Takes the balance alone, for the first message.
+    pub fn take_balance(&self) -> Option<LiveBalance> {
+        self.waiting().balance.take()
+    }
+
+    /// Waits for the next thing to do. Dropping the future loses nothing.
+    pub async fn next(&self) -> Next {
+        loop {
+            if let Some(next) = self.waiting().take() {
+                return next;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn put(&mut self, balance: LiveBalance) {
+        self.balance = Some(balance);
+        self.latest = Some(balance);
+    }
+
+    /// The end comes first; then events, since the balance is the state after them.
+    fn take(&mut self) -> Option<Next> {
+        if let Some(closing) = self.closing.take() {
+            return Some(Next::Close(closing));
+        }
+        if let Some(event) = self.events.pop_front() {
+            return Some(Next::Event(event));
+        }
+        self.balance.take().map(Next::Balance)
+    }
+}
+
+fn session_of(balance: LiveBalance) -> Option<schema::SessionId> {
+    balance.session.map(|session| session.session_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use schema::{Credits, Millis, SessionId, UnixMillis, session::ActiveSession};
+
+    use super::*;
+
+    fn idle(as_of: i64, credits: i64) -> LiveBalance {
+        let (as_of, credits) = (
+            UnixMillis::new(as_of).unwrap(),
+            Credits::new(credits).unwrap(),
+        );
+        LiveBalance {
+            credits,
+            as_of,
+            session: None,
+        }
+    }
+
+    fn live(as_of: i64, credits: i64) -> LiveBalance {
+        let session = ActiveSession {
+            session_id: SessionId::new(1).unwrap(),
+            started_at: UnixMillis::EPOCH,
+            consumed: Credits::ZERO,
+            credits_per_interval: Credits::ZERO,
+            interval_ms: Millis::ZERO,
+            next_charge_at: None,
+            depletes_at: None,
+        };
+        LiveBalance {
+            session: Some(session),
+            ..idle(as_of, credits)
+        }
+    }
+
+    fn event(seconds_left: i64) -> ServerMessage {
+        ServerMessage::BalanceLow {
+            credits: Credits::ZERO,
+            seconds_left,
+        }
+    }
+
+    fn drain(outbox: &Outbox) -> Vec<Next> {
+        std::iter::from_fn(|| outbox.next().now_or_never()).collect()
+    }
+
+    #[test]
+    fn balances_conflate_and_events_do_not() {
+        let outbox = Outbox::new(2);
+        outbox.put_balance(live(1, 100));
+        outbox.put_event(event(1));
+        outbox.put_balance(live(2, 99));
+        outbox.put_event(event(2));
+        outbox.put_balance(live(3, 98));
+        let expected = [
+            Next::Event(event(1)),
+            Next::Event(event(2)),
+            Next::Balance(live(3, 98)),
+        ];
+        assert_eq!(drain(&outbox), expected);
+    }
+
+    #[test]
+    fn snapshot_and_news_meet_in_any_order() {
+        let check = |puts: &[(fn(&Outbox, LiveBalance), LiveBalance)], shown: LiveBalance| {
+            let outbox = Outbox::new(1);
+            puts.iter()
+                .for_each(|(put, balance)| put(&outbox, *balance));
+            assert_eq!(drain(&outbox), [Next::Balance(shown)]);
+        };
+        let (told, asked): (fn(&Outbox, _), fn(&Outbox, _)) =
+            (Outbox::put_balance, Outbox::put_snapshot);
+        check(&[(asked, idle(5, 100))], idle(5, 100));
+        check(&[(told, live(4, 100)), (asked, idle(5, 100))], live(4, 100));
+        check(&[(asked, idle(5, 100)), (told, live(4, 100))], live(4, 100));
+        check(&[(asked, idle(5, 100)), (told, idle(4, 150))], idle(4, 150));
+        check(&[(asked, live(5, 99)), (told, live(4, 100))], live(5, 99));
+        check(
+            &[
+                (asked, live(5, 99)),
+                (told, live(4, 100)),
+                (told, live(6, 98)),
+            ],
+            live(6, 98),
+        );
+        check(&[(asked, live(5, 99)), (told, idle(5, 99))], idle(5, 99));
+    }
+
+    #[test]
+    fn events_that_do_not_fit_end_the_socket() {
+        let outbox = Outbox::new(1);
+        outbox.put_event(event(1));
+        outbox.put_event(event(2));
+        let closed = Closing::now(CloseCode::TooSlow, "Too slow");
+        assert_eq!(outbox.next().now_or_never(), Some(Next::Close(closed)));
+    }
+
+    #[test]
+    fn the_sooner_end_stands() {
+        let outbox = Outbox::new(1);
+        let later = Closing {
+            code: CloseCode::GoingAway,
+            reason: "Going away",
+            after: Duration::from_secs(1),
+        };
+        let now = Closing::now(CloseCode::NotAllowed, "Invalid token");
+        outbox.close(later);
+        outbox.close(now);
+        outbox.close(later);
+        assert_eq!(drain(&outbox), [Next::Close(now)]);
+    }
+}

@@ -1,0 +1,145 @@
+//! Reading requests: bodies within bounds of size and time, JSON with names for what is wrong,
+//! query parameters.
+
+use std::{borrow::Cow, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{
+    HeaderMap,
+    body::{Body, Incoming},
+    header::CONTENT_TYPE,
+};
+use schema::ErrorCode;
+use serde_json::{Map, Value};
+
+use crate::{reply::Failure, settings::HttpSettings};
+
+/// The fields of a JSON object that came as a body.
+#[derive(Debug, Default)]
+pub struct Fields(Map<String, Value>);
+
+impl Fields {
+    /// The text in `field`.
+    pub fn text(&mut self, field: &'static str) -> Result<String, Failure> {
+        match self.0.remove(field) {
+            Some(Value::String(text)) => Ok(text),
+            Some(_) => Err(wrong(field, "must be a text")),
+            None => Err(wrong(field, "is missing")),
+        }
+    }
+}
+
+fn wrong(field: &'static str, what: &str) -> Failure {
+    Failure::field(
+        ErrorCode::InvalidField,
+        field,
+        format!("The field {field} {what}."),
+    )
+}
+
+/// Reads a body that should be a JSON object. No body at all is an object without fields.
+pub async fn fields(
+    headers: &HeaderMap,
+    body: Incoming,
+    limits: &HttpSettings,
+) -> Result<Fields, Failure> {
+    let body = bytes(body, limits.body_bytes_max, limits.body_timeout).await?;
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Fields::default());
+    }
+    if !is_json(headers) {
+        let sentence = "The body must be JSON, with the content type application/json.";
+        return Err(Failure::new(ErrorCode::UnsupportedMediaType, sentence));
+    }
+    match serde_json::from_slice(&body) {
+        Ok(Value::Object(fields)) => Ok(Fields(fields)),
+        Ok(_) => Err(Failure::new(
+            ErrorCode::InvalidJson,
+            "The body must be a JSON object.",
+        )),
+        Err(error) => {
+            let place = format!("line {}, column {}", error.line(), error.column());
+            Err(Failure::new(
+                ErrorCode::InvalidJson,
+                format!("The body is not JSON: see {place}."),
+            ))
+        }
+    }
+}
+
+/// Whether the body says that it is JSON. Old clients don't always say what it is.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(CONTENT_TYPE) else {
+        return true;
+    };
+    let essence = content_type
+        .to_str()
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    let essence = essence.to_ascii_lowercase();
+    essence == "application/json"
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+async fn bytes(body: Incoming, bytes_max: usize, timeout: Duration) -> Result<Bytes, Failure> {
+    let too_large = || {
+        let sentence = format!("The body must not exceed {bytes_max} bytes.");
+        Failure::new(ErrorCode::BodyTooLarge, sentence).closing()
+    };
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
+    match tokio::time::timeout(timeout, Limited::new(body, bytes_max).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(_)) => Err(Failure::new(ErrorCode::InvalidRequest, "The body broke off.").closing()),
+        Err(_) => Err(Failure::new(
+            ErrorCode::RequestTimeout,
+            "The body took too long to arrive.",
+        )
+        .closing()),
+    }
+}
+
+/// The value of the query parameter `name`, the first if there are more.
+pub fn query<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
+    form_urlencoded::parse(query?.as_bytes())
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_parameters_are_decoded() {
+        assert_eq!(
+            query(Some("a=1&token=v4.local.x%2By&token=z"), "token").as_deref(),
+            Some("v4.local.x+y")
+        );
+        assert_eq!(query(Some("a=1"), "token"), None);
+        assert_eq!(query(None, "token"), None);
+    }
+
+    #[test]
+    fn json_is_told_by_its_type() {
+        let check = |content_type: Option<&'static str>, expected: bool| {
+            let headers = content_type
+                .map(|value| (CONTENT_TYPE, value.parse().unwrap()))
+                .into_iter()
+                .collect();
+            assert_eq!(is_json(&headers), expected, "{content_type:?}");
+        };
+        check(None, true);
+        check(Some("application/json"), true);
+        check(Some("Application/JSON; charset=utf-8"), true);
+        check(Some("application/problem+json"), true);
+        check(Some("text/plain"), false);
+        check(Some("application/x-www-form-urlencoded"), false);
+    }
+}

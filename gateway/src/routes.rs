@@ -1,0 +1,255 @@
+//! Which address does what. A route decodes, calls the engine once and encodes; each file of routes
+//! is named for its part of the address.
+
+pub mod accounts;
+pub mod health;
+pub mod history;
+pub mod sessions;
+
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+use futures_util::FutureExt;
+use hyper::{
+    HeaderMap, Method, Request, StatusCode,
+    body::Incoming,
+    header::{
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderValue, ORIGIN, VARY,
+    },
+};
+use matchit::{Params, Router};
+use schema::ErrorCode;
+
+use crate::{
+    app::App,
+    origins::{Caller, caller},
+    page,
+    reply::{self, Failure, Reply},
+    socket,
+};
+
+/// What an address does for a method.
+#[derive(Clone, Copy, Debug)]
+enum Route {
+    SignUp,
+    LogIn,
+    LogOut,
+    Me,
+    StartSession,
+    StopSession,
+    ActiveSession,
+    Credits,
+    Sessions,
+    Session,
+    Ledger,
+    Alive,
+    Ready,
+    Socket,
+}
+
+/// The methods of one address.
+type Methods = &'static [(Method, Route)];
+
+/// Every address but the page's. What isn't here belongs to the page, except below `/api`.
+const TABLE: [(&str, Methods); 14] = [
+    ("/api/auth/signup", &[(Method::POST, Route::SignUp)]),
+    ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
+    ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
+    ("/api/auth/me", &[(Method::GET, Route::Me)]),
+    (
+        "/api/sessions/start",
+        &[(Method::POST, Route::StartSession)],
+    ),
+    ("/api/sessions/stop", &[(Method::POST, Route::StopSession)]),
+    (
+        "/api/sessions/active",
+        &[(Method::GET, Route::ActiveSession)],
+    ),
+    ("/api/sessions/credits", &[(Method::GET, Route::Credits)]),
+    ("/api/sessions", &[(Method::GET, Route::Sessions)]),
+    ("/api/sessions/{id}", &[(Method::GET, Route::Session)]),
+    ("/api/ledger", &[(Method::GET, Route::Ledger)]),
+    ("/healthz", &[(Method::GET, Route::Alive)]),
+    ("/readyz", &[(Method::GET, Route::Ready)]),
+    ("/ws", &[(Method::GET, Route::Socket)]),
+];
+
+/// Finds routes and runs them.
+pub struct Routes {
+    router: Router<Methods>,
+    app: Arc<App>,
+}
+
+impl Routes {
+    /// The routes of `app`.
+    pub fn new(app: Arc<App>) -> Result<Self, matchit::InsertError> {
+        let mut router = Router::new();
+        for (path, methods) in TABLE {
+            router.insert(path, methods)?;
+        }
+        Ok(Self { router, app })
+    }
+
+    /// What the routes work with.
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Answers `request`, whatever happens.
+    pub async fn answer(&self, request: Request<Incoming>) -> Reply {
+        let origin = request.headers().get(ORIGIN).cloned();
+        let caller = caller(request.headers(), &self.app.http.allowed_origins);
+        let is_api = request.uri().path().starts_with("/api/");
+        let answered = AssertUnwindSafe(self.dispatch(request, caller))
+            .catch_unwind()
+            .await;
+        let mut reply = match answered {
+            Ok(Ok(reply)) => reply,
+            Ok(Err(failure)) => failure.into_reply(),
+            Err(_) => Failure::internal("a route panicked").into_reply(),
+        };
+        reply::harden(&mut reply);
+        if is_api {
+            let allowed = origin.filter(|_| caller == Caller::Allowed);
+            share_with(&mut reply, allowed);
+        }
+        reply
+    }
+
+    async fn dispatch(
+        &self,
+        mut request: Request<Incoming>,
+        caller: Caller,
+    ) -> Result<Reply, Failure> {
+        let path = request.uri().path().to_owned();
+        if path == "/" && socket::is_upgrade(&request) {
+            return socket::open(&self.app, &mut request, caller).await;
+        }
+        let Ok(found) = self.router.at(&path) else {
+            return outside_the_table(&path, &request);
+        };
+        if path.starts_with("/api/") && caller == Caller::Foreign {
+            return Err(Failure::origin_not_allowed());
+        }
+        let wanted = if request.method() == Method::HEAD {
+            &Method::GET
+        } else {
+            request.method()
+        };
+        match found.value.iter().find(|(method, _)| method == wanted) {
+            Some((_, route)) => run(*route, &self.app, request, &found.params, caller).await,
+            None if request.method() == Method::OPTIONS => {
+                Ok(options(request.headers(), found.value, caller))
+            }
+            None => Err(Failure::method_not_allowed(allow(found.value))),
+        }
+    }
+}
+
+async fn run(
+    route: Route,
+    app: &Arc<App>,
+    mut request: Request<Incoming>,
+    params: &Params<'_, '_>,
+    caller: Caller,
+) -> Result<Reply, Failure> {
+    match route {
+        Route::SignUp => accounts::sign_up(app, request).await,
+        Route::LogIn => accounts::log_in(app, request).await,
+        Route::LogOut => accounts::log_out(app, request).await,
+        Route::Me => accounts::me(app, request.headers()).await,
+        Route::StartSession => sessions::start(app, request).await,
+        Route::StopSession => sessions::stop(app, request).await,
+        Route::ActiveSession => sessions::active(app, request.headers()).await,
+        Route::Credits => sessions::credits(app, request.headers()).await,
+        Route::Sessions => history::sessions(app, request.headers(), request.uri().query()).await,
+        Route::Session => {
+            history::session(app, request.headers(), params.get("id").unwrap_or_default()).await
+        }
+        Route::Ledger => history::ledger(app, request.headers(), request.uri().query()).await,
+        Route::Alive => Ok(health::alive()),
+        Route::Ready => health::ready(app).await,
+        Route::Socket => socket::open(app, &mut request, caller).await,
+    }
+}
+
+/// What isn't in the table: nothing of the API, else the page's.
+fn outside_the_table(path: &str, request: &Request<Incoming>) -> Result<Reply, Failure> {
+    const PAGE_METHODS: &str = "GET, HEAD, OPTIONS";
+    if path == "/api" || path.starts_with("/api/") {
+        return Err(Failure::not_found());
+    }
+    match *request.method() {
+        Method::GET | Method::HEAD => page::serve(path, request.headers()),
+        Method::OPTIONS => {
+            let mut reply = reply::empty(StatusCode::NO_CONTENT);
+            reply
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static(PAGE_METHODS));
+            Ok(reply)
+        }
+        _ => Err(Failure::method_not_allowed(HeaderValue::from_static(
+            PAGE_METHODS,
+        ))),
+    }
+}
+
+/// What `OPTIONS` tells: the methods, and to an allowed page that it may send what it needs to.
+fn options(headers: &HeaderMap, methods: Methods, caller: Caller) -> Reply {
+    let mut reply = reply::empty(StatusCode::NO_CONTENT);
+    let allow = allow(methods);
+    if caller == Caller::Allowed
+        && headers.contains_key(hyper::header::ACCESS_CONTROL_REQUEST_METHOD)
+    {
+        for (name, value) in [
+            (ACCESS_CONTROL_ALLOW_METHODS, allow.clone()),
+            (
+                ACCESS_CONTROL_ALLOW_HEADERS,
+                HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key"),
+            ),
+            (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600")),
+        ] {
+            reply.headers_mut().insert(name, value);
+        }
+    }
+    reply.headers_mut().insert(ALLOW, allow);
+    reply
+}
+
+/// Lets the page of an allowed origin read the reply, and caches know that it depends on that.
+fn share_with(reply: &mut Reply, origin: Option<HeaderValue>) {
+    reply
+        .headers_mut()
+        .append(VARY, HeaderValue::from_static("Origin"));
+    if let Some(origin) = origin {
+        reply
+            .headers_mut()
+            .insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        reply.headers_mut().insert(
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            HeaderValue::from_static("Retry-After"),
+        );
+    }
+}
+
+/// The value of an `Allow` header.
+fn allow(methods: Methods) -> HeaderValue {
+    let mut names = Vec::new();
+    for (method, _) in methods {
+        names.push(method.as_str());
+        if method == Method::GET {
+            names.push(Method::HEAD.as_str());
+        }
+    }
+    names.push(Method::OPTIONS.as_str());
+    HeaderValue::try_from(names.join(", ")).unwrap_or(HeaderValue::from_static("OPTIONS"))
+}
+
+/// A query or path parameter that can't be read.
+fn wrong_parameter(name: &'static str, what: &str) -> Failure {
+    Failure::field(
+        ErrorCode::InvalidField,
+        name,
+        format!("The parameter {name} {what}."),
+    )
+}

@@ -1,0 +1,209 @@
+//! `/api/auth`: signing up, logging in and out, and who the caller is.
+
+use email_address::{EmailAddress, Options};
+use engine::store::{CreateUserError, NewUser, UserRecord};
+use hyper::{HeaderMap, Request, StatusCode, body::Incoming};
+use schema::{
+    ErrorCode,
+    account::{Authenticated, Done, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, User},
+};
+
+use crate::{
+    access::AccessError,
+    app::App,
+    hub::HubMessage,
+    reply::{self, Failure, Reply},
+    request,
+};
+
+/// The longest email address that there can be, in bytes (RFC 5321, as corrected by erratum 1690).
+const EMAIL_BYTES_MAX: usize = 254;
+
+/// `POST /api/auth/signup`
+pub async fn sign_up(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let (parts, body) = request.into_parts();
+    let mut fields = request::fields(&parts.headers, body, &app.http).await?;
+    let email = valid_email(&fields.text("email")?)?;
+    let password = fields.text("password")?;
+    if !(PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&password.len()) {
+        let sentence = format!(
+            "The password must have {PASSWORD_BYTES_MIN} to {PASSWORD_BYTES_MAX} characters."
+        );
+        return Err(Failure::field(
+            ErrorCode::InvalidPassword,
+            "password",
+            sentence,
+        ));
+    }
+    let password_hash = Some(app.passwords.hash(password).await?);
+    let created_at = app.engine.clock().now();
+    let new = NewUser {
+        email,
+        password_hash,
+        grant: app.signup_credits,
+        created_at,
+    };
+    let user = app
+        .engine
+        .store()
+        .create_user(new)
+        .await
+        .map_err(|error| match error {
+            CreateUserError::EmailTaken => Failure::field(
+                ErrorCode::EmailTaken,
+                "email",
+                "Somebody has signed up with this email already.",
+            ),
+            CreateUserError::Store(error) => Failure::of_write(error),
+        })?;
+    let token = app.access.issue(user.id)?;
+    let message = "User created successfully".to_owned();
+    // A fresh user has no session: what was just recorded is the live balance.
+    let user = User {
+        id: user.id,
+        email: user.email,
+        credits: user.credits,
+        as_of: created_at,
+        created_at: user.created_at,
+        session: None,
+    };
+    Ok(reply::json(
+        StatusCode::CREATED,
+        &Authenticated {
+            message,
+            token,
+            user,
+        },
+    ))
+}
+
+/// `POST /api/auth/login`
+pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let (parts, body) = request.into_parts();
+    let mut fields = request::fields(&parts.headers, body, &app.http).await?;
+    let (email, password) = (fields.text("email")?, fields.text("password")?);
+    let email = email.trim();
+    let refused = || {
+        Failure::new(
+            ErrorCode::InvalidCredentials,
+            "Email and password don't belong together. Please check both.",
+        )
+    };
+    // Nobody has such an email or password; the time it takes to say so tells nothing of others.
+    if email.len() > EMAIL_BYTES_MAX || password.len() > PASSWORD_BYTES_MAX {
+        return Err(refused());
+    }
+    let record = app.engine.store().user_by_email(email).await?;
+    let stored = record
+        .as_ref()
+        .and_then(|record| record.password_hash.clone());
+    let is_right = app.passwords.verify(password, stored).await?;
+    let record = record.filter(|_| is_right).ok_or_else(refused)?;
+    let token = app.access.issue(record.id)?;
+    let user = live_user(app, record).await?;
+    Ok(reply::json(
+        StatusCode::OK,
+        &Authenticated {
+            message: "Login successful".to_owned(),
+            token,
+            user,
+        },
+    ))
+}
+
+/// `POST /api/auth/logout`
+pub async fn log_out(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let bearer = app.access.of_request(request.headers()).await?;
+    app.access
+        .revoke(&bearer)
+        .await
+        .map_err(Failure::of_write)?;
+    if app
+        .hub
+        .cast(HubMessage::CloseToken {
+            user: bearer.user,
+            token: bearer.token,
+        })
+        .is_err()
+    {
+        tracing::warn!("the hub is gone: sockets of a revoked token stay until it ends");
+    }
+    Ok(reply::json(
+        StatusCode::OK,
+        &Done {
+            message: "Logged out".to_owned(),
+        },
+    ))
+}
+
+/// `GET /api/auth/me`
+pub async fn me(app: &App, headers: &HeaderMap) -> Result<Reply, Failure> {
+    let bearer = app.access.of_request(headers).await?;
+    let record = app
+        .engine
+        .store()
+        .user(bearer.user)
+        .await?
+        .ok_or(AccessError::InvalidToken)?;
+    Ok(reply::json(StatusCode::OK, &live_user(app, record).await?))
+}
+
+/// The user with the balance of this moment.
+async fn live_user(app: &App, record: UserRecord) -> Result<User, Failure> {
+    let balance = app.engine.balance(record.id).await?;
+    Ok(User {
+        id: record.id,
+        email: record.email,
+        credits: balance.credits,
+        as_of: balance.as_of,
+        created_at: record.created_at,
+        session: balance.session,
+    })
+}
+
+/// `given` without space around it, if it is an email address.
+fn valid_email(given: &str) -> Result<String, Failure> {
+    let email = given.trim();
+    let options = Options::default()
+        .without_display_text()
+        .without_domain_literal();
+    let is_valid = email.len() <= EMAIL_BYTES_MAX
+        && !email.contains(|c: char| c.is_whitespace() || c.is_control())
+        && EmailAddress::parse_with_options(email, options).is_ok();
+    if !is_valid {
+        return Err(Failure::field(
+            ErrorCode::InvalidEmail,
+            "email",
+            "This is not an email address.",
+        ));
+    }
+    Ok(email.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emails_are_told_from_other_texts() {
+        let check = |given: &str, expected: Option<&str>| {
+            assert_eq!(valid_email(given).ok().as_deref(), expected, "{given:?}");
+        };
+        check("a@b.c", Some("a@b.c"));
+        check(" Ada@Example.com\n", Some("Ada@Example.com"));
+        check("a+tag@sub.example.com", Some("a+tag@sub.example.com"));
+        check("user@localhost", Some("user@localhost"));
+        check("jürgen@müller.de", Some("jürgen@müller.de"));
+        check("", None);
+        check("a", None);
+        check("@b", None);
+        check("a@", None);
+        check("a@b@c", None);
+        check("a b@c.d", None);
+        check("a@c d.e", None);
+        check("a@b\u{0}.c", None);
+        check("Ada <a@b.c>", None);
+        check("a@[127.0.0.1]", None);
+        check(&format!("{}@b.c", "a".repeat(300)), None);
+    }
+}

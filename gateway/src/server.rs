@@ -1,0 +1,368 @@
+//! The server: built from settings, run until it is told to stop, drained in order.
+
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use engine::{
+    Clock, Engine,
+    clock::ClockError,
+    engine::EngineStartError,
+    store::{self, StoreError, StoreLocation},
+};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ractor::Actor;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::{AbortHandle, JoinHandle},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    access::Access,
+    app::{App, Draining},
+    hub::{Hub, HubArguments, HubMessage},
+    key_file::{self, KeyFileError},
+    log,
+    passwords::{PasswordError, Passwords},
+    routes::Routes,
+    settings::Settings,
+    tokens::{TokenNotMade, Tokens},
+};
+
+/// How long to wait when no connection can be accepted, for example for want of file handles.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The largest head of a request, in bytes.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// Why the server does not run, or does not run on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address can't be listened on.
+    #[error("can't listen on {address}{hint}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What to do.
+        hint: &'static str,
+        /// What went wrong.
+        #[source]
+        source: io::Error,
+    },
+    /// The database can't be used.
+    #[error("can't use the database {location}")]
+    Store {
+        /// Which, without secrets.
+        location: String,
+        /// What went wrong.
+        #[source]
+        source: StoreError,
+    },
+    /// The clock can't be trusted.
+    #[error(transparent)]
+    Clock(#[from] ClockError),
+    /// There is no key for tokens.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
+    /// Tokens can't be made.
+    #[error(transparent)]
+    Tokens(#[from] TokenNotMade),
+    /// Passwords can't be hashed.
+    #[error(transparent)]
+    Passwords(#[from] PasswordError),
+    /// The hub did not start.
+    #[error("the hub did not start")]
+    Hub(#[from] ractor::SpawnErr),
+    /// The engine did not start.
+    #[error("the engine did not start")]
+    Engine(#[from] EngineStartError),
+    /// Two routes have one address.
+    #[error("the routes contradict each other")]
+    Routes(#[from] matchit::InsertError),
+    /// Another process runs under our node's name.
+    #[error(
+        "another process has taken over this node's name and its sessions: give each process a node.name of its own"
+    )]
+    Superseded,
+    /// The hub ended by itself.
+    #[error("the hub ended by itself")]
+    HubEnded,
+}
+
+/// A client's connection. It counts as open as long as there is a clone of this.
+#[derive(Clone)]
+pub struct Connection(
+    #[expect(dead_code, reason = "kept to be dropped")] Arc<OwnedSemaphorePermit>,
+);
+
+/// The open connections, to be ended when each has answered the request that it is at.
+#[derive(Default)]
+struct Connections {
+    ending: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// A server that is ready to run.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    app: Arc<App>,
+    routes: Arc<Routes>,
+    hub: JoinHandle<()>,
+    notices: AbortHandle,
+    /// What it runs on, for people.
+    backing: String,
+}
+
+impl Server {
+    /// Builds everything. The address comes first, so that one in use costs nothing else.
+    pub async fn build(settings: Settings) -> Result<Self, ServerError> {
+        let listener = listen(settings.http.address).await?;
+        let address = listener.local_addr().unwrap_or(settings.http.address);
+        let location = describe(&settings.store.location);
+        let in_store = |source| ServerError::Store {
+            location: location.clone(),
+            source,
+        };
+
+        let key = key_file::load(&settings.tokens.key)?;
+        let tokens = Tokens::new(key, settings.tokens.lifetime)?;
+        let passwords = Passwords::new(settings.passwords)?;
+        let store = store::open(&settings.store).await.map_err(in_store)?;
+        let clock = Clock::start(store.latest_alive_at().await.map_err(in_store)?)?;
+        let access = Access::load(tokens, clock.clone(), Arc::clone(&store))
+            .await
+            .map_err(in_store)?;
+        let latest_notice = store.latest_notice().await.map_err(in_store)?;
+
+        let mirror = if settings.engine.redis_url.is_some() {
+            "mirrored to Redis"
+        } else {
+            "no mirror"
+        };
+        let arguments = HubArguments {
+            per_user_max: settings.sockets.per_user_max,
+        };
+        let (hub, hub_task) = Hub::spawn(None, Hub, arguments).await?;
+        let engine = Engine::start(settings.engine, store, clock, hub.get_derived()).await?;
+        if hub.cast(HubMessage::EngineStarted(engine.clone())).is_err() {
+            return Err(ServerError::HubEnded);
+        }
+        let app = Arc::new(App {
+            engine,
+            access,
+            passwords,
+            hub,
+            socket_tasks: TaskTracker::new(),
+            http: settings.http,
+            sockets: settings.sockets,
+            signup_credits: settings.signup_credits,
+            draining: Draining::default(),
+        });
+        let routes = Arc::new(Routes::new(Arc::clone(&app))?);
+        let notices = tokio::spawn(follow_notices(Arc::clone(&app), latest_notice)).abort_handle();
+        Ok(Self {
+            listener,
+            address,
+            app,
+            routes,
+            hub: hub_task,
+            notices,
+            backing: format!("{location}, {mirror}"),
+        })
+    }
+
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// One line that says where it is and what it runs on.
+    pub fn greeting(&self) -> String {
+        format!(
+            "Minute-Credit is ready at http://{} ({})",
+            self.address, self.backing
+        )
+    }
+
+    /// Serves until `stop` is done or it can't go on, then drains.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let Self {
+            listener,
+            app,
+            routes,
+            mut hub,
+            notices,
+            ..
+        } = self;
+        let connections = Connections::default();
+        let permits = Arc::new(Semaphore::new(app.http.connections_max));
+        let engine = app.engine.clone();
+        let ended = {
+            let (mut stop, mut superseded) = (pin!(stop), pin!(engine.superseded()));
+            loop {
+                tokio::select! {
+                    () = &mut stop => break Ok(()),
+                    () = &mut superseded => break Err(ServerError::Superseded),
+                    _ = &mut hub => break Err(ServerError::HubEnded),
+                    (stream, permit) = accept(&listener, &permits) => {
+                        serve_connection(stream, Connection(Arc::new(permit)), &routes, &connections);
+                    }
+                }
+            }
+        };
+        drop(listener);
+        notices.abort();
+        drain(&app, connections).await;
+        ended
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    TcpListener::bind(address).await.map_err(|source| {
+        let hint = match source.kind() {
+            io::ErrorKind::AddrInUse => {
+                ": another program listens there; stop it or set PORT to another port"
+            }
+            io::ErrorKind::PermissionDenied => {
+                ": ports below 1024 need privileges; set PORT to another port"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                ": this machine does not have that address; see http.host"
+            }
+            _ => "",
+        };
+        ServerError::Listen {
+            address,
+            hint,
+            source,
+        }
+    })
+}
+
+/// The next connection, once there may be one more.
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    loop {
+        // The semaphore is never closed; should it be, nothing more is accepted.
+        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
+            return std::future::pending().await;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn serve_connection(
+    stream: TcpStream,
+    connection: Connection,
+    routes: &Arc<Routes>,
+    connections: &Connections,
+) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection was gone at once");
+        return;
+    }
+    let http = &routes.app().http;
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(http.header_timeout)
+        .max_buf_size(HEAD_BYTES_MAX);
+    let routes = Arc::clone(routes);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(connection.clone());
+        let routes = Arc::clone(&routes);
+        async move { Ok::<_, std::convert::Infallible>(log::answered(&routes, request).await) }
+    });
+    let served = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let ending = connections.ending.clone();
+    connections.tasks.spawn(async move {
+        let mut served = pin!(served);
+        let ended = tokio::select! {
+            ended = &mut served => ended,
+            () = ending.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended badly");
+        }
+    });
+}
+
+/// Voids tokens in memory, and closes their sockets, when somebody else voids them in the database.
+async fn follow_notices(app: Arc<App>, after: i64) {
+    let tell_hub = |user, valid_from| {
+        // Without a hub there are no sockets.
+        let _ = app
+            .hub
+            .cast(HubMessage::CloseTokensBefore { user, valid_from });
+    };
+    app.access.follow_notices(after, tell_hub).await;
+}
+
+/// Ends in order: sockets and requests, then the engine, then the database.
+async fn drain(app: &App, connections: Connections) {
+    app.draining.begin();
+    tracing::info!(live_sessions = app.engine.live_sessions(), "draining");
+    // A hub that is gone has no sockets to close.
+    let _ = app.hub.cast(HubMessage::CloseAll);
+    connections.ending.cancel();
+    connections.tasks.close();
+    app.socket_tasks.close();
+    let clients = async {
+        connections.tasks.wait().await;
+        app.socket_tasks.wait().await;
+    };
+    if timeout(app.http.drain_timeout, clients).await.is_err() {
+        tracing::warn!("some clients did not finish in time");
+    }
+    app.engine.shutdown(app.http.drain_timeout).await;
+    app.hub.stop(None);
+    app.engine.store().close().await;
+}
+
+/// The database as people may see it: without user and password.
+fn describe(location: &StoreLocation) -> String {
+    match location {
+        StoreLocation::Sqlite(path) => format!("SQLite {}", path.display()),
+        StoreLocation::Postgres(url) => {
+            let place = url
+                .split_once("://")
+                .map_or(url.as_str(), |(_, place)| place);
+            let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+            format!("Postgres {}", place.split('?').next().unwrap_or_default())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_databases_are_told_without_secrets() {
+        let check = |url: &str, expected: &str| {
+            assert_eq!(describe(&StoreLocation::Postgres(url.to_owned())), expected);
+        };
+        check(
+            "postgres://me:secret@db.example:5432/credit?sslmode=require",
+            "Postgres db.example:5432/credit",
+        );
+        check("postgres://me:s@cret@db/credit", "Postgres db/credit");
+        check("postgres:///credit?password=secret", "Postgres /credit");
+    }
+}

@@ -1,0 +1,509 @@
+//! Settings: [`DEFAULTS`], then a file, then the environment, checked into types.
+//!
+//! Whatever is wrong is one error that names the key, what it must be, and who says otherwise.
+
+mod layers;
+mod reader;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use billing::{ChargedAt, Tariff};
+use engine::{
+    EngineSettings,
+    engine::RecoveredSessions,
+    facts::NodeName,
+    store::{StoreLocation, StoreSettings},
+};
+use pasetors::{keys::SymmetricKey, version4::V4};
+use schema::{Credits, MAX_SAFE_INTEGER, Millis};
+
+use crate::origins::Origin;
+pub use layers::DEFAULTS;
+use reader::Reader;
+
+/// Why the settings can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The settings file can't be read.
+    #[error("can't read the settings file {path}")]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A source is not TOML.
+    #[error("{origin} is not TOML: {problem}")]
+    Malformed {
+        /// Who says so.
+        origin: String,
+        /// Where and what.
+        problem: String,
+    },
+    /// There is no such setting.
+    #[error("there is no setting {key} (from {origin}): {nearest}")]
+    Unknown {
+        /// The key as written.
+        key: String,
+        /// Who says so.
+        origin: String,
+        /// What was perhaps meant.
+        nearest: String,
+    },
+    /// A setting has a value that it can't have.
+    #[error("{key} {problem} (from {origin})")]
+    Wrong {
+        /// The key.
+        key: &'static str,
+        /// What it must be, and what it is.
+        problem: String,
+        /// Who says so.
+        origin: String,
+    },
+}
+
+/// All settings, checked.
+pub struct Settings {
+    /// The HTTP server.
+    pub http: HttpSettings,
+    /// The websockets.
+    pub sockets: SocketSettings,
+    /// The tokens.
+    pub tokens: TokenSettings,
+    /// The hashing of passwords.
+    pub passwords: PasswordSettings,
+    /// The credits that come with signing up.
+    pub signup_credits: Credits,
+    /// The database.
+    pub store: StoreSettings,
+    /// The engine.
+    pub engine: EngineSettings,
+    /// The log.
+    pub log: LogSettings,
+}
+
+/// How the HTTP server listens and what it bears.
+#[derive(Clone, Debug)]
+pub struct HttpSettings {
+    /// Where to listen.
+    pub address: SocketAddr,
+    /// The origins besides our own whose pages may come.
+    pub allowed_origins: Vec<Origin>,
+    /// How many connections may be open at once.
+    pub connections_max: usize,
+    /// The largest body of a request, in bytes.
+    pub body_bytes_max: usize,
+    /// How long a request's head may take.
+    pub header_timeout: Duration,
+    /// How long a request's body may take.
+    pub body_timeout: Duration,
+    /// How long what is in progress may take at the end.
+    pub drain_timeout: Duration,
+}
+
+/// What websockets may do.
+#[derive(Clone, Copy, Debug)]
+pub struct SocketSettings {
+    /// How many one user may have.
+    pub per_user_max: usize,
+    /// How many events may wait for a slow one.
+    pub events_max: usize,
+    /// How long sending one message may take.
+    pub send_timeout: Duration,
+    /// How often a ping is sent.
+    pub ping_every: Duration,
+    /// The largest message from a client, in bytes.
+    pub message_bytes_max: usize,
+}
+
+/// How tokens are made.
+#[derive(Clone)]
+pub struct TokenSettings {
+    /// How long one is valid.
+    pub lifetime: Millis,
+    /// Where the key is.
+    pub key: KeySource,
+}
+
+/// Where the key of the tokens is.
+#[derive(Clone)]
+pub enum KeySource {
+    /// In this file, which is made if absent.
+    File(PathBuf),
+    /// This is it.
+    Given(SymmetricKey<V4>),
+}
+
+/// How much hashing there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct PasswordSettings {
+    /// How many passwords at the same time.
+    pub hashes_at_once: usize,
+    /// How many more may wait.
+    pub waiting_max: usize,
+}
+
+/// How the log looks.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// Its form.
+    pub format: LogFormat,
+    /// What is logged, as a directive of `tracing_subscriber`.
+    pub level: String,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Settings {
+    /// The settings of this process: the defaults, `file` and the environment.
+    pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        // A variable that is not UTF-8 is none of ours.
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Self::from_sources(file, &environment)
+    }
+
+    /// The settings from the defaults, `file` and the given variables.
+    pub fn from_sources(
+        file: Option<&Path>,
+        environment: &BTreeMap<String, String>,
+    ) -> Result<Self, SettingsError> {
+        Self::read(&Reader::new(layers::merged(file, environment)?))
+    }
+
+    fn read(reader: &Reader) -> Result<Self, SettingsError> {
+        let data_dir = PathBuf::from(reader.text("data.dir")?);
+        Ok(Self {
+            http: http(reader)?,
+            sockets: sockets(reader)?,
+            tokens: tokens(reader, &data_dir)?,
+            passwords: PasswordSettings {
+                hashes_at_once: reader.count("passwords.hashes_at_once", 1, 1_024)?,
+                waiting_max: reader.count("passwords.waiting_max", 0, 100_000)?,
+            },
+            signup_credits: credits(reader, "signup.credits", 0)?,
+            store: store(reader, &data_dir)?,
+            engine: engine(reader)?,
+            log: log(reader)?,
+        })
+    }
+}
+
+fn http(reader: &Reader) -> Result<HttpSettings, SettingsError> {
+    let host: IpAddr = match reader.text("http.host")?.as_str() {
+        "localhost" => IpAddr::from([127, 0, 0, 1]),
+        host => host.trim_matches(['[', ']']).parse().map_err(|_| {
+            reader.wrong(
+                "http.host",
+                "must be an IP address such as 127.0.0.1 or ::".to_owned(),
+            )
+        })?,
+    };
+    let port = reader.whole("http.port", 0, 65_535)?;
+    let port =
+        u16::try_from(port).map_err(|_| reader.wrong("http.port", "must be a port".to_owned()))?;
+    let origins = reader
+        .texts("http.allowed_origins")?
+        .iter()
+        .map(|text| text.parse())
+        .collect::<Result<_, _>>();
+    Ok(HttpSettings {
+        address: SocketAddr::new(host, port),
+        allowed_origins: origins.map_err(|error| {
+            reader.wrong(
+                "http.allowed_origins",
+                format!("must be a list of origins: {error}"),
+            )
+        })?,
+        connections_max: reader.count("http.connections_max", 1, 1_000_000)?,
+        body_bytes_max: reader.count("http.body_bytes_max", 2_048, 16 << 20)?,
+        header_timeout: reader.duration("http.header_timeout_ms", 100)?,
+        body_timeout: reader.duration("http.body_timeout_ms", 100)?,
+        drain_timeout: reader.duration("http.drain_timeout_ms", 0)?,
+    })
+}
+
+fn sockets(reader: &Reader) -> Result<SocketSettings, SettingsError> {
+    Ok(SocketSettings {
+        per_user_max: reader.count("sockets.per_user_max", 1, 10_000)?,
+        events_max: reader.count("sockets.events_max", 1, 10_000)?,
+        send_timeout: reader.duration("sockets.send_timeout_ms", 100)?,
+        ping_every: reader.duration("sockets.ping_every_ms", 100)?,
+        message_bytes_max: reader.count("sockets.message_bytes_max", 125, 1 << 20)?,
+    })
+}
+
+fn tokens(reader: &Reader, data_dir: &Path) -> Result<TokenSettings, SettingsError> {
+    let lifetime = reader.whole("tokens.lifetime_hours", 1, 24 * 365)? * 3_600_000;
+    let file = reader
+        .optional_text("tokens.key_file")?
+        .map_or_else(|| data_dir.join("token.key"), PathBuf::from);
+    let key = match reader.optional_text("tokens.key")? {
+        None => KeySource::File(file),
+        Some(text) => KeySource::Given(SymmetricKey::try_from(text.trim()).map_err(|_| {
+            reader.wrong("tokens.key", "must be a PASERK key, k4.local.…".to_owned())
+        })?),
+    };
+    let lifetime = Millis::new(lifetime)
+        .map_err(|error| reader.wrong("tokens.lifetime_hours", error.to_string()))?;
+    Ok(TokenSettings { lifetime, key })
+}
+
+fn store(reader: &Reader, data_dir: &Path) -> Result<StoreSettings, SettingsError> {
+    let location = match reader.optional_text("database.url")? {
+        None => StoreLocation::Sqlite(data_dir.join("minute-credit.db")),
+        Some(url) => location(&url).ok_or_else(|| {
+            reader.wrong(
+                "database.url",
+                "must be postgres://USER:PASSWORD@HOST/NAME or sqlite://PATH".to_owned(),
+            )
+        })?,
+    };
+    let connections = reader.whole("database.connections_max", 1, 1_000)?;
+    Ok(StoreSettings {
+        location,
+        connections_max: u32::try_from(connections)
+            .map_err(|_| reader.wrong("database.connections_max", "is too large".to_owned()))?,
+        connect_timeout: reader.duration("database.connect_timeout_ms", 10)?,
+        call_timeout: reader.duration("database.call_timeout_ms", 10)?,
+    })
+}
+
+/// The database that `url` names, if it names one.
+fn location(url: &str) -> Option<StoreLocation> {
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Some(StoreLocation::Postgres(url.to_owned()));
+    }
+    let path = url.strip_prefix("sqlite:")?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    (!path.is_empty()).then(|| StoreLocation::Sqlite(PathBuf::from(path)))
+}
+
+fn engine(reader: &Reader) -> Result<EngineSettings, SettingsError> {
+    let low_balance = reader.whole("session.low_balance_seconds", 0, 86_400)? * 1_000;
+    let redis_url = reader.optional_text("redis.url")?;
+    if redis_url
+        .as_ref()
+        .is_some_and(|url| !url.starts_with("redis://") && !url.starts_with("rediss://"))
+    {
+        return Err(reader.wrong("redis.url", "must be redis://HOST:PORT".to_owned()));
+    }
+    Ok(EngineSettings {
+        node: NodeName::new(&reader.text("node.name")?).map_err(|_| {
+            reader.wrong(
+                "node.name",
+                "must be 1 to 64 letters, digits, dots, dashes or _".to_owned(),
+            )
+        })?,
+        tariff: tariff(reader)?,
+        settle_every: millis(reader, "settlement.every_ms", 1_000)?,
+        low_balance: Millis::new(low_balance)
+            .map_err(|error| reader.wrong("session.low_balance_seconds", error.to_string()))?,
+        recovered_sessions: reader.choice(
+            "recovery.sessions",
+            "\"resume\" or \"stop\"",
+            |word| match word {
+                "resume" => Some(RecoveredSessions::Resume),
+                "stop" => Some(RecoveredSessions::Stop),
+                _ => None,
+            },
+        )?,
+        resume_within: millis(reader, "recovery.resume_within_ms", 0)?,
+        call_timeout: reader.duration("limits.call_timeout_ms", 10)?,
+        calls_max: reader.count("limits.calls_max", 1, 1_000_000)?,
+        redis_url,
+    })
+}
+
+fn tariff(reader: &Reader) -> Result<Tariff, SettingsError> {
+    let charged_at = reader.choice(
+        "tariff.charged_at",
+        "\"end\" or \"start\"",
+        ChargedAt::from_name,
+    )?;
+    let price = credits(reader, "tariff.credits", 1)?;
+    let interval = millis(reader, "tariff.interval_ms", 1)?;
+    Tariff::new(price, interval, charged_at)
+        .map_err(|error| reader.wrong("tariff.credits", error.to_string()))
+}
+
+fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {
+    let format = reader.choice("log.format", "\"human\" or \"json\"", |word| match word {
+        "human" => Some(LogFormat::Human),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    })?;
+    let level = reader.text("log.level")?;
+    level
+        .parse::<tracing_subscriber::filter::Targets>()
+        .map_err(|_| {
+            reader.wrong(
+                "log.level",
+                "must be a level or a list of directives".to_owned(),
+            )
+        })?;
+    Ok(LogSettings { format, level })
+}
+
+fn credits(reader: &Reader, key: &'static str, min: i64) -> Result<Credits, SettingsError> {
+    Credits::new(reader.whole(key, min, MAX_SAFE_INTEGER)?)
+        .map_err(|error| reader.wrong(key, error.to_string()))
+}
+
+fn millis(reader: &Reader, key: &'static str, min: i64) -> Result<Millis, SettingsError> {
+    Millis::new(reader.whole(key, min, MAX_SAFE_INTEGER)?)
+        .map_err(|error| reader.wrong(key, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    fn load(pairs: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        Settings::from_sources(None, &variables(pairs))
+    }
+
+    #[test]
+    fn every_default_is_valid_and_read() {
+        let reader = Reader::new(layers::merged(None, &BTreeMap::new()).unwrap());
+        let settings = Settings::read(&reader).unwrap();
+        assert_eq!(settings.http.address.to_string(), "127.0.0.1:8000");
+        assert_eq!(settings.engine.tariff.interval().get(), 6_000);
+        assert_eq!(
+            settings.store.location,
+            StoreLocation::Sqlite("data/minute-credit.db".into())
+        );
+        let read: Vec<_> = reader.keys_read().into_iter().collect();
+        assert_eq!(
+            read,
+            layers::known_keys(),
+            "a key without a reader, or a reader without a key"
+        );
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mine.toml");
+        std::fs::write(&file, "[http]\nport = 1\n[tariff]\ncredits = 7\n[log]\n").unwrap();
+        let environment = variables(&[
+            ("MINUTE_CREDIT__HTTP__PORT", "2"),
+            ("PORT", "3"),
+            ("MINUTE_CREDIT__NODE__NAME", "5"),
+            (
+                "MINUTE_CREDIT__HTTP__ALLOWED_ORIGINS",
+                r#"["http://localhost:3000"]"#,
+            ),
+            ("REDIS_URL", ""),
+            ("DATA_DIR", "/srv/x"),
+        ]);
+        let settings = Settings::from_sources(Some(&file), &environment).unwrap();
+        assert_eq!(settings.http.address.port(), 3);
+        assert_eq!(settings.engine.tariff.price().get(), 7);
+        assert_eq!(settings.engine.node.as_str(), "5");
+        assert_eq!(settings.http.allowed_origins.len(), 1);
+        assert_eq!(settings.engine.redis_url, None);
+        assert_eq!(
+            settings.store.location,
+            StoreLocation::Sqlite("/srv/x/minute-credit.db".into())
+        );
+    }
+
+    #[test]
+    fn databases_are_told_by_their_address() {
+        let check = |url: &str, expected: StoreLocation| {
+            assert_eq!(
+                load(&[("DATABASE_URL", url)]).unwrap().store.location,
+                expected
+            );
+        };
+        check(
+            "postgres://a@b/c",
+            StoreLocation::Postgres("postgres://a@b/c".to_owned()),
+        );
+        check(
+            "postgresql://a@b/c",
+            StoreLocation::Postgres("postgresql://a@b/c".to_owned()),
+        );
+        check("sqlite://x/y.db", StoreLocation::Sqlite("x/y.db".into()));
+        check("sqlite:///x/y.db", StoreLocation::Sqlite("/x/y.db".into()));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let check = |variable: &str, value: &str, expected: &str| {
+            let error = load(&[(variable, value)])
+                .err()
+                .map(|error| error.to_string());
+            assert_eq!(error.as_deref(), Some(expected));
+        };
+        check(
+            "PORT",
+            "70000",
+            "http.port must be a whole number from 0 to 65535, not 70000 (from the environment variable PORT)",
+        );
+        check(
+            "MINUTE_CREDIT__TARIFF__INTERVAL_MS",
+            "0",
+            "tariff.interval_ms must be a whole number from 1 to 9007199254740991, not 0 \
+             (from the environment variable MINUTE_CREDIT__TARIFF__INTERVAL_MS)",
+        );
+        check(
+            "MINUTE_CREDIT__TARIFF__INTERVAL",
+            "200",
+            "there is no setting tariff.interval (from the environment variable MINUTE_CREDIT__TARIFF__INTERVAL): \
+             perhaps one of tariff.charged_at, tariff.credits, tariff.interval_ms",
+        );
+        check(
+            "MINUTE_CREDIT__TARIFF__CREDITS",
+            "1.5",
+            "tariff.credits must be a whole number from 1 to 9007199254740991, not 1.5 \
+             (from the environment variable MINUTE_CREDIT__TARIFF__CREDITS)",
+        );
+        check(
+            "MINUTE_CREDIT__TARIFF",
+            "1",
+            "there is no setting tariff (from the environment variable MINUTE_CREDIT__TARIFF): \
+             perhaps one of tariff.charged_at, tariff.credits, tariff.interval_ms",
+        );
+        check(
+            "DATABASE_URL",
+            "mysql://root:secret@host/db",
+            "database.url must be postgres://USER:PASSWORD@HOST/NAME or sqlite://PATH \
+             (from the environment variable DATABASE_URL)",
+        );
+        check(
+            "MINUTE_CREDIT__RECOVERY__SESSIONS",
+            "maybe",
+            "recovery.sessions must be \"resume\" or \"stop\", not \"maybe\" \
+             (from the environment variable MINUTE_CREDIT__RECOVERY__SESSIONS)",
+        );
+        check(
+            "MINUTE_CREDIT__HTTP__ALLOWED_ORIGINS",
+            "http://localhost:3000",
+            "http.allowed_origins must be a list of texts, as in [\"a\", \"b\"], not \"http://localhost:3000\" \
+             (from the environment variable MINUTE_CREDIT__HTTP__ALLOWED_ORIGINS)",
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! Reads single settings and says precisely what is wrong with one.
+
+use std::{cell::RefCell, collections::BTreeSet, time::Duration};
+
+use figment::{
+    Figment,
+    value::{Num, Value},
+};
+
+use super::SettingsError;
+
+/// The keys whose values never appear in a message.
+const SECRETS: [&str; 3] = ["tokens.key", "database.url", "redis.url"];
+
+/// Takes typed settings out of the merged layers.
+pub(super) struct Reader {
+    figment: Figment,
+    /// Which keys were asked for: a key that nobody reads should not stand in the defaults.
+    read: RefCell<BTreeSet<&'static str>>,
+}
+
+impl Reader {
+    pub(super) fn new(figment: Figment) -> Self {
+        Self {
+            figment,
+            read: RefCell::default(),
+        }
+    }
+
+    /// A whole number from `min` to `max`.
+    pub(super) fn whole(
+        &self,
+        key: &'static str,
+        min: i64,
+        max: i64,
+    ) -> Result<i64, SettingsError> {
+        let expected = || format!("must be a whole number from {min} to {max}");
+        let number = match self.value(key)? {
+            Value::Num(_, number) => whole_number(number),
+            _ => None,
+        };
+        number
+            .and_then(|number| i64::try_from(number).ok())
+            .filter(|number| (min..=max).contains(number))
+            .ok_or_else(|| self.wrong(key, expected()))
+    }
+
+    /// A count that fits a machine word.
+    pub(super) fn count(
+        &self,
+        key: &'static str,
+        min: i64,
+        max: i64,
+    ) -> Result<usize, SettingsError> {
+        let count = self.whole(key, min, max)?;
+        usize::try_from(count)
+            .map_err(|_| self.wrong(key, "is too large for this machine".to_owned()))
+    }
+
+    /// A length of time from `min_ms` to a day, written in milliseconds.
+    pub(super) fn duration(
+        &self,
+        key: &'static str,
+        min_ms: i64,
+    ) -> Result<Duration, SettingsError> {
+        Ok(Duration::from_millis(
+            self.whole(key, min_ms, 86_400_000)?.unsigned_abs(),
+        ))
+    }
+
+    /// A text.
+    pub(super) fn text(&self, key: &'static str) -> Result<String, SettingsError> {
+        match self.value(key)? {
+            Value::String(_, text) => Ok(text),
+            _ => Err(self.wrong(key, "must be a text in quotes".to_owned())),
+        }
+    }
+
+    /// A text, or nothing where it is empty.
+    pub(super) fn optional_text(&self, key: &'static str) -> Result<Option<String>, SettingsError> {
+        Ok(Some(self.text(key)?).filter(|text| !text.is_empty()))
+    }
+
+    /// A list of texts.
+    pub(super) fn texts(&self, key: &'static str) -> Result<Vec<String>, SettingsError> {
+        let expected = || {
+            self.wrong(
+                key,
+                "must be a list of texts, as in [\"a\", \"b\"]".to_owned(),
+            )
+        };
+        let Value::Array(_, items) = self.value(key)? else {
+            return Err(expected());
+        };
+        items
+            .into_iter()
+            .map(|item| item.into_string().ok_or_else(expected))
+            .collect()
+    }
+
+    /// One of a few words, as what `parse` makes of it.
+    pub(super) fn choice<T>(
+        &self,
+        key: &'static str,
+        words: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, SettingsError> {
+        let Ok(text) = self.text(key) else {
+            return Err(self.wrong(key, format!("must be {words}")));
+        };
+        parse(&text).ok_or_else(|| self.wrong(key, format!("must be {words}")))
+    }
+
+    /// The error that `key` is wrong: what it `must` be, what it is and who says so.
+    pub(super) fn wrong(&self, key: &'static str, must: String) -> SettingsError {
+        let origin = self
+            .figment
+            .find_metadata(key)
+            .map_or("an unknown source", |metadata| &metadata.name)
+            .to_owned();
+        let given = match self.figment.find_value(key) {
+            Ok(_) if SECRETS.contains(&key) => String::new(),
+            Ok(value) => format!(", not {}", shown(&value)),
+            Err(_) => String::new(),
+        };
+        SettingsError::Wrong {
+            key,
+            problem: format!("{must}{given}"),
+            origin,
+        }
+    }
+
+    /// Which keys were asked for so far.
+    #[cfg(test)]
+    pub(super) fn keys_read(&self) -> BTreeSet<&'static str> {
+        self.read.borrow().clone()
+    }
+
+    fn value(&self, key: &'static str) -> Result<Value, SettingsError> {
+        self.read.borrow_mut().insert(key);
+        self.figment
+            .find_value(key)
+            .map_err(|_| self.wrong(key, "is missing".to_owned()))
+    }
+}
+
+/// The number, if it has no fraction. The library keeps signed and unsigned ones apart.
+fn whole_number(number: Num) -> Option<i128> {
+    number.to_i128().or_else(|| {
+        number
+            .to_u128()
+            .and_then(|number| i128::try_from(number).ok())
+    })
+}
+
+/// A value as people write it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => format!("{text:?}"),
+        Value::Bool(_, flag) => flag.to_string(),
+        Value::Num(_, number) => whole_number(*number)
+            .map(|whole| whole.to_string())
+            .or_else(|| number.to_f64().map(|fraction| fraction.to_string()))
+            .unwrap_or_else(|| "that number".to_owned()),
+        Value::Array(..) => "that list".to_owned(),
+        Value::Dict(..) => "a table".to_owned(),
+        Value::Char(..) | Value::Empty(..) => "that".to_owned(),
+    }
+}

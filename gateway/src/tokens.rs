@@ -1,0 +1,318 @@
+//! Bearer tokens: PASETO v4.local, made and read with one symmetric key.
+//!
+//! A token says who, when it was made and when it ends, and has an id of its own so that it can be
+//! revoked. Its claims are checked here against the engine's clock, and not by `pasetors`, whose
+//! rules read the wall clock and know nothing of issuer and audience. Deliberately absent: what
+//! becomes of a token after it was made (`access`).
+
+use jiff::Timestamp;
+use pasetors::{
+    Local,
+    keys::SymmetricKey,
+    paserk::{FormatAsPaserk, Id},
+    token::UntrustedToken,
+    version4::{LocalToken, V4},
+};
+use schema::{Millis, UnixMillis, UserId};
+use serde::{Deserialize, Serialize};
+
+/// Who makes our tokens and whom they are for.
+const SELF: &str = "minute-credit";
+
+/// The longest text that is looked at; ours have about 400 bytes.
+const TOKEN_BYTES_MAX: usize = 1_024;
+
+/// How far ahead of our clock a token may have been made: another process's clock may be ahead, and
+/// so may ours have been before a crash.
+const CLOCK_SKEW_MAX: Millis = match Millis::new(60_000) {
+    Ok(millis) => millis,
+    Err(_) => Millis::ZERO,
+};
+
+/// The id of a token: 32 hexadecimal digits, chosen at random.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenId(Box<str>);
+
+impl TokenId {
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()).into())
+    }
+
+    /// The id with these digits, if they are some.
+    pub fn parse(digits: &str) -> Option<Self> {
+        let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (digits.len() == 32 && digits.bytes().all(is_digit)).then(|| Self(digits.into()))
+    }
+}
+
+/// What a genuine token says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bearer {
+    /// Whose it is.
+    pub user: UserId,
+    /// The token's id.
+    pub token: TokenId,
+    /// When it was made.
+    pub issued_at: UnixMillis,
+    /// When it ends.
+    pub expires_at: UnixMillis,
+}
+
+/// The token is none of ours, is over, or is not yet valid. Which of these is nobody's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the token is not valid")]
+pub struct InvalidToken;
+
+/// A token could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("a token could not be made: {0}")]
+pub struct TokenNotMade(String);
+
+/// Makes and reads tokens.
+pub struct Tokens {
+    key: SymmetricKey<V4>,
+    lifetime: Millis,
+    /// Tells readers which key it was, without telling the key.
+    footer: String,
+}
+
+/// The claims as they stand in a token. RFC 3339 times are PASETO's convention.
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: String,
+    sub: String,
+    jti: String,
+    iat: Timestamp,
+    nbf: Timestamp,
+    exp: Timestamp,
+}
+
+impl Tokens {
+    /// Tokens of `key` that are valid for `lifetime`.
+    pub fn new(key: SymmetricKey<V4>, lifetime: Millis) -> Result<Self, TokenNotMade> {
+        let mut key_id = String::new();
+        FormatAsPaserk::fmt(&Id::from(&key), &mut key_id)
+            .map_err(|error| TokenNotMade(error.to_string()))?;
+        Ok(Self {
+            key,
+            lifetime,
+            footer: format!(r#"{{"kid":"{key_id}"}}"#),
+        })
+    }
+
+    /// A fresh token for `user`.
+    pub fn issue(&self, user: UserId, now: UnixMillis) -> Result<String, TokenNotMade> {
+        let ends = now
+            .checked_add(self.lifetime)
+            .ok_or_else(|| TokenNotMade("it would never end".to_owned()))?;
+        let (made, ends) = (timestamp(now)?, timestamp(ends)?);
+        let claims = Claims {
+            iss: SELF.to_owned(),
+            aud: SELF.to_owned(),
+            sub: user.to_string(),
+            jti: TokenId::random().as_str().to_owned(),
+            iat: made,
+            nbf: made,
+            exp: ends,
+        };
+        let message =
+            serde_json::to_vec(&claims).map_err(|error| TokenNotMade(error.to_string()))?;
+        LocalToken::encrypt(
+            &self.key,
+            &message,
+            Some(self.footer.as_bytes()),
+            Some(SELF.as_bytes()),
+        )
+        .map_err(|error| TokenNotMade(error.to_string()))
+    }
+
+    /// What `token` says, if it is one of ours and valid at `now`. Whether it was revoked is not
+    /// known here.
+    pub fn read(&self, token: &str, now: UnixMillis) -> Result<Bearer, InvalidToken> {
+        self.claims(token)
+            .and_then(|claims| bearer(&claims, now))
+            .ok_or(InvalidToken)
+    }
+
+    fn claims(&self, token: &str) -> Option<Claims> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return None;
+        }
+        let sealed = UntrustedToken::<Local, V4>::try_from(token).ok()?;
+        let open = LocalToken::decrypt(
+            &self.key,
+            &sealed,
+            Some(self.footer.as_bytes()),
+            Some(SELF.as_bytes()),
+        )
+        .ok()?;
+        serde_json::from_str(open.payload()).ok()
+    }
+}
+
+/// What `claims` say, if they are for us and hold at `now`.
+fn bearer(claims: &Claims, now: UnixMillis) -> Option<Bearer> {
+    let instant = |timestamp: Timestamp| UnixMillis::new(timestamp.as_millisecond()).ok();
+    let (issued_at, not_before, expires_at) = (
+        instant(claims.iat)?,
+        instant(claims.nbf)?,
+        instant(claims.exp)?,
+    );
+    let latest_start = now.checked_add(CLOCK_SKEW_MAX)?;
+    let is_ours = claims.iss == SELF && claims.aud == SELF;
+    let is_current = issued_at <= latest_start && not_before <= latest_start && now < expires_at;
+    if !is_ours || !is_current {
+        return None;
+    }
+    let user = UserId::new(claims.sub.parse().ok()?).ok()?;
+    Some(Bearer {
+        user,
+        token: TokenId::parse(&claims.jti)?,
+        issued_at,
+        expires_at,
+    })
+}
+
+fn timestamp(instant: UnixMillis) -> Result<Timestamp, TokenNotMade> {
+    Timestamp::from_millisecond(instant.get()).map_err(|error| TokenNotMade(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use pasetors::keys::Generate;
+
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000_123;
+
+    fn ms(millis: i64) -> UnixMillis {
+        UnixMillis::new(millis).unwrap()
+    }
+
+    fn tokens() -> Tokens {
+        Tokens::new(
+            SymmetricKey::generate().unwrap(),
+            Millis::new(86_400_000).unwrap(),
+        )
+        .unwrap()
+    }
+
+    fn user() -> UserId {
+        UserId::new(7).unwrap()
+    }
+
+    #[test]
+    fn a_token_says_who_and_until_when() {
+        let tokens = tokens();
+        let token = tokens.issue(user(), ms(NOW)).unwrap();
+        assert!(token.starts_with("v4.local.") && token.len() < TOKEN_BYTES_MAX / 2);
+        let bearer = tokens.read(&token, ms(NOW + 1)).unwrap();
+        assert_eq!((bearer.user, bearer.issued_at), (user(), ms(NOW)));
+        assert_eq!(bearer.expires_at, ms(NOW + 86_400_000));
+        let other = tokens
+            .read(&tokens.issue(user(), ms(NOW)).unwrap(), ms(NOW))
+            .unwrap();
+        assert_ne!(other.token, bearer.token);
+    }
+
+    #[test]
+    fn a_token_is_valid_for_its_lifetime_only() {
+        let tokens = tokens();
+        let token = tokens.issue(user(), ms(NOW)).unwrap();
+        let is_valid = |at: i64| tokens.read(&token, ms(at)).is_ok();
+        assert!(is_valid(NOW + 86_399_999));
+        assert!(!is_valid(NOW + 86_400_000));
+        assert!(is_valid(NOW - 60_000));
+        assert!(!is_valid(NOW - 60_001));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused() {
+        let tokens = tokens();
+        let token = tokens.issue(user(), ms(NOW)).unwrap();
+        let refused =
+            |text: &str| assert_eq!(tokens.read(text, ms(NOW)), Err(InvalidToken), "{text}");
+        refused("");
+        refused("v4.local.");
+        refused("v4.local.AAAA");
+        refused("v4.public.AAAA");
+        refused(&token[..token.len() - 1]);
+        refused(&format!("{token}A"));
+        refused(&"v4.local.".repeat(1_000));
+        let (body, _footer) = token.rsplit_once('.').unwrap();
+        refused(body);
+        for place in (9..token.len()).step_by(7) {
+            let mut forged = token.clone().into_bytes();
+            forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
+            refused(&String::from_utf8(forged).unwrap());
+        }
+        let foreign = Tokens::new(SymmetricKey::generate().unwrap(), Millis::MAX).unwrap();
+        refused(
+            &Tokens {
+                footer: tokens.footer.clone(),
+                lifetime: tokens.lifetime,
+                ..foreign
+            }
+            .issue(user(), ms(NOW))
+            .unwrap(),
+        );
+    }
+
+    #[test]
+    fn claims_are_all_checked() {
+        let tokens = tokens();
+        let check = |what: &str, change: fn(&mut Claims), is_valid: bool| {
+            let at = |millis| Timestamp::from_millisecond(millis).unwrap();
+            let mut claims = Claims {
+                iss: SELF.to_owned(),
+                aud: SELF.to_owned(),
+                sub: "7".to_owned(),
+                jti: "0123456789abcdef0123456789abcdef".to_owned(),
+                iat: at(NOW),
+                nbf: at(NOW),
+                exp: at(NOW + 1),
+            };
+            change(&mut claims);
+            let message = serde_json::to_vec(&claims).unwrap();
+            let footer = Some(tokens.footer.as_bytes());
+            let token =
+                LocalToken::encrypt(&tokens.key, &message, footer, Some(SELF.as_bytes())).unwrap();
+            assert_eq!(tokens.read(&token, ms(NOW)).is_ok(), is_valid, "{what}");
+        };
+        check("nothing changed", |_| {}, true);
+        check(
+            "another issuer",
+            |claims| claims.iss = "other".to_owned(),
+            false,
+        );
+        check(
+            "another audience",
+            |claims| claims.aud = "other".to_owned(),
+            false,
+        );
+        check("no user", |claims| claims.sub = "0".to_owned(), false);
+        check("no number", |claims| claims.sub = "x".to_owned(), false);
+        check("no id", |claims| claims.jti = String::new(), false);
+        check(
+            "made later",
+            |claims| claims.iat = Timestamp::from_millisecond(NOW + 60_001).unwrap(),
+            false,
+        );
+        check(
+            "valid later",
+            |claims| claims.nbf = Timestamp::from_millisecond(NOW + 60_001).unwrap(),
+            false,
+        );
+        check(
+            "over",
+            |claims| claims.exp = Timestamp::from_millisecond(NOW).unwrap(),
+            false,
+        );
+    }
+}

@@ -1,0 +1,350 @@
+//! `/api/auth`
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pasetors::{
+    keys::SymmetricKey,
+    version4::{LocalToken, V4},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    client::{PASSWORD, get, post, sign_up},
+    server::{TOKEN_KEY, TestServer},
+};
+
+fn credentials(email: &str, password: &str) -> Value {
+    json!({"email": email, "password": password})
+}
+
+#[tokio::test]
+async fn a_signup_gives_a_token_and_credits() {
+    let server = TestServer::start().await;
+    let call = post("/api/auth/signup").json(&credentials(" Ada@Example.com", PASSWORD));
+    let body = call.send(&server).await.expect(201);
+    assert_eq!(body["message"], "User created successfully");
+    assert!(body["token"].as_str().unwrap().starts_with("v4.local."));
+    assert!(body["user"]["id"].is_u64());
+    assert_eq!(body["user"]["email"], "Ada@Example.com");
+    assert_eq!(body["user"]["credits"], 100);
+
+    let token = body["token"].as_str().unwrap();
+    let me = get("/api/auth/me")
+        .token(token)
+        .send(&server)
+        .await
+        .expect(200);
+    assert_eq!(
+        (&me["id"], &me["email"]),
+        (&body["user"]["id"], &body["user"]["email"])
+    );
+    assert_eq!(
+        (&me["credits"], me["createdAt"].is_u64()),
+        (&json!(100), true)
+    );
+}
+
+#[tokio::test]
+async fn a_signup_is_refused_with_the_reason() {
+    let server = TestServer::start().await;
+    sign_up(&server, "ada@example.com").await;
+    let long = "x".repeat(1_025);
+    for (body, status, code, field) in [
+        (
+            credentials("ADA@example.com", PASSWORD),
+            409,
+            "email_taken",
+            "email",
+        ),
+        (credentials("ada", PASSWORD), 422, "invalid_email", "email"),
+        (
+            credentials("a b@example.com", PASSWORD),
+            422,
+            "invalid_email",
+            "email",
+        ),
+        (
+            credentials("bob@example.com", "1234567"),
+            422,
+            "invalid_password",
+            "password",
+        ),
+        (
+            credentials("bob@example.com", &long),
+            422,
+            "invalid_password",
+            "password",
+        ),
+        (
+            json!({"email": "bob@example.com"}),
+            422,
+            "invalid_field",
+            "password",
+        ),
+        (json!({"password": PASSWORD}), 422, "invalid_field", "email"),
+        (
+            json!({"email": 5, "password": PASSWORD}),
+            422,
+            "invalid_field",
+            "email",
+        ),
+        (
+            json!({"email": "bob@example.com", "password": null}),
+            422,
+            "invalid_field",
+            "password",
+        ),
+    ] {
+        let answer = post("/api/auth/signup").json(&body).send(&server).await;
+        assert_eq!(
+            answer.expect_failure(status, code)["field"],
+            field,
+            "{body}"
+        );
+    }
+    for password in ["12345678".to_owned(), "x".repeat(1_024)] {
+        let body = credentials(&format!("bob{}@example.com", password.len()), &password);
+        post("/api/auth/signup")
+            .json(&body)
+            .send(&server)
+            .await
+            .expect(201);
+    }
+}
+
+#[tokio::test]
+async fn of_many_signups_with_one_email_one_wins() {
+    let server = TestServer::start().await;
+    let signups = (0..20).map(|_| {
+        let body = credentials("ada@example.com", PASSWORD);
+        post("/api/auth/signup").json(&body).send(&server)
+    });
+    let mut statuses: Vec<_> = futures_util::future::join_all(signups)
+        .await
+        .iter()
+        .map(|a| a.status)
+        .collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses[0], 201);
+    assert!(
+        statuses[1..].iter().all(|status| *status == 409),
+        "{statuses:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_login_tells_nothing_of_who_is_known() {
+    let server = TestServer::start().await;
+    sign_up(&server, "ada@example.com").await;
+    let log_in = async |email: &str, password: &str| {
+        post("/api/auth/login")
+            .json(&credentials(email, password))
+            .send(&server)
+            .await
+    };
+    let body = log_in("ADA@example.com", PASSWORD).await.expect(200);
+    assert_eq!(body["message"], "Login successful");
+    assert_eq!(
+        (&body["user"]["email"], &body["user"]["credits"]),
+        (&json!("ada@example.com"), &json!(100))
+    );
+    let wrong = log_in("ada@example.com", "wrong horse")
+        .await
+        .expect_failure(401, "invalid_credentials");
+    let unknown = log_in("bob@example.com", PASSWORD)
+        .await
+        .expect_failure(401, "invalid_credentials");
+    let no_email = log_in("", "")
+        .await
+        .expect_failure(401, "invalid_credentials");
+    assert!(wrong == unknown && unknown == no_email);
+}
+
+#[tokio::test]
+async fn a_token_is_required_and_must_be_ours() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    for (method, path) in [
+        ("GET", "/api/auth/me"),
+        ("POST", "/api/auth/logout"),
+        ("POST", "/api/sessions/start"),
+        ("POST", "/api/sessions/stop"),
+        ("GET", "/api/sessions/active"),
+        ("GET", "/api/sessions/credits"),
+        ("GET", "/api/sessions"),
+        ("GET", "/api/sessions/1"),
+        ("GET", "/api/ledger"),
+    ] {
+        let call = || {
+            if method == "GET" {
+                get(path)
+            } else {
+                post(path)
+            }
+        };
+        let answer = call().send(&server).await;
+        assert_eq!(answer.header("www-authenticate"), "Bearer");
+        answer.expect_failure(401, "token_required");
+        call()
+            .header("authorization", "Basic x")
+            .send(&server)
+            .await
+            .expect_failure(401, "token_required");
+        call()
+            .token("nonsense")
+            .send(&server)
+            .await
+            .expect_failure(401, "invalid_token");
+    }
+    let me =
+        |scheme: &str| get("/api/auth/me").header("authorization", &format!("{scheme} {token}"));
+    me("bearer").send(&server).await.expect(200);
+    me("Bearer ").send(&server).await.expect(200);
+}
+
+/// A token with our key, as somebody with the key would make it.
+fn made_token(user: u64, change: impl Fn(&mut Value)) -> String {
+    let key = SymmetricKey::<V4>::try_from(TOKEN_KEY).unwrap();
+    let mut key_id = String::new();
+    pasetors::paserk::FormatAsPaserk::fmt(&pasetors::paserk::Id::from(&key), &mut key_id).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "a client has a clock of its own")]
+    let now = Timestamp::now();
+    let at = |seconds: i64| (now + Duration::from_secs(seconds.unsigned_abs())).to_string();
+    let mut claims = json!({
+        "iss": "minute-credit", "aud": "minute-credit", "sub": user.to_string(),
+        "jti": "0123456789abcdef0123456789abcdef",
+        "iat": now.to_string(), "nbf": now.to_string(), "exp": at(3_600),
+    });
+    change(&mut claims);
+    let footer = format!(r#"{{"kid":"{key_id}"}}"#);
+    let message = claims.to_string();
+    LocalToken::encrypt(
+        &key,
+        message.as_bytes(),
+        Some(footer.as_bytes()),
+        Some(b"minute-credit"),
+    )
+    .unwrap()
+}
+
+#[tokio::test]
+async fn forged_expired_and_foreign_tokens_look_the_same() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let me = async |token: &str| get("/api/auth/me").token(token).send(&server).await;
+    let id = me(&token).await.expect(200)["id"].as_u64().unwrap();
+    me(&made_token(id, |_| ())).await.expect(200);
+
+    let mut forged = token.clone().into_bytes();
+    forged[60] ^= 1;
+    let refused = [
+        String::from_utf8(forged).unwrap(),
+        made_token(id, |claims| claims["exp"] = json!("2020-01-01T00:00:00Z")),
+        made_token(id, |claims| claims["nbf"] = json!("2100-01-01T00:00:00Z")),
+        made_token(id, |claims| claims["iss"] = json!("somebody-else")),
+        made_token(id, |claims| claims["aud"] = json!("somebody-else")),
+        made_token(id + 1_000, |_| ()),
+    ];
+    let mut bodies = Vec::new();
+    for token in &refused {
+        bodies.push(me(token).await.expect_failure(401, "invalid_token"));
+    }
+    bodies.dedup();
+    assert_eq!(bodies.len(), 1, "all are refused in the same words");
+}
+
+#[tokio::test]
+async fn a_logout_kills_one_token_for_good() {
+    let server = TestServer::start().await;
+    let first = sign_up(&server, "ada@example.com").await;
+    let body = credentials("ada@example.com", PASSWORD);
+    let second = post("/api/auth/login")
+        .json(&body)
+        .send(&server)
+        .await
+        .expect(200);
+    let second = second["token"].as_str().unwrap();
+
+    post("/api/auth/logout")
+        .token(&first)
+        .send(&server)
+        .await
+        .expect(200);
+    get("/api/auth/me")
+        .token(&first)
+        .send(&server)
+        .await
+        .expect_failure(401, "invalid_token");
+    post("/api/auth/logout")
+        .token(&first)
+        .send(&server)
+        .await
+        .expect_failure(401, "invalid_token");
+    get("/api/auth/me")
+        .token(second)
+        .send(&server)
+        .await
+        .expect(200);
+
+    let server = server.restart(&[]).await;
+    get("/api/auth/me")
+        .token(&first)
+        .send(&server)
+        .await
+        .expect_failure(401, "invalid_token");
+    get("/api/auth/me")
+        .token(second)
+        .send(&server)
+        .await
+        .expect(200);
+}
+
+#[tokio::test]
+async fn a_password_set_by_another_process_voids_tokens() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    get("/api/auth/me")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+
+    let store = server.store().await;
+    let user = store
+        .user_by_email("ada@example.com")
+        .await
+        .unwrap()
+        .unwrap();
+    let later = user
+        .created_at
+        .checked_add(schema::Millis::new(60_000).unwrap())
+        .unwrap();
+    let hash = user.password_hash.clone().unwrap();
+    assert!(store.set_password(user.id, hash, later).await.unwrap());
+    while get("/api/auth/me").token(&token).send(&server).await.status != 401 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn too_many_passwords_at_once_are_refused_for_now() {
+    let server = TestServer::with(&[
+        ("passwords.hashes_at_once", "1"),
+        ("passwords.waiting_max", "0"),
+    ])
+    .await;
+    let logins = (0..8).map(|_| {
+        let body = credentials("nobody@example.com", PASSWORD);
+        post("/api/auth/login").json(&body).send(&server)
+    });
+    let answers = futures_util::future::join_all(logins).await;
+    let busy: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.status == 503)
+        .collect();
+    assert!(!busy.is_empty() && busy.len() < 8);
+    assert!(busy.iter().all(
+        |answer| answer.json()["code"] == "unavailable" && answer.header("retry-after") == "1"
+    ));
+}

@@ -1,0 +1,14 @@
+//! The API over real sockets, against the real server on a fresh SQLite database. Files are named
+//! for the addresses they test.
+
+mod client;
+mod server;
+
+mod accounts;
+mod errors;
+mod health;
+mod history;
+mod origins;
+mod page;
+mod sessions;
+mod websocket;

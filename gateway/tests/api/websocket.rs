@@ -1,0 +1,377 @@
+//! `/` and `/ws` as websockets.
+
+use std::time::Duration;
+
+use engine::store::Adjustment;
+use futures_util::{SinkExt, StreamExt};
+use schema::{Credits, CreditsChange, ledger::EntryKind};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{
+    client::{Socket, get, post, sign_up},
+    server::TestServer,
+};
+
+const FAST: (&str, &str) = ("tariff.interval_ms", "50");
+
+#[tokio::test]
+async fn the_first_message_is_the_balance() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let bearer = format!("Bearer {token}");
+    for (path, headers) in [
+        (format!("/?token={token}"), vec![]),
+        (format!("/ws?token={token}"), vec![]),
+        (
+            format!("/?other=1&token={}", token.replace('.', "%2E")),
+            vec![],
+        ),
+        ("/ws".to_owned(), vec![("authorization", bearer.as_str())]),
+    ] {
+        let mut socket = Socket::open(&server, &path, &headers).await.unwrap();
+        let first = socket.next().await;
+        assert_eq!(first["type"], "credit_update", "{path}");
+        assert_eq!(
+            (&first["credits"], &first["active"]),
+            (&json!(100), &json!(false)),
+            "{path}"
+        );
+        assert!(first["asOf"].is_u64(), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_good_token_it_is_closed_with_the_reason() {
+    let server = TestServer::start().await;
+    let required = (1008, "Authentication required".to_owned());
+    let invalid = (1008, "Invalid token".to_owned());
+    for (path, expected) in [
+        ("/", &required),
+        ("/ws", &required),
+        ("/?token=", &required),
+        ("/?token=nonsense", &invalid),
+        ("/ws?token=v4.local.AAAA", &invalid),
+    ] {
+        let mut socket = Socket::open(&server, path, &[]).await.unwrap();
+        assert_eq!(socket.closed().await, *expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn ws_is_for_websockets_only() {
+    let server = TestServer::start().await;
+    get("/ws")
+        .send(&server)
+        .await
+        .expect_failure(400, "invalid_request");
+    let half = get("/ws")
+        .header("connection", "upgrade")
+        .header("upgrade", "websocket");
+    half.send(&server)
+        .await
+        .expect_failure(400, "invalid_request");
+}
+
+#[tokio::test]
+async fn every_fall_of_the_balance_arrives_once() {
+    let server = TestServer::with(&[FAST]).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let (mut first, mut second) = (
+        Socket::with_token(&server, &token).await,
+        Socket::with_token(&server, &token).await,
+    );
+    for socket in [&mut first, &mut second] {
+        assert_eq!(socket.next().await["credits"], 100);
+    }
+    let started = post("/api/sessions/start")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+    for socket in [&mut first, &mut second] {
+        let told = socket.next_of("session_started").await;
+        assert_eq!(
+            (&told["sessionId"], &told["startedAt"]),
+            (&started["sessionId"], &started["startedAt"])
+        );
+        let begun = socket.next_of("credit_update").await;
+        assert_eq!(
+            (&begun["credits"], &begun["active"]),
+            (&json!(100), &json!(true))
+        );
+        assert_eq!(
+            begun["depletesAt"].as_i64(),
+            started["startedAt"].as_i64().map(|at| at + 5_000)
+        );
+        for expected in (95..100).rev() {
+            assert_eq!(socket.next_of("credit_update").await["credits"], expected);
+        }
+    }
+    let stopped = post("/api/sessions/stop")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+    for socket in [&mut first, &mut second] {
+        let told = socket.next_of("session_stopped").await;
+        assert_eq!(told["reason"], "user");
+        for field in ["sessionId", "creditsConsumed", "finalCredits", "endedAt"] {
+            assert_eq!(told[field], stopped[field], "{field}");
+        }
+        let last = socket.next_of("credit_update").await;
+        assert_eq!(
+            (&last["credits"], &last["active"]),
+            (&stopped["finalCredits"], &json!(false))
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_the_credits_is_told() {
+    let server = TestServer::with(&[FAST, ("signup.credits", "3")]).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let mut socket = Socket::with_token(&server, &token).await;
+    let started = post("/api/sessions/start")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+    assert_eq!(socket.next_of("balance_low").await["secondsLeft"], 1);
+    let told = socket.next_of("session_stopped").await;
+    assert_eq!(
+        (
+            &told["reason"],
+            &told["creditsConsumed"],
+            &told["finalCredits"]
+        ),
+        (&json!("depleted"), &json!(3), &json!(0))
+    );
+    assert_eq!(
+        told["endedAt"].as_i64(),
+        started["startedAt"].as_i64().map(|at| at + 150)
+    );
+    let last = socket.next_of("credit_update").await;
+    assert_eq!(
+        (&last["credits"], &last["active"]),
+        (&json!(0), &json!(false))
+    );
+}
+
+#[tokio::test]
+async fn credits_from_another_process_are_told() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let mut socket = Socket::with_token(&server, &token).await;
+    assert_eq!(socket.next().await["credits"], 100);
+
+    let store = server.store().await;
+    let user = store
+        .user_by_email("ada@example.com")
+        .await
+        .unwrap()
+        .unwrap();
+    let grant = |key: &str| Adjustment {
+        user: user.id,
+        kind: EntryKind::Grant,
+        amount: CreditsChange::incoming(Credits::new(50).unwrap()),
+        at: user.created_at,
+        reason: "test".to_owned(),
+        operator: "tester".to_owned(),
+        idempotency_key: key.to_owned(),
+    };
+    store.adjust(grant("while idle")).await.unwrap();
+    let told = socket.next_of("credit_update").await;
+    assert_eq!(
+        (&told["credits"], &told["active"]),
+        (&json!(150), &json!(false))
+    );
+
+    post("/api/sessions/start")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+    store.adjust(grant("while live")).await.unwrap();
+    let told = socket.next_of("credits_added").await;
+    assert_eq!(
+        (&told["amount"], &told["credits"]),
+        (&json!(50), &json!(200))
+    );
+    let stopped = post("/api/sessions/stop")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+    assert_eq!(
+        (&stopped["creditsConsumed"], &stopped["finalCredits"]),
+        (&json!(0), &json!(200))
+    );
+}
+
+#[tokio::test]
+async fn a_logout_closes_the_sockets_of_its_token() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let body = json!({"email": "ada@example.com", "password": crate::client::PASSWORD});
+    let other = post("/api/auth/login")
+        .json(&body)
+        .send(&server)
+        .await
+        .expect(200);
+    let mut socket = Socket::with_token(&server, &token).await;
+    let mut staying = Socket::with_token(&server, other["token"].as_str().unwrap()).await;
+    socket.next().await;
+    staying.next().await;
+    post("/api/auth/logout")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+    assert_eq!(socket.closed().await, (1008, "Invalid token".to_owned()));
+    post("/api/sessions/start")
+        .token(other["token"].as_str().unwrap())
+        .send(&server)
+        .await
+        .expect(200);
+    staying.next_of("session_started").await;
+}
+
+#[tokio::test]
+async fn a_password_set_by_another_process_closes_sockets() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let mut socket = Socket::with_token(&server, &token).await;
+    socket.next().await;
+    let store = server.store().await;
+    let user = store
+        .user_by_email("ada@example.com")
+        .await
+        .unwrap()
+        .unwrap();
+    let later = user
+        .created_at
+        .checked_add(schema::Millis::new(60_000).unwrap())
+        .unwrap();
+    assert!(
+        store
+            .set_password(user.id, user.password_hash.clone().unwrap(), later)
+            .await
+            .unwrap()
+    );
+    assert_eq!(socket.closed().await, (1008, "Invalid token".to_owned()));
+}
+
+#[tokio::test]
+async fn a_user_may_have_so_many_sockets() {
+    let server = TestServer::with(&[("sockets.per_user_max", "2")]).await;
+    let (ada, bob) = (
+        sign_up(&server, "ada@example.com").await,
+        sign_up(&server, "bob@example.com").await,
+    );
+    let mut first = Socket::with_token(&server, &ada).await;
+    let mut second = Socket::with_token(&server, &ada).await;
+    first.next().await;
+    second.next().await;
+    let mut third = Socket::with_token(&server, &ada).await;
+    assert_eq!(
+        third.closed().await,
+        (1013, "Too many connections".to_owned())
+    );
+    Socket::with_token(&server, &bob).await.next().await;
+
+    // A place that is left can be taken, as soon as the server has noticed.
+    first.stream().close(None).await.unwrap();
+    while Socket::with_token(&server, &ada)
+        .await
+        .stream()
+        .next()
+        .await
+        .unwrap()
+        .unwrap()
+        .is_close()
+    {}
+}
+
+#[tokio::test]
+async fn what_clients_say_is_ignored_unless_it_is_too_much() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let mut socket = Socket::with_token(&server, &token).await;
+    socket.next().await;
+    for message in [
+        Message::text("{\"type\":\"stop\"}"),
+        Message::text("x".repeat(4_096)),
+        Message::binary(vec![0; 100]),
+        Message::Ping(vec![1].into()),
+    ] {
+        socket.stream().send(message).await.unwrap();
+    }
+    let pong = socket.stream().next().await.unwrap().unwrap();
+    assert_eq!(pong, Message::Pong(vec![1].into()));
+    socket
+        .stream()
+        .send(Message::text("x".repeat(4_097)))
+        .await
+        .unwrap();
+    assert_eq!(
+        socket.closed().await,
+        (1009, "Message too large".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn pings_are_sent_and_a_dead_peer_is_let_go() {
+    let server = TestServer::with(&[
+        ("sockets.ping_every_ms", "100"),
+        ("sockets.per_user_max", "1"),
+    ])
+    .await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let mut alive = Socket::with_token(&server, &token).await;
+    alive.next().await;
+    for _ in 0..4 {
+        let ping = alive.stream().next().await.unwrap().unwrap();
+        assert_eq!(ping, Message::Ping(vec![].into()));
+        // The pong is sent with the next read.
+    }
+    drop(alive);
+
+    // This one is open, but its client answers nothing: its place becomes free for another.
+    let silent = loop {
+        let mut socket = Socket::with_token(&server, &token).await;
+        if socket.stream().next().await.unwrap().unwrap().is_text() {
+            break socket;
+        }
+    };
+    while Socket::with_token(&server, &token)
+        .await
+        .stream()
+        .next()
+        .await
+        .unwrap()
+        .unwrap()
+        .is_close()
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(silent);
+}
+
+#[tokio::test]
+async fn at_the_end_sockets_are_told_to_come_back() {
+    let server = TestServer::start().await;
+    let mut sockets = Vec::new();
+    for n in 0..20 {
+        let token = sign_up(&server, &format!("user{n}@example.com")).await;
+        let mut socket = Socket::with_token(&server, &token).await;
+        socket.next().await;
+        sockets.push(socket);
+    }
+    let stopping = server.begin_stop();
+    for socket in &mut sockets {
+        assert_eq!(socket.closed().await, (1001, "Going away".to_owned()));
+    }
+    drop(sockets);
+    stopping.finish().await;
+}

@@ -1,0 +1,147 @@
+//! `minute-credit serve`: starting, failing to start, and ending.
+
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt};
+
+use crate::program::{Program, left};
+
+#[test]
+fn it_says_where_it_is_and_ends_well() {
+    let program = Program::new();
+    for signal in ["TERM", "INT"] {
+        let serving = program.serve();
+        let expected = format!("Minute-Credit is ready at http://{}", serving.address);
+        assert!(serving.greeting.contains(&expected), "{}", serving.greeting);
+        assert!(
+            serving
+                .greeting
+                .contains("(SQLite data/minute-credit.db, no mirror)"),
+            "{}",
+            serving.greeting
+        );
+        assert!(serving.ask("GET", "/readyz", "", "").contains("ready"));
+        serving.signal(signal);
+        let (code, log) = serving.wait();
+        assert_eq!(code, Some(0), "{log}");
+    }
+    let key = fs::metadata(program.dir().join("data/token.key")).unwrap();
+    assert_eq!(key.permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_kill() {
+    let program = Program::new();
+    let serving = program.serve();
+    let token = serving.sign_up("ada@example.com");
+    assert!(
+        serving
+            .ask("POST", "/api/sessions/start", &token, "")
+            .contains("Session started")
+    );
+    serving.signal("KILL");
+    assert_eq!(serving.wait().0, None);
+
+    let serving = program.serve();
+    assert!(
+        serving
+            .ask("GET", "/api/sessions/active", &token, "")
+            .contains(r#""active":true"#)
+    );
+    assert!(
+        serving
+            .ask("POST", "/api/sessions/stop", &token, "")
+            .contains("Session stopped")
+    );
+    serving.signal("TERM");
+    assert_eq!(serving.wait().0, Some(0));
+    program.run(&["verify"]).ok();
+}
+
+#[test]
+fn secrets_are_not_logged() {
+    let program = Program::new();
+    let mut command = program.command(&["serve"]);
+    command
+        .env("MINUTE_CREDIT__LOG__LEVEL", "trace")
+        .env("MINUTE_CREDIT__LOG__FORMAT", "json");
+    let serving = program.serve_with(command);
+    let token = serving.sign_up("ada@example.com");
+    serving.ask("GET", &format!("/ws?token={token}"), &token, "");
+    serving.ask(
+        "POST",
+        "/api/auth/login",
+        "",
+        r#"{"email":"ada@example.com","password":"wrong secret"}"#,
+    );
+    serving.signal("TERM");
+    let log = serving.wait().1;
+    assert!(log.contains(r#""path":"/api/auth/login""#), "{log}");
+    for secret in [
+        token.as_str(),
+        "correct horse",
+        "wrong secret",
+        "ada@example.com",
+    ] {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+}
+
+#[test]
+fn a_port_in_use_costs_nothing() {
+    let program = Program::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = program
+        .command(&["serve"])
+        .env("PORT", &port)
+        .output()
+        .unwrap();
+    left(&output).fails(
+        1,
+        &[
+            "can't listen on 127.0.0.1",
+            &port,
+            "another program listens there",
+            "PORT",
+        ],
+    );
+    assert!(
+        !program.dir().join("data").exists(),
+        "the database was not touched"
+    );
+}
+
+#[test]
+fn a_data_folder_that_cannot_be_used_is_named() {
+    let program = Program::new();
+    fs::write(program.dir().join("data"), "a file, not a folder").unwrap();
+    program.run(&["serve"]).fails(1, &["data"]);
+    let absent = program
+        .command(&["serve"])
+        .env("DATA_DIR", "/proc/nowhere")
+        .output()
+        .unwrap();
+    left(&absent).fails(1, &["/proc/nowhere"]);
+}
+
+#[test]
+fn a_database_that_is_absent_or_foreign_is_named() {
+    let program = Program::new();
+    let serve = |url: &str| {
+        let output = program
+            .command(&["serve"])
+            .env("DATABASE_URL", url)
+            .output()
+            .unwrap();
+        left(&output)
+    };
+    let absent = serve("postgres://me:secret@127.0.0.1:1/credit");
+    absent.fails(1, &["can't use the database Postgres 127.0.0.1:1/credit"]);
+    assert!(!absent.err.contains("secret"), "{}", absent.err);
+
+    fs::write(
+        program.dir().join("notes.db"),
+        "This is no database, but a text that is long enough.".repeat(20),
+    )
+    .unwrap();
+    serve("sqlite://notes.db").fails(1, &["can't use the database SQLite notes.db"]);
+}

@@ -1,0 +1,199 @@
+//! `migrate`, `verify`, `fixture`, `user` and `credits`.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use crate::program::Program;
+
+#[test]
+fn tools_need_a_database() {
+    let program = Program::new();
+    for arguments in [
+        &["verify"][..],
+        &["user", "list"],
+        &["user", "set-password", "a@b.c"],
+        &["credits", "grant", "a@b.c", "5", "--reason", "x"],
+    ] {
+        program.run(arguments).fails(
+            1,
+            &["there is no database at data/minute-credit.db", "migrate"],
+        );
+    }
+    assert!(program.run(&["migrate"]).ok().contains("up to date"));
+    assert!(program.run(&["migrate"]).ok().contains("up to date"));
+    assert!(program.run(&["verify"]).ok().contains("verified: 0 users"));
+}
+
+#[test]
+fn fixture_users_can_be_used() {
+    let program = Program::new();
+    let out = program
+        .run(&[
+            "fixture",
+            "--users",
+            "1001",
+            "--credits",
+            "7",
+            "--tokens",
+            "tokens.txt",
+        ])
+        .ok();
+    assert!(
+        out.contains("created 1001 users with 7 credits each"),
+        "{out}"
+    );
+    let file = program.dir().join("tokens.txt");
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    let tokens = fs::read_to_string(&file).unwrap();
+    assert_eq!(tokens.lines().count(), 1_001);
+    assert!(
+        program
+            .run(&["verify"])
+            .ok()
+            .contains("verified: 1001 users, 0 sessions")
+    );
+
+    let serving = program.serve();
+    for token in [
+        tokens.lines().next().unwrap(),
+        tokens.lines().last().unwrap(),
+    ] {
+        assert!(
+            serving
+                .ask("GET", "/api/sessions/credits", token, "")
+                .contains(r#""credits":7"#)
+        );
+    }
+    program
+        .run(&["fixture", "--users", "0", "--credits", "7", "--tokens", "x"])
+        .fails_usage();
+    program
+        .run(&[
+            "fixture",
+            "--users",
+            "1",
+            "--credits",
+            "-7",
+            "--tokens",
+            "x",
+        ])
+        .fails_usage();
+    program
+        .run(&[
+            "fixture",
+            "--users",
+            "1",
+            "--credits",
+            "7",
+            "--tokens",
+            "no/such/x",
+        ])
+        .fails(1, &["no/such/x"]);
+}
+
+#[test]
+fn credits_are_granted_once_for_each_key() {
+    let program = Program::new();
+    let serving = program.serve();
+    let token = serving.sign_up("ada@example.com");
+    let grant = [
+        "credits",
+        "grant",
+        "ADA@example.com",
+        "50",
+        "--reason",
+        "case 17",
+        "--key",
+        "case-17",
+    ];
+    let first = program.run(&grant).ok();
+    assert!(
+        first.contains("50 credits to ada@example.com: granted"),
+        "{first}"
+    );
+    assert!(
+        first.contains("key case-17") && first.contains("balance 150"),
+        "{first}"
+    );
+    let again = program.run(&grant).ok();
+    assert!(
+        again.contains("nothing changed") && again.contains("balance 150"),
+        "{again}"
+    );
+    let other = [
+        "credits",
+        "grant",
+        "ada@example.com",
+        "51",
+        "--reason",
+        "case 17",
+        "--key",
+        "case-17",
+    ];
+    program
+        .run(&other)
+        .fails(1, &["no credits were granted", "idempotency key"]);
+    let unkeyed = program
+        .run(&["credits", "grant", "ada@example.com", "1", "--reason", "x"])
+        .ok();
+    assert!(
+        unkeyed.contains("balance 151") && unkeyed.contains("key cli-"),
+        "{unkeyed}"
+    );
+    program
+        .run(&["credits", "grant", "bob@example.com", "1", "--reason", "x"])
+        .fails(1, &["bob@example.com"]);
+
+    assert!(
+        serving
+            .ask("GET", "/api/auth/me", &token, "")
+            .contains(r#""credits":151"#)
+    );
+    assert!(
+        program
+            .run(&["verify"])
+            .ok()
+            .contains("verified: 1 users, 0 sessions, 3 ledger entries")
+    );
+}
+
+#[test]
+fn a_password_is_set_from_standard_input() {
+    let program = Program::new();
+    let serving = program.serve();
+    let token = serving.sign_up("ada@example.com");
+    let listed = program.run(&["user", "list"]).ok();
+    assert!(listed.contains("\tada@example.com\t100\t20"), "{listed}");
+
+    let set = ["user", "set-password", "ada@example.com"];
+    program
+        .run_with_input(&set, "short\n")
+        .fails(1, &["8 to 1024 bytes"]);
+    program
+        .run_with_input(
+            &["user", "set-password", "bob@example.com"],
+            "long enough\n",
+        )
+        .fails(1, &["bob@example.com"]);
+    assert!(
+        program
+            .run_with_input(&set, "a new password\n")
+            .ok()
+            .contains("is set")
+    );
+
+    let log_in = |password: &str| {
+        let body = format!(r#"{{"email":"ada@example.com","password":"{password}"}}"#);
+        serving.ask("POST", "/api/auth/login", "", &body)
+    };
+    assert!(log_in("correct horse").starts_with("HTTP/1.1 401 "));
+    assert!(log_in("a new password").starts_with("HTTP/1.1 200 "));
+    while serving
+        .ask("GET", "/api/auth/me", &token, "")
+        .starts_with("HTTP/1.1 200 ")
+    {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+}
