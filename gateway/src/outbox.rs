@@ -59,7 +59,8 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct Waiting {
     events: VecDeque<ServerMessage>,
-    balance: Option<LiveBalance>,
+    /// The balance to be sent, and how many of the events were told before it.
+    balance: Option<(usize, LiveBalance)>,
     /// The balance that was put in last, sent or not.
     latest: Option<LiveBalance>,
     closing: Option<Closing>,
@@ -130,7 +131,7 @@ impl Outbox {
 
     /// Takes the balance alone, for the first message.
     pub fn take_balance(&self) -> Option<LiveBalance> {
-        self.waiting().balance.take()
+        self.waiting().balance.take().map(|(_, balance)| balance)
     }
 
     /// Waits for the next thing to do. Dropping the future loses nothing.
@@ -150,19 +151,24 @@ impl Outbox {
 
 impl Waiting {
     fn put(&mut self, balance: LiveBalance) {
-        self.balance = Some(balance);
+        self.balance = Some((self.events.len(), balance));
         self.latest = Some(balance);
     }
 
-    /// The end comes first; then events, since the balance is the state after them.
+    /// The end comes first; the rest in the order in which it was told.
     fn take(&mut self) -> Option<Next> {
         if let Some(closing) = self.closing.take() {
             return Some(Next::Close(closing));
         }
-        if let Some(event) = self.events.pop_front() {
-            return Some(Next::Event(event));
+        if let Some((0, balance)) = self.balance {
+            self.balance = None;
+            return Some(Next::Balance(balance));
         }
-        self.balance.take().map(Next::Balance)
+        let event = self.events.pop_front()?;
+        if let Some((events_before, _)) = &mut self.balance {
+            *events_before -= 1;
+        }
+        Some(Next::Event(event))
     }
 }
 
@@ -218,18 +224,24 @@ mod tests {
 
     #[test]
     fn balances_conflate_and_events_do_not() {
-        let outbox = Outbox::new(2);
+        let outbox = Outbox::new(3);
         outbox.put_balance(live(1, 100));
         outbox.put_event(event(1));
         outbox.put_balance(live(2, 99));
         outbox.put_event(event(2));
         outbox.put_balance(live(3, 98));
+        outbox.put_event(event(3));
         let expected = [
             Next::Event(event(1)),
             Next::Event(event(2)),
             Next::Balance(live(3, 98)),
+            Next::Event(event(3)),
         ];
-        assert_eq!(drain(&outbox), expected);
+        assert_eq!(
+            drain(&outbox),
+            expected,
+            "each stands where it was told last"
+        );
     }
 
     #[test]
