@@ -4,4 +4,7 @@
 mod support;
 
 mod accounts;
+mod audit;
 mod journal;
+mod opening;
+mod wallets;

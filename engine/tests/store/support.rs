@@ -30,7 +30,6 @@ pub const START: i64 = 1_700_000_000_000;
 pub struct TestDatabase {
     pub store: Arc<dyn Store>,
     pub settings: StoreSettings,
-    pub folder: Arc<TempDir>,
 }
 
 /// Which database.

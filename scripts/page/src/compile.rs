@@ -66,7 +66,7 @@ pub(crate) fn bind(compiled: &Path) -> Result<Glue> {
         .generate_output()
         .context("wasm-bindgen failed")?;
     ensure!(
-        output.snippets().is_empty() && output.local_modules().is_empty(),
+        output.snippets().values().all(Vec::is_empty) && output.local_modules().is_empty(),
         "a dependency brings JavaScript files of its own, which this builder does not serve"
     );
     Ok(Glue {

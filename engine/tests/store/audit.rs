@@ -1,0 +1,430 @@
+//! The audit: silent after any honest activity, and loud at each kind of tampering.
+
+use std::sync::Arc;
+
+use billing::{
+    AfterCut, ChargedAt, Rebase, RecordedSession, SlotNumber, Tariff, Wallet, WalletVersion,
+};
+use engine::{
+    facts::{Fact, FactOutcome, NodeRun, WalletRecord},
+    store::{AdjustError, Adjustment},
+};
+use schema::{CreditsChange, Millis, SessionId, UserId, ledger::EntryKind, session::EndReason};
+
+use crate::{
+    on_both,
+    support::{START, TestDatabase, at, credits, ended, node, opening, session, settlement},
+};
+
+on_both! {
+    honest_activity_breaks_no_law
+    every_page_is_audited_once
+    every_tampering_is_found
+}
+
+/// A small engine that does random things, the same ones every time.
+struct Activity {
+    database: Arc<TestDatabase>,
+    run: NodeRun,
+    wallets: Vec<Wallet>,
+    now: i64,
+    next_session: i64,
+    next_key: i64,
+    random: u64,
+}
+
+async fn honest_activity_breaks_no_law(database: Arc<TestDatabase>) {
+    let mut activity = Activity::new(Arc::clone(&database)).await;
+    for _ in 0..300 {
+        activity.step().await;
+    }
+    assert_eq!(database.violations().await, []);
+    let sql = "SELECT count(DISTINCT end_reason) FROM sessions WHERE end_reason IS NOT NULL";
+    assert_eq!(
+        database.number(sql).await,
+        3,
+        "users, depletions and the engine ended sessions"
+    );
+    assert!(
+        database
+            .number("SELECT count(*) FROM sessions WHERE settled_seq > 1")
+            .await
+            > 0
+    );
+    assert!(
+        database
+            .number("SELECT count(DISTINCT kind) FROM ledger")
+            .await
+            == 4
+    );
+}
+
+impl Activity {
+    async fn new(database: Arc<TestDatabase>) -> Self {
+        let run = database.run("a").await;
+        let mut activity = Self {
+            database,
+            run,
+            wallets: Vec::new(),
+            now: 0,
+            next_session: 1,
+            next_key: 0,
+            random: 7,
+        };
+        for grant in [100, 40, 25, 1_000] {
+            let user = activity.database.user(grant).await;
+            let wallet = activity.database.wallet(user).await;
+            activity.wallets.push(rebuilt(&wallet, &[], AfterCut::End));
+        }
+        activity
+    }
+
+    /// A number below `bound`.
+    fn draw(&mut self, bound: u64) -> u64 {
+        self.random = self
+            .random
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) % bound
+    }
+
+    async fn step(&mut self) {
+        self.now += i64::try_from(self.draw(15_000)).unwrap();
+        let which = usize::try_from(self.draw(4)).unwrap();
+        match self.draw(12) {
+            0..=3 => self.start(which).await,
+            4 => self.stop(which),
+            5 | 6 => self.settle(which).await,
+            7 => self.adjust(which, EntryKind::Grant).await,
+            8 => self.adjust(which, EntryKind::Revoke).await,
+            9 | 10 => self.database.must_record(&self.run, self.now, &[]).await,
+            _ => self.crash().await,
+        }
+        for which in 0..self.wallets.len() {
+            self.settle_ends(which).await;
+        }
+    }
+
+    async fn start(&mut self, which: usize) {
+        let charged_at = if self.draw(2) == 0 {
+            ChargedAt::End
+        } else {
+            ChargedAt::Start
+        };
+        let price = i64::try_from(self.draw(3)).unwrap() + 1;
+        let tariff = Tariff::new(credits(price), Millis::new(4_000).unwrap(), charged_at).unwrap();
+        let (id, now) = (session(self.next_session), at(self.now));
+        self.next_session += 1;
+        self.settle_ends(which).await;
+        let wallet = &mut self.wallets[which];
+        // A second slot, so that sessions share a wallet.
+        let slot = SlotNumber::new(i32::from(id.get() % 3 == 0));
+        if wallet.start(now, id, slot, tariff).is_ok() {
+            let opening = wallet.unrecorded_start().unwrap();
+            self.record(Fact::Opening(opening)).await;
+            self.wallets[which].start_recorded(id, opening.version.next());
+        }
+    }
+
+    fn stop(&mut self, which: usize) {
+        let now = at(self.now);
+        if let Some(id) = self.a_session(which) {
+            self.wallets[which].stop(now, id, EndReason::User).unwrap();
+        }
+    }
+
+    async fn settle(&mut self, which: usize) {
+        let now = at(self.now);
+        self.wallets[which].advance(now);
+        self.settle_ends(which).await;
+        let Some(id) = self.a_session(which) else {
+            return;
+        };
+        if let Some(interim) = self.wallets[which].interim_settlement(id) {
+            self.record(Fact::Settlement(interim)).await;
+            self.wallets[which].settled(&interim, interim.version.next());
+        }
+    }
+
+    async fn settle_ends(&mut self, which: usize) {
+        let now = at(self.now);
+        self.wallets[which].advance(now);
+        while let Some(last) = self.wallets[which].settlement_due() {
+            self.record(Fact::Settlement(last)).await;
+            self.wallets[which].settled(&last, last.version.next());
+        }
+    }
+
+    async fn adjust(&mut self, which: usize, kind: EntryKind) {
+        let amount = credits(i64::try_from(self.draw(20)).unwrap() + 1);
+        let user = self.wallets[which].user();
+        self.next_key += 1;
+        let adjustment = Adjustment {
+            user,
+            kind,
+            amount: if kind == EntryKind::Grant {
+                CreditsChange::incoming(amount)
+            } else {
+                CreditsChange::outgoing(amount)
+            },
+            at: at(self.now),
+            reason: "chance".to_owned(),
+            operator: "test".to_owned(),
+            idempotency_key: self.next_key.to_string(),
+        };
+        let since = self.wallets[which].version();
+        match self.database.store.adjust(adjustment).await {
+            Ok(_) | Err(AdjustError::OutOfRange) => {}
+            Err(error) => panic!("{error}"),
+        }
+        let record = self
+            .database
+            .store
+            .wallet(user, since)
+            .await
+            .unwrap()
+            .unwrap();
+        let live = record
+            .live
+            .iter()
+            .map(|live| (live.session.id, live.session.settled))
+            .collect();
+        let ended_elsewhere = self.wallets[which].rebase(&Rebase {
+            version: record.version,
+            ledger_balance: record.credits,
+            changes: record.changes,
+            live,
+        });
+        assert_eq!(ended_elsewhere, []);
+    }
+
+    /// The process dies and comes back after a while; what it did since its last `alive_at` is free.
+    async fn crash(&mut self) {
+        self.now += i64::try_from(self.draw(60_000)).unwrap();
+        let store = &self.database.store;
+        self.run = store.begin_run(&node("a"), at(self.now)).await.unwrap();
+        self.now = self.run.started_at.get() - START;
+        let runs = store.earlier_runs(&self.run, at(0)).await.unwrap();
+        let after_cut = if self.draw(4) == 0 {
+            AfterCut::End
+        } else {
+            AfterCut::ResumeAt(self.run.started_at)
+        };
+        for which in 0..self.wallets.len() {
+            let record = self.database.wallet(self.wallets[which].user()).await;
+            self.wallets[which] = rebuilt(&record, &runs, after_cut);
+        }
+    }
+
+    async fn record(&self, fact: Fact) {
+        let outcome = self.database.record(&self.run, fact).await;
+        assert_eq!(outcome, FactOutcome::Recorded, "{fact:?}");
+    }
+
+    fn a_session(&self, which: usize) -> Option<SessionId> {
+        self.wallets[which]
+            .sessions()
+            .iter()
+            .find(|session| session.is_live())
+            .map(|session| session.id)
+    }
+}
+
+fn rebuilt(record: &WalletRecord, runs: &[billing::Span], after_cut: AfterCut) -> Wallet {
+    let live: Vec<RecordedSession> = record
+        .live
+        .iter()
+        .map(|live| live.session.clone())
+        .collect();
+    Wallet::recovered(
+        record.user,
+        record.version,
+        record.credits,
+        &live,
+        runs,
+        after_cut,
+    )
+}
+
+async fn every_page_is_audited_once(database: Arc<TestDatabase>) {
+    assert_eq!(database.store.audit(None, 2).await.unwrap().last, None);
+    let run = database.run("a").await;
+    let users = database
+        .store
+        .create_fixture_users(5, credits(10), at(0))
+        .await
+        .unwrap();
+    database
+        .must_record(&run, 0, &[Fact::Opening(opening(users[4], 1, 1, 0))])
+        .await;
+    let mut pages = Vec::new();
+    let mut after = None;
+    loop {
+        let page = database.store.audit(after, 2).await.unwrap();
+        after = page.last;
+        pages.push((page.users, page.sessions, page.entries));
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [(2, 0, 2), (2, 0, 2), (1, 1, 1), (0, 0, 0)]);
+}
+
+/// One user for each kind of tampering, with a session of 21.0 s that was settled twice, at a node of
+/// the session's own.
+async fn every_tampering_is_found(database: Arc<TestDatabase>) {
+    // What is done, to the user {u} with the session {s} at the node n{s}, and the laws that it breaks.
+    let table: [(&str, &str, &[u8]); 19] = [
+        ("nothing", "SELECT 1", &[]),
+        ("credits from nowhere", "UPDATE users SET credits = credits + 1 WHERE id = {u}", &[5]),
+        (
+            "less usage in the ledger",
+            "UPDATE ledger SET amount = 2 WHERE user_id = {u} AND kind = 'usage'",
+            &[4, 5],
+        ),
+        (
+            "another balance in the ledger",
+            "UPDATE ledger SET balance_after = 99 WHERE user_id = {u} AND kind = 'usage'",
+            &[5],
+        ),
+        (
+            "a grant that takes",
+            "UPDATE ledger SET from_account = {u}, to_account = -1 WHERE user_id = {u} AND kind = 'signup_grant'",
+            &[5],
+        ),
+        (
+            "an entry of no kind",
+            "UPDATE ledger SET kind = 'gift' WHERE user_id = {u} AND kind = 'signup_grant'",
+            &[5],
+        ),
+        ("usage left out", "DELETE FROM ledger WHERE user_id = {u} AND kind = 'usage'", &[4, 5]),
+        (
+            "usage of another's session",
+            "UPDATE ledger SET session_id = 1 WHERE user_id = {u} AND kind = 'usage'",
+            &[4],
+        ),
+        (
+            "an entry of a version to come",
+            "UPDATE ledger SET wallet_version = 50 WHERE user_id = {u} AND kind = 'usage'",
+            &[7],
+        ),
+        ("a write that left no trace", "UPDATE users SET version = version + 1 WHERE id = {u}", &[7]),
+        ("an instant forgotten", "UPDATE users SET last_instant = 0 WHERE id = {u}", &[7]),
+        ("a session that cost more", "UPDATE sessions SET credits_consumed = 4 WHERE id = {s}", &[2, 4]),
+        ("a settlement forgotten", "UPDATE sessions SET settled_seq = 0 WHERE id = {s}", &[4, 7]),
+        ("served for longer than it lived", "UPDATE sessions SET served_ms = 21001 WHERE id = {s}", &[8]),
+        (
+            "served while its node was down",
+            "UPDATE node_runs SET started_at = started_at + 5000 WHERE node = 'n{s}'",
+            &[8],
+        ),
+        (
+            "served while it was paused",
+            "INSERT INTO session_pauses SELECT id, start_time + 1, start_time + 2, 'outage' FROM sessions WHERE id = {s}",
+            &[8],
+        ),
+        (
+            "credits that did not run out",
+            "UPDATE sessions SET end_reason = 'depleted' WHERE id = {s}",
+            &[2],
+        ),
+        (
+            "an end before its settlement",
+            "UPDATE sessions SET end_time = end_time - 1 WHERE id = {s}",
+            &[4],
+        ),
+        (
+            "two live sessions in a slot",
+            "INSERT INTO sessions SELECT id + 1000, user_id, slot, node, start_time, NULL, NULL, 0, 0, start_time, 0,
+                tariff_credits, tariff_interval_ms, tariff_charged_at, created_at FROM sessions WHERE id = {s};
+             INSERT INTO sessions SELECT id + 2000, user_id, slot, node, start_time, NULL, NULL, 0, 0, start_time, 0,
+                tariff_credits, tariff_interval_ms, tariff_charged_at, created_at FROM sessions WHERE id = {s};
+             UPDATE users SET version = version + 2 WHERE id = {u}",
+            &[7],
+        ),
+    ];
+    let mut users = Vec::new();
+    for id in 1..=i64::try_from(table.len()).unwrap() {
+        users.push(a_finished_session(&database, id).await);
+    }
+    assert_eq!(database.violations().await, []);
+
+    loosen(&database).await;
+    for (index, (what, sql, _)) in table.iter().enumerate() {
+        let sql = sql
+            .replace("{u}", &users[index].to_string())
+            .replace("{s}", &(index + 1).to_string());
+        // Without this the foreign keys and the ledger's triggers stand in the way.
+        let sql = match database.kind() {
+            crate::support::Kind::Postgres => {
+                format!("SET session_replication_role = replica; {sql}")
+            }
+            crate::support::Kind::Sqlite => format!("PRAGMA ignore_check_constraints = ON; {sql}"),
+        };
+        database
+            .execute(&sql)
+            .await
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+    }
+    let violations = database.violations().await;
+    for (index, (what, _, laws)) in table.iter().enumerate() {
+        let found: Vec<_> = violations
+            .iter()
+            .filter(|violation| violation.user == users[index])
+            .collect();
+        let mut broken: Vec<u8> = found.iter().map(|violation| violation.law).collect();
+        broken.sort_unstable();
+        broken.dedup();
+        assert_eq!(broken, *laws, "{what}: {found:#?}");
+    }
+
+    // The runs of a node belong to nobody: they are told with the first user they served.
+    let last = users[0];
+    database
+        .execute("UPDATE node_runs SET is_current = (1 = 0) WHERE node = 'n1'")
+        .await
+        .unwrap();
+    let violations = database.violations().await;
+    assert!(
+        violations
+            .iter()
+            .any(|violation| violation.user == last && violation.law == 8),
+        "{violations:#?}"
+    );
+}
+
+async fn a_finished_session(database: &TestDatabase, id: i64) -> UserId {
+    let (run, user) = (
+        database.run(&format!("n{id}")).await,
+        database.user(100).await,
+    );
+    let interim = settlement(user, 2, id, 1, 3, 20_000, 20_010);
+    let last = ended(
+        settlement(user, 3, id, 2, 3, 21_000, 21_010),
+        EndReason::User,
+    );
+    for fact in [
+        Fact::Opening(opening(user, 1, id, 10)),
+        Fact::Settlement(interim),
+        Fact::Settlement(last),
+    ] {
+        database.must_record(&run, 0, &[fact]).await;
+    }
+    assert_eq!(database.wallet(user).await.version, WalletVersion::new(4));
+    user
+}
+
+/// Takes away what keeps honest programs from such rows.
+async fn loosen(database: &TestDatabase) {
+    database
+        .execute_either(
+            "DROP INDEX sessions_live;
+             DO $$ DECLARE one RECORD; BEGIN
+                FOR one IN SELECT conrelid::regclass AS relation, conname FROM pg_constraint
+                    WHERE contype = 'c' AND connamespace = current_schema()::regnamespace
+                LOOP EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', one.relation, one.conname); END LOOP;
+             END $$",
+            "DROP INDEX sessions_live; DROP TRIGGER ledger_refuses_update; DROP TRIGGER ledger_refuses_delete",
+        )
+        .await;
+}

@@ -1,0 +1,296 @@
+//! Opening a database: migrations, and what is refused; and what a broken connection leaves behind.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use engine::{
+    facts::{Fact, FactOutcome},
+    store::{self, StoreError, StoreLocation, StoreSettings},
+};
+use sqlx::{
+    Connection as _,
+    postgres::PgConnection,
+    sqlite::{SqliteConnectOptions, SqliteConnection},
+};
+use tempfile::TempDir;
+
+use crate::{
+    on_both,
+    support::{self, Kind, TestDatabase, at, credits, node, opening, version},
+};
+
+on_both! {
+    migrations_run_once
+    a_newer_schema_is_refused
+    a_migration_of_others_is_refused
+    a_call_that_times_out_leaves_nothing_behind
+    a_closed_store_says_so
+}
+
+async fn migrations_run_once(database: Arc<TestDatabase>) {
+    let user = database.user(100).await;
+    let again = database.another().await;
+    assert_eq!(
+        again.user(user).await.unwrap().unwrap().credits,
+        credits(100)
+    );
+    again.ping().await.unwrap();
+    again.close().await;
+    assert_eq!(
+        database
+            .number("SELECT count(*) FROM _sqlx_migrations")
+            .await,
+        1
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_start_together_migrate_once() {
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(location) = support::new_location(kind, &folder).await else {
+            continue;
+        };
+        let settings = support::settings(location.clone());
+        let opens = (0..8).map(|_| {
+            let settings = settings.clone();
+            tokio::spawn(async move { store::open(&settings).await.unwrap().close().await })
+        });
+        for open in opens.collect::<Vec<_>>() {
+            open.await.unwrap();
+        }
+        support::drop_database(&location).await;
+    }
+}
+
+/// Why the database can't be opened, in words.
+async fn refusal(settings: &StoreSettings) -> String {
+    match store::open(settings).await {
+        Ok(_) => panic!("it was opened"),
+        Err(error) => error.to_string(),
+    }
+}
+
+async fn a_newer_schema_is_refused(database: Arc<TestDatabase>) {
+    database
+        .execute_either(
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (9999, 'the future', TRUE, '\\x00', 0)",
+            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+             VALUES (9999, 'the future', TRUE, x'00', 0)",
+        )
+        .await;
+    let refusal = refusal(&database.settings).await;
+    assert!(
+        refusal.contains("version 9999, made by a newer program"),
+        "{refusal}"
+    );
+}
+
+async fn a_migration_of_others_is_refused(database: Arc<TestDatabase>) {
+    database
+        .execute_either(
+            "UPDATE _sqlx_migrations SET checksum = '\\x00'",
+            "UPDATE _sqlx_migrations SET checksum = x'00'",
+        )
+        .await;
+    let refusal = refusal(&database.settings).await;
+    assert!(refusal.contains("belongs to another program"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_others_is_refused_and_left_alone() {
+    for kind in [Kind::Sqlite, Kind::Postgres] {
+        let folder = tempfile::tempdir().unwrap();
+        let Some(location) = support::new_location(kind, &folder).await else {
+            continue;
+        };
+        support::execute(&location, "CREATE TABLE users (id INTEGER PRIMARY KEY)")
+            .await
+            .unwrap();
+        let refusal = refusal(&support::settings(location.clone())).await;
+        assert!(refusal.contains("another program made them"), "{refusal}");
+        assert!(
+            support::execute(&location, "SELECT * FROM _sqlx_migrations")
+                .await
+                .is_err()
+        );
+        support::drop_database(&location).await;
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_can_not_be_used_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a file");
+    std::fs::write(
+        &file,
+        "no database, but some text that is long enough to be mistaken for one",
+    )
+    .unwrap();
+    let open = async |path: PathBuf| {
+        store::open(&support::settings(StoreLocation::Sqlite(path)))
+            .await
+            .err()
+            .unwrap()
+    };
+
+    let inside_file = open(file.join("folder").join("data.sqlite")).await;
+    assert!(
+        matches!(&inside_file, StoreError::File { path, .. } if *path == file.join("folder")),
+        "{inside_file}"
+    );
+    let a_folder = open(folder.path().to_owned()).await;
+    assert!(
+        matches!(&a_folder, StoreError::File { path, .. } if path == folder.path()),
+        "{a_folder}"
+    );
+    let no_database = open(file).await;
+    assert!(
+        no_database.to_string().contains("not an SQLite database"),
+        "{no_database}"
+    );
+}
+
+#[tokio::test]
+async fn a_new_file_is_its_owners_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let location = support::new_location(Kind::Sqlite, &folder).await.unwrap();
+    store::open(&support::settings(location.clone()))
+        .await
+        .unwrap()
+        .close()
+        .await;
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(support::path_of(&location))
+            .unwrap()
+            .permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_unavailable() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let location = StoreLocation::Postgres(format!("postgres://nobody@{free}/nothing"));
+    let error = store::open(&support::settings(location))
+        .await
+        .err()
+        .unwrap();
+    assert!(error.is_transient(), "{error}");
+
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let location = StoreLocation::Postgres(format!(
+        "postgres://nobody@{}/nothing",
+        silent.local_addr().unwrap()
+    ));
+    let settings = StoreSettings {
+        connect_timeout: Duration::from_millis(200),
+        ..support::settings(location)
+    };
+    let error = store::open(&settings).await.err().unwrap();
+    assert!(error.is_transient(), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_there_is_refused() {
+    let folder: TempDir = tempfile::tempdir().unwrap();
+    let Some(location) = support::new_location(Kind::Postgres, &folder).await else {
+        return;
+    };
+    support::drop_database(&location).await;
+    let error = store::open(&support::settings(location))
+        .await
+        .err()
+        .unwrap();
+    assert!(matches!(error, StoreError::Refused(_)), "{error}");
+}
+
+/// Somebody else holds what the call needs, for longer than the call may take.
+async fn a_call_that_times_out_leaves_nothing_behind(database: Arc<TestDatabase>) {
+    let (run, user) = (database.run("a").await, database.user(100).await);
+    let settings = StoreSettings {
+        call_timeout: Duration::from_millis(300),
+        ..database.settings.clone()
+    };
+    let hasty = store::open(&settings).await.unwrap();
+    let fact = Fact::Opening(opening(user, 1, 1, 10));
+    let hold = format!("SELECT id FROM users WHERE id = {user} FOR UPDATE");
+    let timed_out = match &database.settings.location {
+        StoreLocation::Postgres(address) => {
+            let mut holder = PgConnection::connect(address).await.unwrap();
+            sqlx::raw_sql("BEGIN").execute(&mut holder).await.unwrap();
+            sqlx::raw_sql(sqlx::AssertSqlSafe(hold))
+                .execute(&mut holder)
+                .await
+                .unwrap();
+            let result = hasty.record(&run, Some(at(10)), &[fact]).await;
+            holder.close().await.unwrap();
+            result
+        }
+        StoreLocation::Sqlite(path) => {
+            let mut holder =
+                SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path))
+                    .await
+                    .unwrap();
+            sqlx::raw_sql("BEGIN IMMEDIATE")
+                .execute(&mut holder)
+                .await
+                .unwrap();
+            let result = hasty.record(&run, Some(at(10)), &[fact]).await;
+            holder.close().await.unwrap();
+            result
+        }
+    };
+    assert!(
+        matches!(timed_out, Err(StoreError::TimedOut(_))),
+        "{timed_out:?}"
+    );
+
+    // The same store goes on, on a new connection, and the same fact is recorded once.
+    loop {
+        match hasty.record(&run, Some(at(10)), &[fact]).await {
+            Ok(outcomes) => break assert_eq!(outcomes, [FactOutcome::Recorded]),
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
+    }
+    let wallet = database.wallet(user).await;
+    assert_eq!((wallet.version, wallet.live.len()), (version(2), 1));
+    let next = hasty.begin_run(&node("a"), at(20)).await.unwrap();
+    assert_eq!(next.epoch, 2);
+    assert_eq!(database.violations().await, []);
+    hasty.close().await;
+}
+
+async fn a_closed_store_says_so(database: Arc<TestDatabase>) {
+    let store = database.another().await;
+    store.close().await;
+    assert!(store.ping().await.unwrap_err().is_transient());
+}
+
+/// The server ends every connection, as it does when it is restarted.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_the_server_ended_are_replaced() {
+    support::with_database(Kind::Postgres, |database: Arc<TestDatabase>| async move {
+        let run = database.run("a").await;
+        for n in 1..=5 {
+            database
+                .execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                     WHERE datname = current_database() AND pid <> pg_backend_pid()",
+                )
+                .await
+                .unwrap();
+            loop {
+                match database.store.record(&run, Some(at(n)), &[]).await {
+                    Ok(_) => break,
+                    Err(error) => assert!(error.is_transient(), "{error}"),
+                }
+            }
+        }
+        assert_eq!(database.store.latest_alive_at().await.unwrap(), Some(at(5)));
+    })
+    .await;
+}
