@@ -246,28 +246,28 @@ mod tests {
 
     #[test]
     fn snapshot_and_news_meet_in_any_order() {
-        let check = |puts: &[(fn(&Outbox, LiveBalance), LiveBalance)], shown: LiveBalance| {
+        type Put = fn(&Outbox, LiveBalance);
+        const TOLD: Put = Outbox::put_balance;
+        const ASKED: Put = Outbox::put_snapshot;
+        let check = |puts: &[(Put, LiveBalance)], shown: LiveBalance| {
             let outbox = Outbox::new(1);
-            puts.iter()
-                .for_each(|(put, balance)| put(&outbox, *balance));
+            for (put, balance) in puts {
+                put(&outbox, *balance);
+            }
             assert_eq!(drain(&outbox), [Next::Balance(shown)]);
         };
-        let (told, asked): (fn(&Outbox, _), fn(&Outbox, _)) =
-            (Outbox::put_balance, Outbox::put_snapshot);
-        check(&[(asked, idle(5, 100))], idle(5, 100));
-        check(&[(told, live(4, 100)), (asked, idle(5, 100))], live(4, 100));
-        check(&[(asked, idle(5, 100)), (told, live(4, 100))], live(4, 100));
-        check(&[(asked, idle(5, 100)), (told, idle(4, 150))], idle(4, 150));
-        check(&[(asked, live(5, 99)), (told, live(4, 100))], live(5, 99));
-        check(
-            &[
-                (asked, live(5, 99)),
-                (told, live(4, 100)),
-                (told, live(6, 98)),
-            ],
-            live(6, 98),
-        );
-        check(&[(asked, live(5, 99)), (told, idle(5, 99))], idle(5, 99));
+        check(&[(ASKED, idle(5, 100))], idle(5, 100));
+        check(&[(TOLD, live(4, 100)), (ASKED, idle(5, 100))], live(4, 100));
+        check(&[(ASKED, idle(5, 100)), (TOLD, live(4, 100))], live(4, 100));
+        check(&[(ASKED, idle(5, 100)), (TOLD, idle(4, 150))], idle(4, 150));
+        check(&[(ASKED, live(5, 99)), (TOLD, live(4, 100))], live(5, 99));
+        let told_twice = [
+            (ASKED, live(5, 99)),
+            (TOLD, live(4, 100)),
+            (TOLD, live(6, 98)),
+        ];
+        check(&told_twice, live(6, 98));
+        check(&[(ASKED, live(5, 99)), (TOLD, idle(5, 99))], idle(5, 99));
     }
 
     #[test]

@@ -52,10 +52,12 @@ pub enum ServerError {
         source: io::Error,
     },
     /// The database can't be used.
-    #[error("can't use the database {location}")]
+    #[error("can't use the database {location}{hint}")]
     Store {
         /// Which, without secrets.
         location: String,
+        /// What to do.
+        hint: &'static str,
         /// What went wrong.
         #[source]
         source: StoreError,
@@ -91,6 +93,25 @@ pub enum ServerError {
     HubEnded,
 }
 
+impl ServerError {
+    /// The database at `location` failed because of `source`.
+    pub fn store(location: &StoreLocation, source: StoreError) -> Self {
+        let hint = match (&source, location) {
+            (StoreError::Unavailable(_) | StoreError::TimedOut(_), StoreLocation::Postgres(_)) => {
+                " (does it run, and is DATABASE_URL right?)"
+            }
+            (StoreError::File { .. }, _) => " (DATA_DIR or DATABASE_URL can name another place)",
+            (StoreError::Incompatible(_), _) => " (DATABASE_URL can name another one)",
+            _ => "",
+        };
+        Self::Store {
+            location: describe(location),
+            hint,
+            source,
+        }
+    }
+}
+
 /// A client's connection. It counts as open as long as there is a clone of this.
 #[derive(Clone)]
 pub struct Connection(
@@ -121,11 +142,8 @@ impl Server {
     pub async fn build(settings: Settings) -> Result<Self, ServerError> {
         let listener = listen(settings.http.address).await?;
         let address = listener.local_addr().unwrap_or(settings.http.address);
-        let location = describe(&settings.store.location);
-        let in_store = |source| ServerError::Store {
-            location: location.clone(),
-            source,
-        };
+        let location = settings.store.location.clone();
+        let in_store = |source| ServerError::store(&location, source);
 
         let key = key_file::load(&settings.tokens.key)?;
         let tokens = Tokens::new(key, settings.tokens.lifetime)?;
@@ -170,7 +188,7 @@ impl Server {
             routes,
             hub: hub_task,
             notices,
-            backing: format!("{location}, {mirror}"),
+            backing: format!("{}, {mirror}", describe(&location)),
         })
     }
 

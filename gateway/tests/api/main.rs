@@ -1,6 +1,8 @@
 //! The API over real sockets, against the real server on a fresh SQLite database. Files are named
 //! for the addresses they test.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
+
 mod client;
 mod server;
 

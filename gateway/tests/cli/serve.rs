@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt};
 
-use crate::program::{Program, left};
+use crate::program::{Program, Serving, left};
 
 #[test]
 fn it_says_where_it_is_and_ends_well() {
@@ -63,7 +63,7 @@ fn secrets_are_not_logged() {
     command
         .env("MINUTE_CREDIT__LOG__LEVEL", "trace")
         .env("MINUTE_CREDIT__LOG__FORMAT", "json");
-    let serving = program.serve_with(command);
+    let serving = Serving::start(command);
     let token = serving.sign_up("ada@example.com");
     serving.ask("GET", &format!("/ws?token={token}"), &token, "");
     serving.ask(
@@ -114,7 +114,9 @@ fn a_port_in_use_costs_nothing() {
 fn a_data_folder_that_cannot_be_used_is_named() {
     let program = Program::new();
     fs::write(program.dir().join("data"), "a file, not a folder").unwrap();
-    program.run(&["serve"]).fails(1, &["data"]);
+    program
+        .run(&["serve"])
+        .fails(1, &["data/token.key", "DATA_DIR"]);
     let absent = program
         .command(&["serve"])
         .env("DATA_DIR", "/proc/nowhere")
