@@ -157,25 +157,41 @@ impl Access {
         loop {
             ticks.tick().await;
             self.forget_expired();
-            let notices = match self.store.notices(Some(after), NOTICES_AT_ONCE).await {
-                Ok(notices) => notices,
-                Err(error) => {
-                    tracing::debug!(%error, "no notices could be read");
-                    continue;
+            loop {
+                match self.read_notices(&mut after, &on_change).await {
+                    Ok(ReadNotices::Some) => {}
+                    Ok(ReadNotices::All) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "notices could not be followed");
+                        break;
+                    }
                 }
-            };
-            for notice in notices {
-                self.forget(notice.user);
-                // Without the database nobody's tokens can be checked anew: try this notice again.
-                let Ok(valid_from) = self.valid_from(notice.user).await else {
-                    break;
-                };
-                if let Some(valid_from) = valid_from {
-                    on_change(notice.user, valid_from);
-                }
-                after = notice.id;
             }
         }
+    }
+
+    /// Acts on the notices after the one numbered `after`. One that can't be acted on, for want of
+    /// the database, is read again the next time.
+    async fn read_notices(
+        &self,
+        after: &mut i64,
+        on_change: &impl Fn(UserId, UnixMillis),
+    ) -> Result<ReadNotices, AccessError> {
+        let notices = self.store.notices(Some(*after), NOTICES_AT_ONCE).await;
+        let notices = notices.map_err(AccessError::Store)?;
+        let is_full = notices.len() >= NOTICES_AT_ONCE as usize;
+        for notice in notices {
+            self.forget(notice.user);
+            if let Some(valid_from) = self.valid_from(notice.user).await? {
+                on_change(notice.user, valid_from);
+            }
+            *after = notice.id;
+        }
+        Ok(if is_full {
+            ReadNotices::Some
+        } else {
+            ReadNotices::All
+        })
     }
 
     fn forget(&self, user: UserId) {
@@ -194,6 +210,12 @@ impl Access {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether there may be more notices.
+enum ReadNotices {
+    Some,
+    All,
 }
 
 impl Known {

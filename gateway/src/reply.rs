@@ -287,13 +287,9 @@ pub fn with_type(status: StatusCode, content_type: &'static str, body: Bytes) ->
 
 /// The headers that every reply has.
 pub fn harden(reply: &mut Reply) {
-    const ALWAYS: [(HeaderName, &str); 3] = [
+    const ALWAYS: [(HeaderName, &str); 2] = [
         (hyper::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (hyper::header::REFERRER_POLICY, "no-referrer"),
-        (
-            HeaderName::from_static("cross-origin-opener-policy"),
-            "same-origin",
-        ),
     ];
     for (name, value) in ALWAYS {
         reply

@@ -205,7 +205,8 @@ impl Server {
         )
     }
 
-    /// Serves until `stop` is done or it can't go on, then drains.
+    /// Serves until `stop` is done or it can't go on. Then it ends in order: sockets and requests, the
+    /// engine, the database.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self {
             listener,
@@ -233,7 +234,13 @@ impl Server {
         };
         drop(listener);
         notices.abort();
-        drain(&app, connections).await;
+        drain_clients(&app, connections).await;
+        // Who was superseded can record nothing more: its successor has its sessions.
+        if !matches!(ended, Err(ServerError::Superseded)) {
+            app.engine.shutdown(app.http.drain_timeout).await;
+        }
+        app.hub.stop(None);
+        app.engine.store().close().await;
         ended
     }
 }
@@ -332,8 +339,8 @@ async fn follow_notices(app: Arc<App>, after: i64) {
     app.access.follow_notices(after, tell_hub).await;
 }
 
-/// Ends in order: sockets and requests, then the engine, then the database.
-async fn drain(app: &App, connections: Connections) {
+/// Closes all sockets, and waits for them and for the requests in progress.
+async fn drain_clients(app: &App, connections: Connections) {
     app.draining.begin();
     tracing::info!(live_sessions = app.engine.live_sessions(), "draining");
     // A hub that is gone has no sockets to close.
@@ -348,9 +355,6 @@ async fn drain(app: &App, connections: Connections) {
     if timeout(app.http.drain_timeout, clients).await.is_err() {
         tracing::warn!("some clients did not finish in time");
     }
-    app.engine.shutdown(app.http.drain_timeout).await;
-    app.hub.stop(None);
-    app.engine.store().close().await;
 }
 
 /// The database as people may see it: without user and password.

@@ -151,6 +151,15 @@ impl Serving {
         assert!(sent.unwrap().success());
     }
 
+    /// Reads the log up to a line with `words`.
+    pub fn wait_for_line(&mut self, words: &str) {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert!(self.err.read_line(&mut line).unwrap() > 0, "it ended");
+        }
+    }
+
     /// Waits for the end, and gives the exit code and the rest of the log.
     pub fn wait(mut self) -> (Option<i32>, String) {
         let began = Instant::now();
