@@ -99,21 +99,22 @@ impl Access {
 
     /// Who has `token`.
     pub async fn of_token(&self, token: &str) -> Result<Bearer, AccessError> {
-        let bearer = self
-            .tokens
-            .read(token, self.clock.now())
-            .map_err(|_| AccessError::InvalidToken)?;
-        if self.known().revoked.contains_key(&bearer.token) {
-            return Err(AccessError::InvalidToken);
-        }
-        let valid_from = self
-            .valid_from(bearer.user)
-            .await?
-            .ok_or(AccessError::InvalidToken)?;
-        if bearer.issued_at < valid_from {
-            return Err(AccessError::InvalidToken);
-        }
+        let bearer = self.tokens.read(token, self.clock.now());
+        let bearer = bearer.map_err(|_| AccessError::InvalidToken)?;
+        self.check(&bearer).await?;
         Ok(bearer)
+    }
+
+    /// Whether the token that `bearer` came with is neither revoked nor voided.
+    pub async fn check(&self, bearer: &Bearer) -> Result<(), AccessError> {
+        let is_revoked = self.known().revoked.contains_key(&bearer.token);
+        if is_revoked {
+            return Err(AccessError::InvalidToken);
+        }
+        match self.valid_from(bearer.user).await? {
+            Some(valid_from) if bearer.issued_at >= valid_from => Ok(()),
+            _ => Err(AccessError::InvalidToken),
+        }
     }
 
     /// Revokes the token that `bearer` came with; returns when that is durable and in force.

@@ -6,6 +6,7 @@
 mod client;
 mod home;
 mod server;
+mod token;
 
 mod accounts;
 mod errors;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use engine::store::Adjustment;
 use futures_util::{SinkExt, StreamExt};
+use jiff::Timestamp;
 use schema::{Credits, CreditsChange, ledger::EntryKind};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -11,6 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::{
     client::{Socket, get, post, sign_up},
     server::TestServer,
+    token::made_token,
 };
 
 const FAST: (&str, &str) = ("tariff.interval_ms", "50");
@@ -244,6 +246,24 @@ async fn a_logout_closes_the_sockets_of_its_token() {
         .await
         .expect(200);
     staying.next_of("session_started").await;
+}
+
+#[tokio::test]
+async fn a_token_that_ends_ends_its_sockets() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let me = get("/api/auth/me")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+    let soon = made_token(me["id"].as_u64().unwrap(), |claims| {
+        let now: Timestamp = claims["iat"].as_str().unwrap().parse().unwrap();
+        claims["exp"] = json!((now + Duration::from_millis(1_500)).to_string());
+    });
+    let mut socket = Socket::with_token(&server, &soon).await;
+    assert_eq!(socket.next().await["credits"], 100);
+    assert_eq!(socket.closed().await, (1008, "Invalid token".to_owned()));
 }
 
 #[tokio::test]
