@@ -77,14 +77,21 @@ impl Outbox {
     }
 
     /// Puts in what the engine told, in place of what it told before. It tells in order, so only one
-    /// thing can be out of order: a balance of the same live session as the snapshot, but older.
+    /// thing can be out of order: a balance of the same live session as the snapshot, but older. A
+    /// balance that says nothing new is dropped too.
     pub fn put_balance(&self, balance: LiveBalance) {
         let mut waiting = self.waiting();
-        let is_stale = waiting.latest.is_some_and(|latest| {
-            let same_session = session_of(balance).filter(|id| session_of(latest) == Some(*id));
-            same_session.is_some() && balance.as_of < latest.as_of
+        let is_news = waiting.latest.is_none_or(|latest| {
+            let same_session =
+                session_of(balance).filter(|session| session_of(latest) == Some(*session));
+            let is_older = same_session.is_some() && balance.as_of < latest.as_of;
+            let as_before = LiveBalance {
+                as_of: latest.as_of,
+                ..balance
+            };
+            !is_older && as_before != latest
         });
-        if !is_stale {
+        if is_news {
             waiting.put(balance);
             drop(waiting);
             self.changed.notify_one();
@@ -268,6 +275,7 @@ mod tests {
         ];
         check(&told_twice, live(6, 98));
         check(&[(ASKED, live(5, 99)), (TOLD, idle(5, 99))], idle(5, 99));
+        check(&[(ASKED, idle(5, 99)), (TOLD, idle(6, 99))], idle(5, 99));
     }
 
     #[test]

@@ -92,7 +92,8 @@ async fn every_fall_of_the_balance_arrives_once() {
         .await
         .expect(200);
     for socket in [&mut first, &mut second] {
-        let told = socket.next_of("session_started").await;
+        let told = socket.next().await;
+        assert_eq!(told["type"], "session_started");
         assert_eq!(
             (&told["sessionId"], &told["startedAt"]),
             (&started["sessionId"], &started["startedAt"])
