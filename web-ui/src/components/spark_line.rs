@@ -20,7 +20,7 @@ pub(super) fn view(dashboard: &Dashboard, now: LocalTime) -> Html {
         .live
         .map(|live| browser::local(live.clock.at(now).saturating_sub(WINDOW)).short_time());
     html! {
-        <section class="panel">
+        <section class="panel line">
             <h2>{ "Balance, last 5 minutes" }</h2>
             <svg class="spark" viewBox={format!("0 -4 {WIDTH} {}", HEIGHT + 4)} preserveAspectRatio="none" role="img"
                 aria-label={drawn.as_ref().map_or_else(|| "Nothing is known yet".to_owned(), words_for)}>
