@@ -99,21 +99,22 @@ impl Access {
 
     /// Who has `token`.
     pub async fn of_token(&self, token: &str) -> Result<Bearer, AccessError> {
-        let bearer = self
-            .tokens
-            .read(token, self.clock.now())
-            .map_err(|_| AccessError::InvalidToken)?;
-        if self.known().revoked.contains_key(&bearer.token) {
-            return Err(AccessError::InvalidToken);
-        }
-        let valid_from = self
-            .valid_from(bearer.user)
-            .await?
-            .ok_or(AccessError::InvalidToken)?;
-        if bearer.issued_at < valid_from {
-            return Err(AccessError::InvalidToken);
-        }
+        let bearer = self.tokens.read(token, self.clock.now());
+        let bearer = bearer.map_err(|_| AccessError::InvalidToken)?;
+        self.check(&bearer).await?;
         Ok(bearer)
+    }
+
+    /// Whether the token that `bearer` came with is neither revoked nor voided.
+    pub async fn check(&self, bearer: &Bearer) -> Result<(), AccessError> {
+        let is_revoked = self.known().revoked.contains_key(&bearer.token);
+        if is_revoked {
+            return Err(AccessError::InvalidToken);
+        }
+        match self.valid_from(bearer.user).await? {
+            Some(valid_from) if bearer.issued_at >= valid_from => Ok(()),
+            _ => Err(AccessError::InvalidToken),
+        }
     }
 
     /// Revokes the token that `bearer` came with; returns when that is durable and in force.
@@ -157,25 +158,41 @@ impl Access {
         loop {
             ticks.tick().await;
             self.forget_expired();
-            let notices = match self.store.notices(Some(after), NOTICES_AT_ONCE).await {
-                Ok(notices) => notices,
-                Err(error) => {
-                    tracing::debug!(%error, "no notices could be read");
-                    continue;
+            loop {
+                match self.read_notices(&mut after, &on_change).await {
+                    Ok(ReadNotices::Some) => {}
+                    Ok(ReadNotices::All) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "notices could not be followed");
+                        break;
+                    }
                 }
-            };
-            for notice in notices {
-                self.forget(notice.user);
-                // Without the database nobody's tokens can be checked anew: try this notice again.
-                let Ok(valid_from) = self.valid_from(notice.user).await else {
-                    break;
-                };
-                if let Some(valid_from) = valid_from {
-                    on_change(notice.user, valid_from);
-                }
-                after = notice.id;
             }
         }
+    }
+
+    /// Acts on the notices after the one numbered `after`. One that can't be acted on, for want of
+    /// the database, is read again the next time.
+    async fn read_notices(
+        &self,
+        after: &mut i64,
+        on_change: &impl Fn(UserId, UnixMillis),
+    ) -> Result<ReadNotices, AccessError> {
+        let notices = self.store.notices(Some(*after), NOTICES_AT_ONCE).await;
+        let notices = notices.map_err(AccessError::Store)?;
+        let is_full = notices.len() >= NOTICES_AT_ONCE as usize;
+        for notice in notices {
+            self.forget(notice.user);
+            if let Some(valid_from) = self.valid_from(notice.user).await? {
+                on_change(notice.user, valid_from);
+            }
+            *after = notice.id;
+        }
+        Ok(if is_full {
+            ReadNotices::Some
+        } else {
+            ReadNotices::All
+        })
     }
 
     fn forget(&self, user: UserId) {
@@ -194,6 +211,12 @@ impl Access {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether there may be more notices.
+enum ReadNotices {
+    Some,
+    All,
 }
 
 impl Known {

@@ -18,7 +18,7 @@ use engine::{
     store::{self, Store, StoreLocation},
 };
 
-use crate::{log, settings::Settings};
+use crate::{cause::chain, log, server::ServerError, settings::Settings};
 
 /// A real-time billing engine: wallets of whole credits, and sessions that cost credits by time.
 #[derive(Parser)]
@@ -68,7 +68,7 @@ pub fn run() -> ExitCode {
     let settings = match Settings::load(cli.config.as_deref()) {
         Ok(settings) => settings,
         Err(error) => {
-            eprintln!("error: wrong settings: {:#}", anyhow::Error::from(error));
+            eprintln!("error: wrong settings: {}", chain(&error));
             return ExitCode::from(2);
         }
     };
@@ -77,7 +77,7 @@ pub fn run() -> ExitCode {
         .context("the runtime did not start")
         .and_then(|runtime| runtime.block_on(run_command(cli.command, settings)));
     done.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        eprintln!("error: {}", chain(error.as_ref()));
         ExitCode::FAILURE
     })
 }
@@ -95,13 +95,9 @@ async fn run_command(command: Command, settings: Settings) -> anyhow::Result<Exi
 
 /// Opens the database and its clock.
 async fn open(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, Clock)> {
-    let store = store::open(&settings.store)
-        .await
-        .context("can't use the database")?;
-    let latest = store
-        .latest_alive_at()
-        .await
-        .context("can't use the database")?;
+    let failed = |source| ServerError::store(&settings.store.location, source);
+    let store = store::open(&settings.store).await.map_err(failed)?;
+    let latest = store.latest_alive_at().await.map_err(failed)?;
     Ok((store, Clock::start(latest)?))
 }
 

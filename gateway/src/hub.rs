@@ -146,7 +146,7 @@ impl Actor for Hub {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             HubMessage::EngineStarted(engine) => state.engine = Some(engine),
-            HubMessage::Update(update) => state.pass_on(update),
+            HubMessage::Update(update) => state.pass_on(&update),
             HubMessage::Join {
                 bearer,
                 outbox,
@@ -161,7 +161,7 @@ impl Actor for Hub {
             }
             HubMessage::Leave { user, seat } => state.leave(user, seat),
             HubMessage::CloseToken { user, token } => {
-                state.close_where(user, |seat| seat.token == token)
+                state.close_where(user, |seat| seat.token == token);
             }
             HubMessage::CloseTokensBefore { user, valid_from } => {
                 state.close_where(user, |seat| seat.issued_at < valid_from);
@@ -173,7 +173,7 @@ impl Actor for Hub {
 }
 
 impl HubState {
-    fn pass_on(&self, update: UserUpdate) {
+    fn pass_on(&self, update: &UserUpdate) {
         let Some(seats) = self.users.get(&update.user) else {
             return;
         };

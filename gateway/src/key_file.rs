@@ -19,7 +19,9 @@ use crate::settings::KeySource;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The file can't be read or made.
-    #[error("can't use the token key file {path}")]
+    #[error(
+        "can't use the token key file {path} (DATA_DIR or tokens.key_file can name another place)"
+    )]
     File {
         /// The file.
         path: PathBuf,

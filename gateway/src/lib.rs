@@ -16,6 +16,7 @@ pub mod settings;
 
 mod access;
 mod app;
+mod cause;
 mod hub;
 mod key_file;
 mod log;

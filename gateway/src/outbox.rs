@@ -59,7 +59,8 @@ pub struct Outbox {
 #[derive(Debug, Default)]
 struct Waiting {
     events: VecDeque<ServerMessage>,
-    balance: Option<LiveBalance>,
+    /// The balance to be sent, and how many of the events were told before it.
+    balance: Option<(usize, LiveBalance)>,
     /// The balance that was put in last, sent or not.
     latest: Option<LiveBalance>,
     closing: Option<Closing>,
@@ -76,14 +77,21 @@ impl Outbox {
     }
 
     /// Puts in what the engine told, in place of what it told before. It tells in order, so only one
-    /// thing can be out of order: a balance of the same live session as the snapshot, but older.
+    /// thing can be out of order: a balance of the same live session as the snapshot, but older. A
+    /// balance that says nothing new is dropped too.
     pub fn put_balance(&self, balance: LiveBalance) {
         let mut waiting = self.waiting();
-        let is_stale = waiting.latest.is_some_and(|latest| {
-            let same_session = session_of(balance).filter(|id| session_of(latest) == Some(*id));
-            same_session.is_some() && balance.as_of < latest.as_of
+        let is_news = waiting.latest.is_none_or(|latest| {
+            let same_session =
+                session_of(balance).filter(|session| session_of(latest) == Some(*session));
+            let is_older = same_session.is_some() && balance.as_of < latest.as_of;
+            let as_before = LiveBalance {
+                as_of: latest.as_of,
+                ..balance
+            };
+            !is_older && as_before != latest
         });
-        if !is_stale {
+        if is_news {
             waiting.put(balance);
             drop(waiting);
             self.changed.notify_one();
@@ -130,7 +138,7 @@ impl Outbox {
 
     /// Takes the balance alone, for the first message.
     pub fn take_balance(&self) -> Option<LiveBalance> {
-        self.waiting().balance.take()
+        self.waiting().balance.take().map(|(_, balance)| balance)
     }
 
     /// Waits for the next thing to do. Dropping the future loses nothing.
@@ -150,19 +158,24 @@ impl Outbox {
 
 impl Waiting {
     fn put(&mut self, balance: LiveBalance) {
-        self.balance = Some(balance);
+        self.balance = Some((self.events.len(), balance));
         self.latest = Some(balance);
     }
 
-    /// The end comes first; then events, since the balance is the state after them.
+    /// The end comes first; the rest in the order in which it was told.
     fn take(&mut self) -> Option<Next> {
         if let Some(closing) = self.closing.take() {
             return Some(Next::Close(closing));
         }
-        if let Some(event) = self.events.pop_front() {
-            return Some(Next::Event(event));
+        if let Some((0, balance)) = self.balance {
+            self.balance = None;
+            return Some(Next::Balance(balance));
         }
-        self.balance.take().map(Next::Balance)
+        let event = self.events.pop_front()?;
+        if let Some((events_before, _)) = &mut self.balance {
+            *events_before -= 1;
+        }
+        Some(Next::Event(event))
     }
 }
 
@@ -218,44 +231,51 @@ mod tests {
 
     #[test]
     fn balances_conflate_and_events_do_not() {
-        let outbox = Outbox::new(2);
+        let outbox = Outbox::new(3);
         outbox.put_balance(live(1, 100));
         outbox.put_event(event(1));
         outbox.put_balance(live(2, 99));
         outbox.put_event(event(2));
         outbox.put_balance(live(3, 98));
+        outbox.put_event(event(3));
         let expected = [
             Next::Event(event(1)),
             Next::Event(event(2)),
             Next::Balance(live(3, 98)),
+            Next::Event(event(3)),
         ];
-        assert_eq!(drain(&outbox), expected);
+        assert_eq!(
+            drain(&outbox),
+            expected,
+            "each stands where it was told last"
+        );
     }
 
     #[test]
     fn snapshot_and_news_meet_in_any_order() {
-        let check = |puts: &[(fn(&Outbox, LiveBalance), LiveBalance)], shown: LiveBalance| {
+        type Put = fn(&Outbox, LiveBalance);
+        const TOLD: Put = Outbox::put_balance;
+        const ASKED: Put = Outbox::put_snapshot;
+        let check = |puts: &[(Put, LiveBalance)], shown: LiveBalance| {
             let outbox = Outbox::new(1);
-            puts.iter()
-                .for_each(|(put, balance)| put(&outbox, *balance));
+            for (put, balance) in puts {
+                put(&outbox, *balance);
+            }
             assert_eq!(drain(&outbox), [Next::Balance(shown)]);
         };
-        let (told, asked): (fn(&Outbox, _), fn(&Outbox, _)) =
-            (Outbox::put_balance, Outbox::put_snapshot);
-        check(&[(asked, idle(5, 100))], idle(5, 100));
-        check(&[(told, live(4, 100)), (asked, idle(5, 100))], live(4, 100));
-        check(&[(asked, idle(5, 100)), (told, live(4, 100))], live(4, 100));
-        check(&[(asked, idle(5, 100)), (told, idle(4, 150))], idle(4, 150));
-        check(&[(asked, live(5, 99)), (told, live(4, 100))], live(5, 99));
-        check(
-            &[
-                (asked, live(5, 99)),
-                (told, live(4, 100)),
-                (told, live(6, 98)),
-            ],
-            live(6, 98),
-        );
-        check(&[(asked, live(5, 99)), (told, idle(5, 99))], idle(5, 99));
+        check(&[(ASKED, idle(5, 100))], idle(5, 100));
+        check(&[(TOLD, live(4, 100)), (ASKED, idle(5, 100))], live(4, 100));
+        check(&[(ASKED, idle(5, 100)), (TOLD, live(4, 100))], live(4, 100));
+        check(&[(ASKED, idle(5, 100)), (TOLD, idle(4, 150))], idle(4, 150));
+        check(&[(ASKED, live(5, 99)), (TOLD, live(4, 100))], live(5, 99));
+        let told_twice = [
+            (ASKED, live(5, 99)),
+            (TOLD, live(4, 100)),
+            (TOLD, live(6, 98)),
+        ];
+        check(&told_twice, live(6, 98));
+        check(&[(ASKED, live(5, 99)), (TOLD, idle(5, 99))], idle(5, 99));
+        check(&[(ASKED, idle(5, 99)), (TOLD, idle(6, 99))], idle(5, 99));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use hyper::{
 use schema::{ErrorBody, ErrorCode};
 use serde::Serialize;
 
-use crate::{access::AccessError, passwords::PasswordError, tokens::TokenNotMade};
+use crate::{access::AccessError, cause::chain, passwords::PasswordError, tokens::TokenNotMade};
 
 /// What goes back to the client.
 pub type Reply = Response<Full<Bytes>>;
@@ -287,13 +287,9 @@ pub fn with_type(status: StatusCode, content_type: &'static str, body: Bytes) ->
 
 /// The headers that every reply has.
 pub fn harden(reply: &mut Reply) {
-    const ALWAYS: [(HeaderName, &str); 3] = [
+    const ALWAYS: [(HeaderName, &str); 2] = [
         (hyper::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (hyper::header::REFERRER_POLICY, "no-referrer"),
-        (
-            HeaderName::from_static("cross-origin-opener-policy"),
-            "same-origin",
-        ),
     ];
     for (name, value) in ALWAYS {
         reply
@@ -303,17 +299,11 @@ pub fn harden(reply: &mut Reply) {
 }
 
 /// Writes `cause` with all that caused it into the log.
-fn log_cause(code: ErrorCode, cause: &dyn Error) {
-    let mut chain = cause.to_string();
-    let mut next = cause.source();
-    while let Some(source) = next {
-        chain.push_str(": ");
-        chain.push_str(&source.to_string());
-        next = source.source();
-    }
+fn log_cause(code: ErrorCode, cause: &(dyn Error + 'static)) {
+    let cause = chain(cause);
     if code == ErrorCode::Internal {
-        tracing::error!(?code, cause = chain, "a request failed");
+        tracing::error!(?code, cause, "a request failed");
     } else {
-        tracing::warn!(?code, cause = chain, "a request failed");
+        tracing::warn!(?code, cause, "a request failed");
     }
 }

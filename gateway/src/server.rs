@@ -52,10 +52,12 @@ pub enum ServerError {
         source: io::Error,
     },
     /// The database can't be used.
-    #[error("can't use the database {location}")]
+    #[error("can't use the database {location}{hint}")]
     Store {
         /// Which, without secrets.
         location: String,
+        /// What to do.
+        hint: &'static str,
         /// What went wrong.
         #[source]
         source: StoreError,
@@ -91,6 +93,25 @@ pub enum ServerError {
     HubEnded,
 }
 
+impl ServerError {
+    /// The database at `location` failed because of `source`.
+    pub fn store(location: &StoreLocation, source: StoreError) -> Self {
+        let hint = match (&source, location) {
+            (StoreError::Unavailable(_) | StoreError::TimedOut(_), StoreLocation::Postgres(_)) => {
+                " (does it run, and is DATABASE_URL right?)"
+            }
+            (StoreError::File { .. }, _) => " (DATA_DIR or DATABASE_URL can name another place)",
+            (StoreError::Incompatible(_), _) => " (DATABASE_URL can name another one)",
+            _ => "",
+        };
+        Self::Store {
+            location: describe(location),
+            hint,
+            source,
+        }
+    }
+}
+
 /// A client's connection. It counts as open as long as there is a clone of this.
 #[derive(Clone)]
 pub struct Connection(
@@ -121,11 +142,8 @@ impl Server {
     pub async fn build(settings: Settings) -> Result<Self, ServerError> {
         let listener = listen(settings.http.address).await?;
         let address = listener.local_addr().unwrap_or(settings.http.address);
-        let location = describe(&settings.store.location);
-        let in_store = |source| ServerError::Store {
-            location: location.clone(),
-            source,
-        };
+        let location = settings.store.location.clone();
+        let in_store = |source| ServerError::store(&location, source);
 
         let key = key_file::load(&settings.tokens.key)?;
         let tokens = Tokens::new(key, settings.tokens.lifetime)?;
@@ -170,7 +188,7 @@ impl Server {
             routes,
             hub: hub_task,
             notices,
-            backing: format!("{location}, {mirror}"),
+            backing: format!("{}, {mirror}", describe(&location)),
         })
     }
 
@@ -187,7 +205,8 @@ impl Server {
         )
     }
 
-    /// Serves until `stop` is done or it can't go on, then drains.
+    /// Serves until `stop` is done or it can't go on. Then it ends in order: sockets and requests, the
+    /// engine, the database.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Self {
             listener,
@@ -215,7 +234,13 @@ impl Server {
         };
         drop(listener);
         notices.abort();
-        drain(&app, connections).await;
+        drain_clients(&app, connections).await;
+        // Who was superseded can record nothing more: its successor has its sessions.
+        if !matches!(ended, Err(ServerError::Superseded)) {
+            app.engine.shutdown(app.http.drain_timeout).await;
+        }
+        app.hub.stop(None);
+        app.engine.store().close().await;
         ended
     }
 }
@@ -314,8 +339,8 @@ async fn follow_notices(app: Arc<App>, after: i64) {
     app.access.follow_notices(after, tell_hub).await;
 }
 
-/// Ends in order: sockets and requests, then the engine, then the database.
-async fn drain(app: &App, connections: Connections) {
+/// Closes all sockets, and waits for them and for the requests in progress.
+async fn drain_clients(app: &App, connections: Connections) {
     app.draining.begin();
     tracing::info!(live_sessions = app.engine.live_sessions(), "draining");
     // A hub that is gone has no sockets to close.
@@ -330,9 +355,6 @@ async fn drain(app: &App, connections: Connections) {
     if timeout(app.http.drain_timeout, clients).await.is_err() {
         tracing::warn!("some clients did not finish in time");
     }
-    app.engine.shutdown(app.http.drain_timeout).await;
-    app.hub.stop(None);
-    app.engine.store().close().await;
 }
 
 /// The database as people may see it: without user and password.

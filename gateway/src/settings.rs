@@ -207,15 +207,11 @@ fn http(reader: &Reader) -> Result<HttpSettings, SettingsError> {
     let host: IpAddr = match reader.text("http.host")?.as_str() {
         "localhost" => IpAddr::from([127, 0, 0, 1]),
         host => host.trim_matches(['[', ']']).parse().map_err(|_| {
-            reader.wrong(
-                "http.host",
-                "must be an IP address such as 127.0.0.1 or ::".to_owned(),
-            )
+            reader.wrong("http.host", "must be an IP address such as 127.0.0.1 or ::")
         })?,
     };
     let port = reader.whole("http.port", 0, 65_535)?;
-    let port =
-        u16::try_from(port).map_err(|_| reader.wrong("http.port", "must be a port".to_owned()))?;
+    let port = u16::try_from(port).map_err(|_| reader.wrong("http.port", "must be a port"))?;
     let origins = reader
         .texts("http.allowed_origins")?
         .iter()
@@ -226,7 +222,7 @@ fn http(reader: &Reader) -> Result<HttpSettings, SettingsError> {
         allowed_origins: origins.map_err(|error| {
             reader.wrong(
                 "http.allowed_origins",
-                format!("must be a list of origins: {error}"),
+                &format!("must be a list of origins: {error}"),
             )
         })?,
         connections_max: reader.count("http.connections_max", 1, 1_000_000)?,
@@ -254,12 +250,13 @@ fn tokens(reader: &Reader, data_dir: &Path) -> Result<TokenSettings, SettingsErr
         .map_or_else(|| data_dir.join("token.key"), PathBuf::from);
     let key = match reader.optional_text("tokens.key")? {
         None => KeySource::File(file),
-        Some(text) => KeySource::Given(SymmetricKey::try_from(text.trim()).map_err(|_| {
-            reader.wrong("tokens.key", "must be a PASERK key, k4.local.…".to_owned())
-        })?),
+        Some(text) => KeySource::Given(
+            SymmetricKey::try_from(text.trim())
+                .map_err(|_| reader.wrong("tokens.key", "must be a PASERK key, k4.local.…"))?,
+        ),
     };
     let lifetime = Millis::new(lifetime)
-        .map_err(|error| reader.wrong("tokens.lifetime_hours", error.to_string()))?;
+        .map_err(|error| reader.wrong("tokens.lifetime_hours", &error.to_string()))?;
     Ok(TokenSettings { lifetime, key })
 }
 
@@ -269,7 +266,7 @@ fn store(reader: &Reader, data_dir: &Path) -> Result<StoreSettings, SettingsErro
         Some(url) => location(&url).ok_or_else(|| {
             reader.wrong(
                 "database.url",
-                "must be postgres://USER:PASSWORD@HOST/NAME or sqlite://PATH".to_owned(),
+                "must be postgres://USER:PASSWORD@HOST/NAME or sqlite://PATH",
             )
         })?,
     };
@@ -277,7 +274,7 @@ fn store(reader: &Reader, data_dir: &Path) -> Result<StoreSettings, SettingsErro
     Ok(StoreSettings {
         location,
         connections_max: u32::try_from(connections)
-            .map_err(|_| reader.wrong("database.connections_max", "is too large".to_owned()))?,
+            .map_err(|_| reader.wrong("database.connections_max", "is too large"))?,
         connect_timeout: reader.duration("database.connect_timeout_ms", 10)?,
         call_timeout: reader.duration("database.call_timeout_ms", 10)?,
     })
@@ -300,19 +297,19 @@ fn engine(reader: &Reader) -> Result<EngineSettings, SettingsError> {
         .as_ref()
         .is_some_and(|url| !url.starts_with("redis://") && !url.starts_with("rediss://"))
     {
-        return Err(reader.wrong("redis.url", "must be redis://HOST:PORT".to_owned()));
+        return Err(reader.wrong("redis.url", "must be redis://HOST:PORT"));
     }
     Ok(EngineSettings {
         node: NodeName::new(&reader.text("node.name")?).map_err(|_| {
             reader.wrong(
                 "node.name",
-                "must be 1 to 64 letters, digits, dots, dashes or _".to_owned(),
+                "must be 1 to 64 letters, digits, dots, dashes or _",
             )
         })?,
         tariff: tariff(reader)?,
         settle_every: millis(reader, "settlement.every_ms", 1_000)?,
         low_balance: Millis::new(low_balance)
-            .map_err(|error| reader.wrong("session.low_balance_seconds", error.to_string()))?,
+            .map_err(|error| reader.wrong("session.low_balance_seconds", &error.to_string()))?,
         recovered_sessions: reader.choice(
             "recovery.sessions",
             "\"resume\" or \"stop\"",
@@ -338,7 +335,7 @@ fn tariff(reader: &Reader) -> Result<Tariff, SettingsError> {
     let price = credits(reader, "tariff.credits", 1)?;
     let interval = millis(reader, "tariff.interval_ms", 1)?;
     Tariff::new(price, interval, charged_at)
-        .map_err(|error| reader.wrong("tariff.credits", error.to_string()))
+        .map_err(|error| reader.wrong("tariff.credits", &error.to_string()))
 }
 
 fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {
@@ -350,23 +347,18 @@ fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {
     let level = reader.text("log.level")?;
     level
         .parse::<tracing_subscriber::filter::Targets>()
-        .map_err(|_| {
-            reader.wrong(
-                "log.level",
-                "must be a level or a list of directives".to_owned(),
-            )
-        })?;
+        .map_err(|_| reader.wrong("log.level", "must be a level or a list of directives"))?;
     Ok(LogSettings { format, level })
 }
 
 fn credits(reader: &Reader, key: &'static str, min: i64) -> Result<Credits, SettingsError> {
     Credits::new(reader.whole(key, min, MAX_SAFE_INTEGER)?)
-        .map_err(|error| reader.wrong(key, error.to_string()))
+        .map_err(|error| reader.wrong(key, &error.to_string()))
 }
 
 fn millis(reader: &Reader, key: &'static str, min: i64) -> Result<Millis, SettingsError> {
     Millis::new(reader.whole(key, min, MAX_SAFE_INTEGER)?)
-        .map_err(|error| reader.wrong(key, error.to_string()))
+        .map_err(|error| reader.wrong(key, &error.to_string()))
 }
 
 #[cfg(test)]

@@ -122,7 +122,12 @@ async fn admit(app: &App, request: &Request<Incoming>) -> Result<Bearer, Closing
         (None, Some(token)) => app.access.of_token(token).await,
         (None, None) => Err(AccessError::TokenRequired),
     };
-    admitted.map_err(|error| match error {
+    admitted.map_err(why_not)
+}
+
+/// How a socket is closed that may not be open.
+fn why_not(error: AccessError) -> Closing {
+    match error {
         AccessError::TokenRequired => {
             Closing::now(CloseCode::NotAllowed, "Authentication required")
         }
@@ -131,7 +136,7 @@ async fn admit(app: &App, request: &Request<Incoming>) -> Result<Bearer, Closing
             tracing::warn!(%error, "a websocket's token could not be checked");
             Closing::now(CloseCode::TryLater, "Try again later")
         }
-    })
+    }
 }
 
 async fn serve(app: &App, upgrade: OnUpgrade, admitted: Result<Bearer, Closing>) {
@@ -207,7 +212,7 @@ impl Socket {
         let closes_at = app.engine.clock().instant_of(bearer.expires_at);
         let outbox = Arc::new(Outbox::new(app.sockets.events_max));
         let join = |reply| HubMessage::Join {
-            bearer,
+            bearer: bearer.clone(),
             outbox: Arc::clone(&outbox),
             reply,
         };
@@ -226,6 +231,8 @@ impl Socket {
             user,
             number,
         };
+        // A token that died before the hub knew the socket was not closed by the hub.
+        app.access.check(&bearer).await.map_err(why_not)?;
         outbox.put_snapshot(
             app.engine
                 .balance(user)

@@ -269,15 +269,14 @@ fn page_path(path: &str, ask: &Ask) -> String {
 
 /// `text` as a part of an address's query.
 pub fn escaped(text: &str) -> String {
-    text.bytes()
-        .fold(String::with_capacity(text.len()), |mut escaped, byte| {
-            if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-                escaped.push(char::from(byte));
-            } else {
-                escaped.push_str(&format!("%{byte:02X}"));
-            }
-            escaped
-        })
+    let escape = |byte: u8| match byte {
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+            char::from(byte).to_string()
+        }
+        _ => format!("%{byte:02X}"),
+    };
+    let parts: Vec<String> = text.bytes().map(escape).collect();
+    parts.concat()
 }
 
 fn read_refusal(status: u16, retry_after: Option<&str>, body: &str) -> Refusal {

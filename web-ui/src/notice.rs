@@ -8,7 +8,7 @@ use crate::clock::LocalTime;
 const NOTICES_MAX: usize = 3;
 
 /// How long a notice stays that only confirms something.
-const BRIEF: Millis = match Millis::new(20_000) {
+const BRIEF: Millis = match Millis::new(12_000) {
     Ok(millis) => millis,
     Err(_) => Millis::ZERO,
 };
@@ -143,9 +143,9 @@ mod tests {
             "the same is said once"
         );
 
-        notices.expire(LocalTime::new(19_999));
+        notices.expire(LocalTime::new(11_999));
         assert_eq!(texts(&notices).len(), 2);
-        notices.expire(LocalTime::new(20_000));
+        notices.expire(LocalTime::new(12_000));
         assert_eq!(texts(&notices), ["no network"], "trouble stays");
 
         for text in ["a", "b", "c"] {

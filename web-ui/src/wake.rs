@@ -88,3 +88,102 @@ fn to_phase(mark: UnixMillis, now: UnixMillis) -> Millis {
     let rest = (mark.get() - now.get()).rem_euclid(SECOND_MS);
     Millis::new(if rest == 0 { SECOND_MS } else { rest }).unwrap_or(IDLE)
 }
+
+#[cfg(test)]
+mod tests {
+    use schema::{
+        Credits, SessionId,
+        session::{ActiveSession, LiveBalance},
+    };
+
+    use super::*;
+    use crate::{
+        action::Action,
+        api::Token,
+        clock::{Moment, ServerClock},
+        model::Live,
+        reducer::{initial, reduce},
+    };
+
+    fn unix(millis: i64) -> UnixMillis {
+        UnixMillis::new(millis).unwrap()
+    }
+
+    /// A dashboard that was opened at 0 and has just connected, with the balance's facts.
+    fn dashboard(session: Option<ActiveSession>) -> (State, Box<Dashboard>) {
+        let token = Some(Token::new("t".to_owned()));
+        let moment = Moment {
+            now: LocalTime::new(0),
+            entropy: 0,
+        };
+        let (state, _) = reduce(initial(), Action::Opened(token), moment);
+        let Screen::Dashboard(mut dashboard) = state.screen.clone() else {
+            panic!("no dashboard")
+        };
+        let balance = LiveBalance {
+            credits: Credits::ZERO,
+            as_of: unix(0),
+            session,
+        };
+        let clock = ServerClock::new(unix(0), LocalTime::new(0));
+        dashboard.live = Some(Live { balance, clock });
+        dashboard.link.phase = LinkPhase::Live {
+            heard_at: LocalTime::new(0),
+        };
+        (state, dashboard)
+    }
+
+    fn wake((state, dashboard): (State, Box<Dashboard>), now: i64) -> Option<i64> {
+        let state = State {
+            screen: Screen::Dashboard(dashboard),
+            ..state
+        };
+        next_wake(&state, LocalTime::new(now)).map(Millis::get)
+    }
+
+    #[test]
+    fn a_card_waits_for_the_user() {
+        assert_eq!(next_wake(&initial(), LocalTime::new(0)), None);
+    }
+
+    #[test]
+    fn a_countdown_moves_as_its_second_does() {
+        let session = ActiveSession {
+            session_id: SessionId::new(1).unwrap(),
+            started_at: unix(0),
+            consumed: Credits::ZERO,
+            credits_per_interval: Credits::new(1).unwrap(),
+            interval_ms: Millis::new(6_000).unwrap(),
+            next_charge_at: Some(unix(6_250)),
+            depletes_at: Some(unix(600_250)),
+        };
+        assert_eq!(wake(dashboard(Some(session)), 100), Some(150));
+        assert_eq!(wake(dashboard(Some(session)), 250), Some(1_000));
+        assert_eq!(
+            wake(dashboard(Some(session)), 700_000),
+            Some(250),
+            "also when it is over"
+        );
+        assert_eq!(wake(dashboard(Some(session)), 249), Some(LEAST.get()));
+        assert_eq!(wake(dashboard(None), 100), Some(IDLE.get()));
+    }
+
+    #[test]
+    fn nothing_due_is_missed() {
+        let (state, mut dashboard) = dashboard(None);
+        dashboard.live = None;
+        dashboard.link.phase = LinkPhase::Connecting {
+            since: LocalTime::new(0),
+        };
+        assert_eq!(wake((state.clone(), dashboard.clone()), 9_000), Some(1_000));
+        dashboard.link.phase = LinkPhase::Waiting {
+            until: LocalTime::new(2_300),
+        };
+        assert_eq!(
+            wake((state.clone(), dashboard.clone()), 0),
+            Some(300),
+            "the shown seconds change"
+        );
+        assert_eq!(wake((state, dashboard), 2_200), Some(100));
+    }
+}

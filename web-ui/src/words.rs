@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn rates() {
         let check = |price: i64, interval: i64, words: &str| {
-            assert_eq!(rate(amount(price), ms(interval)), words)
+            assert_eq!(rate(amount(price), ms(interval)), words);
         };
         check(1, 6_000, "1 credit every 6 s");
         check(10, 60_000, "10 credits every minute");

@@ -233,13 +233,13 @@ impl Connection {
 
     async fn simple(&mut self, sql: Sql) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(connection) => drop(
+            Self::Postgres(connection) => {
                 sqlx::raw_sql(sql.postgres)
                     .execute(&mut **connection)
-                    .await?,
-            ),
+                    .await?;
+            }
             Self::Sqlite(connection) => {
-                drop(sqlx::raw_sql(sql.sqlite).execute(&mut **connection).await?)
+                sqlx::raw_sql(sql.sqlite).execute(&mut **connection).await?;
             }
         }
         Ok(())

@@ -53,3 +53,31 @@ pub(super) fn explain(error: MigrateError, migrator: &Migrator) -> StoreError {
         other => StoreError::Incompatible(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::{postgres, sqlite};
+
+    #[test]
+    fn both_databases_have_the_same_migrations() {
+        let names = |migrations: Vec<Migration>| {
+            let name = |migration: Migration| (migration.version, migration.description);
+            migrations.into_iter().map(name).collect::<Vec<_>>()
+        };
+        let postgres = names(postgres::own_migrations());
+        assert_eq!(postgres, names(sqlite::own_migrations()));
+        let versions: Vec<i64> = postgres.iter().map(|(version, _)| *version).collect();
+        assert_eq!(versions, (1..).take(versions.len()).collect::<Vec<_>>());
+
+        for database in ["postgres", "sqlite"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../schema/migrations")
+                .join(database);
+            let files = std::fs::read_dir(folder).unwrap().count();
+            assert_eq!(files, versions.len(), "every file of {database} runs");
+        }
+    }
+}

@@ -11,7 +11,7 @@ use sqlx::{
 use super::{StoreError, StoreSettings, migrations};
 
 /// The migrations, oldest first. One that was released is never changed.
-fn own_migrations() -> Vec<Migration> {
+pub(super) fn own_migrations() -> Vec<Migration> {
     vec![migrations::simple(
         1,
         "wallets, sessions, ledger",
@@ -33,10 +33,28 @@ pub(super) async fn open(address: &str, settings: &StoreSettings) -> Result<PgPo
     migrate(&mut connection).await?;
     connection.close().await?;
 
+    let patience_ms = settings.call_timeout.as_millis().to_string();
     Ok(PgPoolOptions::new()
         .max_connections(settings.connections_max.max(1))
         .acquire_timeout(settings.connect_timeout)
+        .after_connect(move |connection, _| {
+            let patience_ms = patience_ms.clone();
+            Box::pin(async move { limit(connection, &patience_ms).await })
+        })
         .connect_lazy_with(options))
+}
+
+/// Lets the server give up what we have given up: a statement that takes too long, and a transaction
+/// whose process was suspended or has lost its network. Its locks would keep others from taking over.
+async fn limit(connection: &mut PgConnection, patience_ms: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "SELECT set_config('statement_timeout', $1, FALSE),
+                set_config('idle_in_transaction_session_timeout', $1, FALSE)",
+    )
+    .bind(patience_ms)
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {

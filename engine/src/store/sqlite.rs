@@ -20,7 +20,7 @@ use sqlx::{
 use super::{StoreError, StoreSettings, migrations};
 
 /// The migrations, oldest first. One that was released is never changed.
-fn own_migrations() -> Vec<Migration> {
+pub(super) fn own_migrations() -> Vec<Migration> {
     vec![migrations::simple(
         1,
         "wallets, sessions, ledger",

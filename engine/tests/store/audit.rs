@@ -20,6 +20,7 @@ on_both! {
     honest_activity_breaks_no_law
     every_page_is_audited_once
     every_tampering_is_found
+    downtime_that_was_charged_is_found
 }
 
 /// A small engine that does random things, the same ones every time.
@@ -189,12 +190,13 @@ impl Activity {
             .iter()
             .map(|live| (live.session.id, live.session.settled))
             .collect();
-        let ended_elsewhere = self.wallets[which].rebase(&Rebase {
+        let facts = Rebase {
             version: record.version,
             ledger_balance: record.credits,
             changes: record.changes,
             live,
-        });
+        };
+        let ended_elsewhere = self.wallets[which].rebase(at(self.now), &facts);
         assert_eq!(ended_elsewhere, []);
     }
 
@@ -391,6 +393,41 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
             .any(|violation| violation.user == last && violation.law == 8),
         "{violations:#?}"
     );
+}
+
+/// The node was alive at 5.0 s, settled at 6.2 s, died, and served again from 8.9 s to 9.9 s: its
+/// settlement proves what its `alive_at` does not, and no more.
+async fn downtime_that_was_charged_is_found(database: Arc<TestDatabase>) {
+    let (first, user) = (database.run("a").await, database.user(100).await);
+    let interim = settlement(user, 2, 1, 1, 1, 6_200, 6_200);
+    database
+        .must_record(&first, 5_000, &[Fact::Opening(opening(user, 1, 1, 0))])
+        .await;
+    database
+        .must_record(&first, 5_000, &[Fact::Settlement(interim)])
+        .await;
+    let second = database
+        .store
+        .begin_run(&node("a"), at(8_900))
+        .await
+        .unwrap();
+    let last = ended(settlement(user, 3, 1, 2, 1, 7_200, 9_900), EndReason::User);
+    database
+        .must_record(&second, 9_900, &[Fact::Settlement(last)])
+        .await;
+    assert_eq!(database.violations().await, []);
+
+    database
+        .execute("UPDATE sessions SET served_ms = 7201")
+        .await
+        .unwrap();
+    let laws: Vec<u8> = database
+        .violations()
+        .await
+        .iter()
+        .map(|violation| violation.law)
+        .collect();
+    assert_eq!(laws, [8]);
 }
 
 async fn a_finished_session(database: &TestDatabase, id: i64) -> UserId {

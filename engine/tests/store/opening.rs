@@ -208,6 +208,33 @@ async fn a_database_that_is_not_there_is_refused() {
     assert!(matches!(error, StoreError::Refused(_)), "{error}");
 }
 
+/// A server that takes no writes just now is waited for, like one that is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_server_is_unavailable() {
+    support::with_database(Kind::Postgres, |database: Arc<TestDatabase>| async move {
+        let (run, user) = (database.run("a").await, database.user(100).await);
+        let set = async |value: &str| {
+            database
+                .execute(&format!(
+                    "DO $$ BEGIN EXECUTE format(
+                        'ALTER DATABASE %I SET default_transaction_read_only = {value}', current_database());
+                    END $$"
+                ))
+                .await
+        };
+        // It connects when it is first used: read-only.
+        let later = database.another().await;
+        set("on").await.unwrap();
+        let fact = Fact::Opening(opening(user, 1, 1, 10));
+        let error = later.record(&run, Some(at(10)), &[fact]).await.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        assert_eq!(later.user(user).await.unwrap().unwrap().credits, credits(100));
+        let error = store::open(&database.settings).await.err().unwrap();
+        assert!(error.is_transient(), "{error}");
+    })
+    .await;
+}
+
 /// Somebody else holds what the call needs, for longer than the call may take.
 async fn a_call_that_times_out_leaves_nothing_behind(database: Arc<TestDatabase>) {
     let (run, user) = (database.run("a").await, database.user(100).await);

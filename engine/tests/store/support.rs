@@ -89,17 +89,13 @@ pub async fn with_database<F>(kind: Kind, test: fn(Arc<TestDatabase>) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let folder = tempfile::tempdir().unwrap();
     let Some(location) = new_location(kind, &folder).await else {
         return;
     };
     let settings = settings(location.clone());
     let store = store::open(&settings).await.unwrap();
-    let database = Arc::new(TestDatabase {
-        store,
-        settings,
-        folder,
-    });
+    let database = Arc::new(TestDatabase { store, settings });
     let result = tokio::spawn(test(Arc::clone(&database))).await;
     database.store.close().await;
     drop_database(&location).await;

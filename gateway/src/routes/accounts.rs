@@ -25,16 +25,7 @@ pub async fn sign_up(app: &App, request: Request<Incoming>) -> Result<Reply, Fai
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
     let email = valid_email(&fields.text("email")?)?;
     let password = fields.text("password")?;
-    if !(PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&password.len()) {
-        let sentence = format!(
-            "The password must have {PASSWORD_BYTES_MIN} to {PASSWORD_BYTES_MAX} characters."
-        );
-        return Err(Failure::field(
-            ErrorCode::InvalidPassword,
-            "password",
-            sentence,
-        ));
-    }
+    check_password(&password)?;
     let password_hash = Some(app.passwords.hash(password).await?);
     let created_at = app.engine.clock().now();
     let new = NewUser {
@@ -178,6 +169,21 @@ fn valid_email(given: &str) -> Result<String, Failure> {
         ));
     }
     Ok(email.to_owned())
+}
+
+fn check_password(password: &str) -> Result<(), Failure> {
+    let sentence = match password.len() {
+        ..PASSWORD_BYTES_MIN => {
+            format!("The password must have at least {PASSWORD_BYTES_MIN} characters.")
+        }
+        PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX => return Ok(()),
+        _ => format!("The password must have at most {PASSWORD_BYTES_MAX} bytes."),
+    };
+    Err(Failure::field(
+        ErrorCode::InvalidPassword,
+        "password",
+        sentence,
+    ))
 }
 
 #[cfg(test)]

@@ -40,9 +40,9 @@ pub async fn sessions(
     let next_cursor = sessions.last().filter(|_| has_more).map(session_cursor);
     if sessions.iter().any(|session| session.ended_at.is_none()) {
         let live = app.engine.balance(bearer.user).await?.session;
-        sessions
-            .iter_mut()
-            .for_each(|session| bring_up_to_date(session, live));
+        for session in &mut sessions {
+            bring_up_to_date(session, live);
+        }
     }
     Ok(reply::json(
         StatusCode::OK,

@@ -42,7 +42,7 @@ impl Reader {
         number
             .and_then(|number| i64::try_from(number).ok())
             .filter(|number| (min..=max).contains(number))
-            .ok_or_else(|| self.wrong(key, expected()))
+            .ok_or_else(|| self.wrong(key, &expected()))
     }
 
     /// A count that fits a machine word.
@@ -53,8 +53,7 @@ impl Reader {
         max: i64,
     ) -> Result<usize, SettingsError> {
         let count = self.whole(key, min, max)?;
-        usize::try_from(count)
-            .map_err(|_| self.wrong(key, "is too large for this machine".to_owned()))
+        usize::try_from(count).map_err(|_| self.wrong(key, "is too large for this machine"))
     }
 
     /// A length of time from `min_ms` to a day, written in milliseconds.
@@ -72,7 +71,7 @@ impl Reader {
     pub(super) fn text(&self, key: &'static str) -> Result<String, SettingsError> {
         match self.value(key)? {
             Value::String(_, text) => Ok(text),
-            _ => Err(self.wrong(key, "must be a text in quotes".to_owned())),
+            _ => Err(self.wrong(key, "must be a text in quotes")),
         }
     }
 
@@ -83,12 +82,7 @@ impl Reader {
 
     /// A list of texts.
     pub(super) fn texts(&self, key: &'static str) -> Result<Vec<String>, SettingsError> {
-        let expected = || {
-            self.wrong(
-                key,
-                "must be a list of texts, as in [\"a\", \"b\"]".to_owned(),
-            )
-        };
+        let expected = || self.wrong(key, "must be a list of texts, as in [\"a\", \"b\"]");
         let Value::Array(_, items) = self.value(key)? else {
             return Err(expected());
         };
@@ -106,13 +100,13 @@ impl Reader {
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<T, SettingsError> {
         let Ok(text) = self.text(key) else {
-            return Err(self.wrong(key, format!("must be {words}")));
+            return Err(self.wrong(key, &format!("must be {words}")));
         };
-        parse(&text).ok_or_else(|| self.wrong(key, format!("must be {words}")))
+        parse(&text).ok_or_else(|| self.wrong(key, &format!("must be {words}")))
     }
 
     /// The error that `key` is wrong: what it `must` be, what it is and who says so.
-    pub(super) fn wrong(&self, key: &'static str, must: String) -> SettingsError {
+    pub(super) fn wrong(&self, key: &'static str, must: &str) -> SettingsError {
         let origin = self
             .figment
             .find_metadata(key)
@@ -140,7 +134,7 @@ impl Reader {
         self.read.borrow_mut().insert(key);
         self.figment
             .find_value(key)
-            .map_err(|_| self.wrong(key, "is missing".to_owned()))
+            .map_err(|_| self.wrong(key, "is missing"))
     }
 }
 

@@ -2,16 +2,12 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-use pasetors::{
-    keys::SymmetricKey,
-    version4::{LocalToken, V4},
-};
 use serde_json::{Value, json};
 
 use crate::{
     client::{PASSWORD, get, post, sign_up},
-    server::{TOKEN_KEY, TestServer},
+    server::TestServer,
+    token::made_token,
 };
 
 fn credentials(email: &str, password: &str) -> Value {
@@ -201,31 +197,6 @@ async fn a_token_is_required_and_must_be_ours() {
         |scheme: &str| get("/api/auth/me").header("authorization", &format!("{scheme} {token}"));
     me("bearer").send(&server).await.expect(200);
     me("Bearer ").send(&server).await.expect(200);
-}
-
-/// A token with our key, as somebody with the key would make it.
-fn made_token(user: u64, change: impl Fn(&mut Value)) -> String {
-    let key = SymmetricKey::<V4>::try_from(TOKEN_KEY).unwrap();
-    let mut key_id = String::new();
-    pasetors::paserk::FormatAsPaserk::fmt(&pasetors::paserk::Id::from(&key), &mut key_id).unwrap();
-    #[expect(clippy::disallowed_methods, reason = "a client has a clock of its own")]
-    let now = Timestamp::now();
-    let at = |seconds: i64| (now + Duration::from_secs(seconds.unsigned_abs())).to_string();
-    let mut claims = json!({
-        "iss": "minute-credit", "aud": "minute-credit", "sub": user.to_string(),
-        "jti": "0123456789abcdef0123456789abcdef",
-        "iat": now.to_string(), "nbf": now.to_string(), "exp": at(3_600),
-    });
-    change(&mut claims);
-    let footer = format!(r#"{{"kid":"{key_id}"}}"#);
-    let message = claims.to_string();
-    LocalToken::encrypt(
-        &key,
-        message.as_bytes(),
-        Some(footer.as_bytes()),
-        Some(b"minute-credit"),
-    )
-    .unwrap()
 }
 
 #[tokio::test]

@@ -1,8 +1,12 @@
-//! The API over real sockets, against the real server on a fresh SQLite database. Files are named
-//! for the addresses they test.
+//! The API over real sockets, against the real server: on a fresh SQLite database, or on a fresh one
+//! of the Postgres server that `TEST_DATABASE_URL` names. Files are named for the addresses they test.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
 
 mod client;
+mod home;
 mod server;
+mod token;
 
 mod accounts;
 mod errors;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use engine::store::Adjustment;
 use futures_util::{SinkExt, StreamExt};
+use jiff::Timestamp;
 use schema::{Credits, CreditsChange, ledger::EntryKind};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -11,6 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::{
     client::{Socket, get, post, sign_up},
     server::TestServer,
+    token::made_token,
 };
 
 const FAST: (&str, &str) = ("tariff.interval_ms", "50");
@@ -90,7 +92,8 @@ async fn every_fall_of_the_balance_arrives_once() {
         .await
         .expect(200);
     for socket in [&mut first, &mut second] {
-        let told = socket.next_of("session_started").await;
+        let told = socket.next().await;
+        assert_eq!(told["type"], "session_started");
         assert_eq!(
             (&told["sessionId"], &told["startedAt"]),
             (&started["sessionId"], &started["startedAt"])
@@ -114,16 +117,21 @@ async fn every_fall_of_the_balance_arrives_once() {
         .await
         .expect(200);
     for socket in [&mut first, &mut second] {
-        let told = socket.next_of("session_stopped").await;
-        assert_eq!(told["reason"], "user");
+        let last = loop {
+            let update = socket.next_of("credit_update").await;
+            if update["active"] == false {
+                break update;
+            }
+        };
+        assert_eq!(last["credits"], stopped["finalCredits"]);
+        let told = socket.next().await;
+        assert_eq!(
+            (&told["type"], &told["reason"]),
+            (&json!("session_stopped"), &json!("user"))
+        );
         for field in ["sessionId", "creditsConsumed", "finalCredits", "endedAt"] {
             assert_eq!(told[field], stopped[field], "{field}");
         }
-        let last = socket.next_of("credit_update").await;
-        assert_eq!(
-            (&last["credits"], &last["active"]),
-            (&stopped["finalCredits"], &json!(false))
-        );
     }
 }
 
@@ -137,8 +145,17 @@ async fn the_end_of_the_credits_is_told() {
         .send(&server)
         .await
         .expect(200);
+    socket.next_of("session_started").await;
     assert_eq!(socket.next_of("balance_low").await["secondsLeft"], 1);
-    let told = socket.next_of("session_stopped").await;
+    for expected in (0..3).rev() {
+        let update = socket.next_of("credit_update").await;
+        assert_eq!(
+            (&update["credits"], &update["active"]),
+            (&json!(expected), &json!(expected > 0))
+        );
+    }
+    let told = socket.next().await;
+    assert_eq!(told["type"], "session_stopped");
     assert_eq!(
         (
             &told["reason"],
@@ -150,11 +167,6 @@ async fn the_end_of_the_credits_is_told() {
     assert_eq!(
         told["endedAt"].as_i64(),
         started["startedAt"].as_i64().map(|at| at + 150)
-    );
-    let last = socket.next_of("credit_update").await;
-    assert_eq!(
-        (&last["credits"], &last["active"]),
-        (&json!(0), &json!(false))
     );
 }
 
@@ -235,6 +247,24 @@ async fn a_logout_closes_the_sockets_of_its_token() {
         .await
         .expect(200);
     staying.next_of("session_started").await;
+}
+
+#[tokio::test]
+async fn a_token_that_ends_ends_its_sockets() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let me = get("/api/auth/me")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+    let soon = made_token(me["id"].as_u64().unwrap(), |claims| {
+        let now: Timestamp = claims["iat"].as_str().unwrap().parse().unwrap();
+        claims["exp"] = json!((now + Duration::from_millis(1_500)).to_string());
+    });
+    let mut socket = Socket::with_token(&server, &soon).await;
+    assert_eq!(socket.next().await["credits"], 100);
+    assert_eq!(socket.closed().await, (1008, "Invalid token".to_owned()));
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The real program, started as people start it.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
+
 mod program;
 
 mod serve;

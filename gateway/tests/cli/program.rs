@@ -73,28 +73,7 @@ impl Program {
 
     /// Starts `serve`, and waits until it says that it is ready.
     pub fn serve(&self) -> Serving {
-        self.serve_with(self.command(&["serve"]))
-    }
-
-    /// The same with a command of the caller's.
-    pub fn serve_with(&self, mut command: Command) -> Serving {
-        let mut child = command.spawn().unwrap();
-        let mut err = BufReader::new(child.stderr.take().unwrap());
-        let mut lines = String::new();
-        let address = loop {
-            let before = lines.len();
-            assert!(err.read_line(&mut lines).unwrap() > 0, "it ended: {lines}");
-            let line = &lines[before..];
-            if let Some((_, rest)) = line.split_once("is ready at http://") {
-                break rest.split_whitespace().next().unwrap().parse().unwrap();
-            }
-        };
-        Serving {
-            child,
-            err,
-            greeting: lines,
-            address,
-        }
+        Serving::start(self.command(&["serve"]))
     }
 }
 
@@ -144,11 +123,41 @@ pub struct Serving {
 }
 
 impl Serving {
+    /// Starts it with `command`, and waits until it says that it is ready.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut err = BufReader::new(child.stderr.take().unwrap());
+        let mut lines = String::new();
+        let address = loop {
+            let before = lines.len();
+            assert!(err.read_line(&mut lines).unwrap() > 0, "it ended: {lines}");
+            let line = &lines[before..];
+            if let Some((_, rest)) = line.split_once("is ready at http://") {
+                break rest.split_whitespace().next().unwrap().parse().unwrap();
+            }
+        };
+        Self {
+            child,
+            err,
+            greeting: lines,
+            address,
+        }
+    }
+
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .args([&format!("-{name}"), &self.child.id().to_string()])
             .status();
         assert!(sent.unwrap().success());
+    }
+
+    /// Reads the log up to a line with `words`.
+    pub fn wait_for_line(&mut self, words: &str) {
+        let mut line = String::new();
+        while !line.contains(words) {
+            line.clear();
+            assert!(self.err.read_line(&mut line).unwrap() > 0, "it ended");
+        }
     }
 
     /// Waits for the end, and gives the exit code and the rest of the log.

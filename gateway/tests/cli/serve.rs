@@ -1,8 +1,13 @@
 //! `minute-credit serve`: starting, failing to start, and ending.
 
-use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    io::Write,
+    net::{TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+};
 
-use crate::program::{Program, left};
+use crate::program::{Program, Serving, left};
 
 #[test]
 fn it_says_where_it_is_and_ends_well() {
@@ -25,6 +30,41 @@ fn it_says_where_it_is_and_ends_well() {
     }
     let key = fs::metadata(program.dir().join("data/token.key")).unwrap();
     assert_eq!(key.permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let program = Program::new();
+    let mut serving = program.serve();
+    // A request whose body never comes keeps it busy.
+    let mut stream = TcpStream::connect(serving.address).unwrap();
+    let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    serving.ask("GET", "/healthz", "", "");
+    serving.signal("TERM");
+    serving.wait_for_line("draining");
+    serving.signal("TERM");
+    let (code, log) = serving.wait();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("ended at once"), "{log}");
+}
+
+#[test]
+fn whoever_starts_under_the_name_takes_over() {
+    let program = Program::new();
+    let first = program.serve();
+    let token = first.sign_up("ada@example.com");
+    let started = first.ask("POST", "/api/sessions/start", &token, "");
+    assert!(started.contains("Session started"), "{started}");
+    let second = program.serve();
+    let (code, log) = first.wait();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(
+        log.contains("error: another process has taken over"),
+        "{log}"
+    );
+    let stopped = second.ask("POST", "/api/sessions/stop", &token, "");
+    assert!(stopped.contains("Session stopped"), "{stopped}");
 }
 
 #[test]
@@ -63,7 +103,7 @@ fn secrets_are_not_logged() {
     command
         .env("MINUTE_CREDIT__LOG__LEVEL", "trace")
         .env("MINUTE_CREDIT__LOG__FORMAT", "json");
-    let serving = program.serve_with(command);
+    let serving = Serving::start(command);
     let token = serving.sign_up("ada@example.com");
     serving.ask("GET", &format!("/ws?token={token}"), &token, "");
     serving.ask(
@@ -114,7 +154,9 @@ fn a_port_in_use_costs_nothing() {
 fn a_data_folder_that_cannot_be_used_is_named() {
     let program = Program::new();
     fs::write(program.dir().join("data"), "a file, not a folder").unwrap();
-    program.run(&["serve"]).fails(1, &["data"]);
+    program
+        .run(&["serve"])
+        .fails(1, &["data/token.key", "DATA_DIR"]);
     let absent = program
         .command(&["serve"])
         .env("DATA_DIR", "/proc/nowhere")

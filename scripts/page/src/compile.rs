@@ -49,7 +49,7 @@ pub(crate) fn compile(root: &Path) -> Result<PathBuf> {
     messages
         .lines()
         .filter_map(wasm_named_by)
-        .last()
+        .next_back()
         .context("cargo named no wasm file")
 }
 
@@ -82,8 +82,11 @@ fn wasm_named_by(line: &str) -> Option<PathBuf> {
     names
         .iter()
         .filter_map(serde_json::Value::as_str)
-        .find(|name| name.ends_with(".wasm"))
         .map(PathBuf::from)
+        .find(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "wasm")
+        })
 }
 
 fn require_target() -> Result<()> {
@@ -110,7 +113,7 @@ mod tests {
     #[test]
     fn finds_the_wasm_among_cargos_messages() {
         let check = |line, wasm: Option<&str>| {
-            assert_eq!(wasm_named_by(line), wasm.map(PathBuf::from), "{line}")
+            assert_eq!(wasm_named_by(line), wasm.map(PathBuf::from), "{line}");
         };
         check(
             r#"{"reason":"compiler-artifact","filenames":["/t/libschema.rlib"]}"#,

@@ -93,11 +93,13 @@ pub(crate) fn write(dist: &Path, files: &[Served]) -> Result<()> {
 
 /// The first 64 bits of the content's SHA-256, in hex: enough to tell versions of one file apart.
 fn fingerprint(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&Sha256::digest(bytes)[..8])
+}
+
+/// `bytes` in hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }
 
 /// Puts each value, as an absolute path, where the template has its `{{name}}`.

@@ -8,6 +8,8 @@ use std::{
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
+use crate::site::hex;
+
 /// A digest of all that goes into the site, and the place where the last one is kept.
 pub(crate) struct Stamp {
     digest: String,
@@ -30,11 +32,7 @@ impl Stamp {
             let bytes = fs::read(part).with_context(|| format!("can't read {}", part.display()))?;
             digest.update(Sha256::digest(&bytes));
         }
-        let digest = digest
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let digest = hex(&digest.finalize());
         // Not in `dist`: everything there is embedded and served.
         let kept_at = compiled.parent().unwrap_or(root).join("page.stamp");
         Ok(Self { digest, kept_at })

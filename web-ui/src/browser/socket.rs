@@ -18,7 +18,7 @@ const CLOSED_WITHOUT_A_WORD: u16 = 1006;
 
 /// A socket. It is closed when it is dropped, and says nothing more then.
 pub struct Socket {
-    socket: Option<WebSocket>,
+    raw: Option<WebSocket>,
     _listeners: Vec<EventListener>,
     _refused: Option<Timeout>,
 }
@@ -30,10 +30,10 @@ impl Socket {
             // Reported like any other failure, and not before the caller is done.
             let dispatch = dispatch.clone();
             let refused = Timeout::new(0, move || {
-                dispatch.emit(Action::SocketClosed(number, CLOSED_WITHOUT_A_WORD))
+                dispatch.emit(Action::SocketClosed(number, CLOSED_WITHOUT_A_WORD));
             });
             return Self {
-                socket: None,
+                raw: None,
                 _listeners: Vec::new(),
                 _refused: Some(refused),
             };
@@ -62,7 +62,7 @@ impl Socket {
             })
         };
         Self {
-            socket: Some(socket),
+            raw: Some(socket),
             _listeners: vec![said, closed],
             _refused: None,
         }
@@ -71,7 +71,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let Some(socket) = &self.socket {
+        if let Some(socket) = &self.raw {
             // A socket that is closed already stays so.
             let _ = socket.close();
         }

@@ -28,7 +28,7 @@ pub(super) struct Props {
 pub(super) fn Header(props: &Props) -> Html {
     html! {
         <header>
-            <span class="mark">{ icon::mark() }{ "Minute-Credit" }</span>
+            <span class="mark">{ icon::mark() }<b>{ "Minute-Credit" }</b></span>
             if let Some((link, email)) = &props.link {
                 { connection(*link, props) }
                 <span class="email" title={email.clone()}>{ email.clone() }</span>

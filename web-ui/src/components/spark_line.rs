@@ -26,6 +26,9 @@ pub(super) fn view(dashboard: &Dashboard, now: LocalTime) -> Html {
                 aria-label={drawn.as_ref().map_or_else(|| "Nothing is known yet".to_owned(), words_for)}>
                 if let Some(drawing) = drawn {
                     <path class="a" d={drawing.area} /><path class="l" d={drawing.line} />
+                    if let Some(unknown) = drawing.unknown {
+                        <path class="u" d={unknown} />
+                    }
                 }
             </svg>
             <div class="cap num"><span>{ begin.unwrap_or_default() }</span><span>{ "now" }</span></div>

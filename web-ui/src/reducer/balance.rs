@@ -16,6 +16,7 @@ use crate::{
 };
 
 /// How a session ended, as a message or an answer says it.
+#[derive(Clone, Copy)]
 pub(super) struct EndFacts {
     pub(super) session_id: SessionId,
     pub(super) reason: EndReason,
@@ -220,13 +221,16 @@ fn take(context: &mut Context, balance: LiveBalance, clock: ServerClock) {
     let is_first = dashboard.live.is_none();
     let live = Live { balance, clock };
     dashboard.live = Some(live);
+    if is_first {
+        dashboard.spark.trace_back(&balance);
+    }
     dashboard.spark.push(balance.as_of, balance.credits);
     match balance.session {
         Some(session) => {
             dashboard.whole = balance
                 .credits
                 .checked_add(session.consumed)
-                .unwrap_or(balance.credits)
+                .unwrap_or(balance.credits);
         }
         None => dashboard.whole = dashboard.whole.max(balance.credits),
     }

@@ -41,7 +41,7 @@ pub(super) fn step(
         }
         Action::PasswordToggled => entry.is_password_shown = !entry.is_password_shown,
         Action::Submitted(credentials) if !entry.is_busy => {
-            submit(entry, credentials, login, effects)
+            submit(entry, credentials, login, effects);
         }
         Action::Answered(_, _, Ok(Answer::Authenticated(token, user))) => {
             return Some((token, user));
@@ -111,7 +111,7 @@ fn refused(entry: &mut Entry, failure: &Failure, moment: Moment, effects: &mut V
             entry.email_error = Some(sentence);
         }
         (Some(ErrorCode::InvalidPassword), _) | (_, Some("password")) => {
-            entry.password_error = Some(sentence)
+            entry.password_error = Some(sentence);
         }
         _ => entry.form_error = Some(sentence),
     }

@@ -32,7 +32,7 @@ pub(crate) const CONNECT_WITHIN: Millis = millis(10_000);
 const SILENCE_MAX: Millis = millis(10_000);
 
 /// Handles a message of the socket that counts.
-pub(super) fn said(context: &mut Context, number: SocketNumber, message: ServerMessage) {
+pub(super) fn said(context: &mut Context, number: SocketNumber, message: &ServerMessage) {
     let link = &mut context.dashboard.link;
     if number != link.socket {
         return;
@@ -51,9 +51,9 @@ pub(super) fn said(context: &mut Context, number: SocketNumber, message: ServerM
             resync(context);
         }
     }
-    match message {
+    match *message {
         ServerMessage::CreditUpdate(update) if is_first => {
-            balance::first_on_socket(context, update)
+            balance::first_on_socket(context, update);
         }
         ServerMessage::CreditUpdate(update) => balance::pushed(context, update),
         ServerMessage::SessionStarted { session_id, .. } => {

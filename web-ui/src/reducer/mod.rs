@@ -90,7 +90,7 @@ fn step(state: &mut State, action: Action, moment: Moment, effects: &mut Vec<Eff
         Action::NetworkChanged(network) => {
             state.is_online = network == Network::Online;
             on_dashboard(state, moment, effects, |context| {
-                link::network_changed(context, network)
+                link::network_changed(context, network);
             });
         }
         Action::LogOutPressed => log_out(state, effects),
@@ -103,7 +103,7 @@ fn step(state: &mut State, action: Action, moment: Moment, effects: &mut Vec<Eff
                         effects.push(Effect::Remember(token.clone()));
                         open_dashboard(state, token, moment, effects);
                         on_dashboard(state, moment, effects, |context| {
-                            balance::whose(context, *user)
+                            balance::whose(context, *user);
                         });
                     }
                 }
@@ -141,9 +141,9 @@ fn dashboard_step(context: &mut Context, action: Action) -> GoesOn {
         Action::RetryPressed => history::retry(context),
         Action::ReconnectPressed => link::reconnect_now(context),
         Action::EndCardDismissed | Action::EscapePressed => {
-            context.dashboard.is_end_card_up = false
+            context.dashboard.is_end_card_up = false;
         }
-        Action::SocketSaid(number, message) => link::said(context, number, message),
+        Action::SocketSaid(number, message) => link::said(context, number, &message),
         Action::SocketClosed(number, code) => return link::closed(context, number, code),
         Action::Shown => link::shown(context),
         Action::Answered(_, _, Err(failure)) if failure.ends_login() => return GoesOn::No,
@@ -165,7 +165,7 @@ fn answered(context: &mut Context, call: Call, answer: Result<Answer, Failure>) 
         (_, Ok(Answer::Started(started))) => command::started(context, &started),
         (_, Ok(Answer::Stopped(stopped))) => command::stopped(context, &stopped),
         (Call::Start(key) | Call::Stop(key), Err(failure)) => {
-            command::failed(context, key, &failure)
+            command::failed(context, key, &failure);
         }
         (Call::Sessions(ask), answer) => history::sessions_answered(context, &ask, answer),
         (Call::Ledger(ask), answer) => history::ledger_answered(context, &ask, answer),

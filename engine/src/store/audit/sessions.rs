@@ -150,14 +150,12 @@ impl Case<'_> {
             findings.add(2, format!("session {id} was served for {served_ms} ms"));
             return;
         };
-        let completed = tariff.price_of(tariff.intervals_completed(served));
         let charge = match self.end_reason() {
             // Nothing is charged before the first settlement.
             None if self.session.settled_seq == 0 => Some(Credits::ZERO),
-            None | Some(EndReason::User | EndReason::Admin) => tariff.charge(served),
             Some(EndReason::Engine) if served == Millis::ZERO => Some(Credits::ZERO),
-            Some(EndReason::Engine) => tariff.charge(served),
-            Some(EndReason::Depleted) => completed,
+            Some(EndReason::Depleted) => tariff.price_of(tariff.intervals_completed(served)),
+            _ => tariff.charge(served),
         };
         if charge.map(Credits::get) != Some(*credits_consumed) {
             let charge = charge.map_or("more than there can be".to_owned(), |charge| {

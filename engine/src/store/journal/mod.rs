@@ -10,7 +10,7 @@ mod verdict;
 use std::{collections::HashSet, ops::Range};
 
 use billing::Opening;
-use schema::{MAX_SAFE_INTEGER, SessionId, UnixMillis};
+use schema::{MAX_SAFE_INTEGER, SessionId, UnixMillis, session::EndReason};
 
 use self::verdict::{Found, FoundSession, FoundUser, Settling, Verdict};
 use super::{
@@ -119,7 +119,8 @@ async fn find(connection: &mut Connection, facts: &[Fact]) -> Result<Found, Stor
                     UNION
                     SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
                         settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
-                    FROM sessions WHERE user_id IN (SELECT value FROM json_each($2)) AND end_time IS NULL",
+                    FROM sessions INDEXED BY sessions_live
+                    WHERE user_id IN (SELECT value FROM json_each($2)) AND end_time IS NULL",
             },
             &[Value::Ints(sessions), Value::Ints(users)],
         )
@@ -175,6 +176,9 @@ async fn insert_sessions(
 }
 
 /// Writes the settlements to their sessions, and returns the ids of those that could be.
+///
+/// The guards are written so that no index can serve them: a session is found by its id. With a guess
+/// at the statistics both databases would rather walk through all live sessions of the node.
 async fn settle_sessions(
     connection: &mut Connection,
     node: &NodeName,
@@ -195,7 +199,7 @@ async fn settle_sessions(
         Column::Names(
             settlings
                 .iter()
-                .map(|settling| settling.settlement.end.map(|end| end.as_str()))
+                .map(|settling| settling.settlement.end.map(EndReason::as_str))
                 .collect(),
         ),
     ]);
@@ -207,16 +211,16 @@ async fn settle_sessions(
                     FROM UNNEST($2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[],
                         $8::BIGINT[], $9::TEXT[])
                         AS fact (session, wallet, seq, total, served, at, difference, reason)
-                    WHERE id = session AND user_id = wallet AND node = $1 AND settled_seq = seq - 1
-                        AND credits_consumed = total - difference AND end_time IS NULL
+                    WHERE id = session AND (user_id, node, settled_seq, credits_consumed, end_time)
+                        IS NOT DISTINCT FROM (wallet, $1, seq - 1, total - difference, NULL)
                     RETURNING id",
                 sqlite: "UPDATE sessions SET credits_consumed = total, settled_seq = seq, settled_at = at,
                         served_ms = served, end_reason = reason, end_time = CASE WHEN reason IS NOT NULL THEN at END
                     FROM (SELECT value ->> 0 AS session, value ->> 1 AS wallet, value ->> 2 AS seq,
                             value ->> 3 AS total, value ->> 4 AS served, value ->> 5 AS at,
                             value ->> 6 AS difference, value ->> 7 AS reason FROM json_each($2)) AS fact
-                    WHERE id = session AND user_id = wallet AND node = $1 AND settled_seq = seq - 1
-                        AND credits_consumed = total - difference AND end_time IS NULL
+                    WHERE id = session AND +user_id = wallet AND +node = $1 AND +settled_seq = seq - 1
+                        AND +credits_consumed = total - difference AND +end_time IS NULL
                     RETURNING id",
             },
             &[node.as_str().into(), rows],

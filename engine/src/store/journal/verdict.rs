@@ -22,7 +22,7 @@
 use std::collections::{HashMap, HashSet};
 
 use billing::{Opening, Settlement};
-use schema::{Credits, UserId};
+use schema::{Credits, UserId, session::EndReason};
 
 use crate::facts::{Fact, FactOutcome, NodeName, Refusal};
 
@@ -225,7 +225,7 @@ fn is_settlement_recorded(node: &NodeName, settlement: &Settlement, found: &Foun
                 && session.credits_consumed == settlement.total.get()
                 && session.served_ms == settlement.served.get()
                 && session.settled_at == settlement.at.get()
-                && session.end_reason.as_deref() == settlement.end.map(|end| end.as_str())
+                && session.end_reason.as_deref() == settlement.end.map(EndReason::as_str)
         })
 }
 

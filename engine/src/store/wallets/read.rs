@@ -120,7 +120,8 @@ async fn with_live_sessions(
                     FROM sessions WHERE end_time IS NULL AND user_id = ANY($1) ORDER BY id",
                 sqlite: "SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
                         served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
-                    FROM sessions WHERE end_time IS NULL AND user_id IN (SELECT value FROM json_each($1)) ORDER BY id",
+                    FROM sessions INDEXED BY sessions_live
+                    WHERE end_time IS NULL AND user_id IN (SELECT value FROM json_each($1)) ORDER BY id",
             },
             &[Value::Ints(users)],
         )

@@ -1,0 +1,84 @@
+//! Where a test server keeps its data.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use tempfile::TempDir;
+
+/// A folder, and perhaps a Postgres database. Both go with it.
+pub struct Home {
+    dir: TempDir,
+    database: Option<Database>,
+}
+
+impl Home {
+    pub async fn new() -> Self {
+        let database = match std::env::var("TEST_DATABASE_URL") {
+            Ok(server) => Some(Database::create(server).await),
+            Err(_) => None,
+        };
+        Self {
+            dir: TempDir::new().unwrap(),
+            database,
+        }
+    }
+
+    /// The variables that lead a server here.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let dir = self.dir.path().display().to_string();
+        let database = self.database.as_ref().map(|database| database.url.clone());
+        [("DATA_DIR", Some(dir)), ("DATABASE_URL", database)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect()
+    }
+}
+
+/// A database of its own on the server for tests.
+struct Database {
+    server: String,
+    name: String,
+    url: String,
+}
+
+impl Database {
+    async fn create(server: String) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("gateway_test_{}_{number}", std::process::id());
+        execute(&server, format!("CREATE DATABASE {name}")).await;
+        let (place, _) = server.rsplit_once('/').unwrap();
+        let url = format!("{place}/{name}");
+        Self { server, name, url }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let (server, sql) = (
+            self.server.clone(),
+            format!("DROP DATABASE {} WITH (FORCE)", self.name),
+        );
+        // The test's own runtime can't be waited for from here.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(execute(&server, sql));
+        });
+        dropping.join().ok();
+    }
+}
+
+async fn execute(server: &str, sql: String) {
+    let mut connection = PgConnection::connect(server).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    connection.close().await.unwrap();
+}
