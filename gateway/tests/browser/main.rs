@@ -7,7 +7,11 @@
 //! It needs chromedriver, from the PATH or from `CHROMEDRIVER`, and fails without it; `TEST_BROWSER=off`
 //! leaves these tests out.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that panics has failed"
+)]
 
 mod page;
 mod server;
@@ -35,7 +39,11 @@ const PASSWORD: &str = "correct horse battery";
 const ROUNDING_MS: i64 = 5;
 
 /// Runs `story` with a browser and a server of its own. If it fails, a picture of the page is kept.
-async fn with_browser(name: &str, settings: &[(&'static str, &str)], story: impl AsyncFnOnce(Page, &mut Server)) {
+async fn with_browser(
+    name: &str,
+    settings: &[(&'static str, &str)],
+    story: impl AsyncFnOnce(Page, &mut Server),
+) {
     if std::env::var("TEST_BROWSER").is_ok_and(|value| value == "off") {
         println!("left out: TEST_BROWSER is off");
         return;
@@ -45,12 +53,17 @@ async fn with_browser(name: &str, settings: &[(&'static str, &str)], story: impl
     let browser = Browser::start(folder.path()).await;
     let page = browser.page();
     page.open(&server.url()).await;
-    let told = AssertUnwindSafe(story(page.clone(), &mut server)).catch_unwind().await;
+    let told = AssertUnwindSafe(story(page.clone(), &mut server))
+        .catch_unwind()
+        .await;
     if let Err(panic) = told {
         let kept = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         std::fs::write(kept.join(format!("{name}.png")), page.screenshot().await).unwrap();
         let log = std::fs::read_to_string(folder.path().join("server.log")).unwrap();
-        eprintln!("a picture of the page is in {}; the server's log:\n{log}", kept.display());
+        eprintln!(
+            "a picture of the page is in {}; the server's log:\n{log}",
+            kept.display()
+        );
         browser.close().await;
         std::panic::resume_unwind(panic);
     }
@@ -65,9 +78,14 @@ async fn sign_up(page: &Page) {
 
 /// A websocket beside the page, for what the server says.
 async fn watch(server: &Server, token: &str) -> WebSocketStream<TcpStream> {
-    let stream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", server.port))
+        .await
+        .unwrap();
     let url = format!("ws://127.0.0.1:{}/?token={token}", server.port);
-    tokio_tungstenite::client_async(url, stream).await.unwrap().0
+    tokio_tungstenite::client_async(url, stream)
+        .await
+        .unwrap()
+        .0
 }
 
 /// The next balance that the server says.
@@ -84,7 +102,11 @@ async fn next_update(socket: &mut WebSocketStream<TcpStream>) -> CreditUpdate {
 /// What the page shows lies between what the API says before and after.
 async fn agrees_with_api(page: &Page, server: &Server, token: &str) -> bool {
     let before: LiveBalance = server.get("/api/sessions/credits", token).await;
-    let Some(shown) = page.text("balance").await.and_then(|text| text.parse::<i64>().ok()) else {
+    let Some(shown) = page
+        .text("balance")
+        .await
+        .and_then(|text| text.parse::<i64>().ok())
+    else {
         return false;
     };
     let after: LiveBalance = server.get("/api/sessions/credits", token).await;
@@ -92,11 +114,25 @@ async fn agrees_with_api(page: &Page, server: &Server, token: &str) -> bool {
 }
 
 /// The history and the ledger say that one session took `consumed` of `opening` credits.
-async fn check_records(server: &Server, token: &str, opening: i64, consumed: i64, reason: EndReason) {
+async fn check_records(
+    server: &Server,
+    token: &str,
+    opening: i64,
+    consumed: i64,
+    reason: EndReason,
+) {
     let history: SessionPage = server.get("/api/sessions", token).await;
-    let [session] = history.sessions.as_slice() else { panic!("one session: {history:?}") };
-    assert_eq!((session.credits_consumed.get(), session.end_reason), (consumed, Some(reason)));
-    assert_eq!(consumed, session.served_ms.get() / session.interval_ms.get() * session.credits_per_interval.get());
+    let [session] = history.sessions.as_slice() else {
+        panic!("one session: {history:?}")
+    };
+    assert_eq!(
+        (session.credits_consumed.get(), session.end_reason),
+        (consumed, Some(reason))
+    );
+    assert_eq!(
+        consumed,
+        session.served_ms.get() / session.interval_ms.get() * session.credits_per_interval.get()
+    );
 
     let ledger: LedgerPage = server.get("/api/ledger", token).await;
     let entries: Vec<_> = ledger
@@ -106,7 +142,14 @@ async fn check_records(server: &Server, token: &str, opening: i64, consumed: i64
         .collect();
     let grant = (EntryKind::SignupGrant, opening, opening);
     let usage = (EntryKind::Usage, -consumed, opening - consumed);
-    assert_eq!(entries, if consumed > 0 { vec![usage, grant] } else { vec![grant] });
+    assert_eq!(
+        entries,
+        if consumed > 0 {
+            vec![usage, grant]
+        } else {
+            vec![grant]
+        }
+    );
 
     let me: User = server.get("/api/auth/me", token).await;
     assert_eq!((me.credits.get(), me.session), (opening - consumed, None));
@@ -125,7 +168,10 @@ async fn credits_fall_until_stop_is_pressed() {
         page.observe().await;
         page.click("start").await;
         page.find("stop").await;
-        until("the page has shown three falls", async || page.shown().await.len() >= 4).await;
+        until("the page has shown three falls", async || {
+            page.shown().await.len() >= 4
+        })
+        .await;
         let shown = page.shown().await;
 
         // What the server said is what the tariff says, at the instants that it said it for.
@@ -150,7 +196,10 @@ async fn credits_fall_until_stop_is_pressed() {
         assert_eq!(balances, [100, 99, 98, 97]);
         for (intervals, fall) in (0..).zip(&shown).skip(1) {
             let earliest_ms = started_ms + intervals * 1_000;
-            assert!(fall.at + ROUNDING_MS >= earliest_ms, "{fall:?} before {earliest_ms}");
+            assert!(
+                fall.at + ROUNDING_MS >= earliest_ms,
+                "{fall:?} before {earliest_ms}"
+            );
         }
 
         // A second tab agrees with the first.
@@ -159,10 +208,18 @@ async fn credits_fall_until_stop_is_pressed() {
         page.find("stop").await;
         let in_second = page.balance().await;
         let second = page.switch_to(first).await;
-        until("the first tab has come to what the second showed", async || page.balance().await <= in_second).await;
+        until(
+            "the first tab has come to what the second showed",
+            async || page.balance().await <= in_second,
+        )
+        .await;
         let in_first = page.balance().await;
         let first = page.switch_to(second).await;
-        until("the second tab has come to what the first showed", async || page.balance().await <= in_first).await;
+        until(
+            "the second tab has come to what the first showed",
+            async || page.balance().await <= in_first,
+        )
+        .await;
         page.switch_to(first).await;
 
         // A refresh loses nothing.
@@ -171,7 +228,10 @@ async fn credits_fall_until_stop_is_pressed() {
         page.find("stop").await;
         page.until_text("connection", "Live").await;
         assert!(page.balance().await <= before);
-        until("the page agrees with the API", async || agrees_with_api(&page, server, &token).await).await;
+        until("the page agrees with the API", async || {
+            agrees_with_api(&page, server, &token).await
+        })
+        .await;
 
         page.click("stop").await;
         page.find("start").await;
@@ -183,9 +243,15 @@ async fn credits_fall_until_stop_is_pressed() {
 
         // So do the page's own tables.
         page.click("tab-sessions").await;
-        until("the history has the session", async || page.count("sessions-row").await == 1).await;
+        until("the history has the session", async || {
+            page.count("sessions-row").await == 1
+        })
+        .await;
         page.click("tab-wallet").await;
-        until("the wallet has both movements", async || page.count("ledger-row").await == 2).await;
+        until("the wallet has both movements", async || {
+            page.count("ledger-row").await == 2
+        })
+        .await;
 
         page.click("logout").await;
         page.find("email").await;
@@ -205,19 +271,36 @@ async fn a_session_ends_by_itself_at_zero() {
         page.observe().await;
         page.click("start").await;
         page.find("end-card").await;
-        assert_eq!(page.attribute("end-card", "data-reason").await.as_deref(), Some("depleted"));
+        assert_eq!(
+            page.attribute("end-card", "data-reason").await.as_deref(),
+            Some("depleted")
+        );
         page.until_text("balance", "0").await;
-        let balances: Vec<_> = page.shown().await.iter().map(|shown| shown.credits).collect();
-        assert!(balances.is_sorted_by(|before, after| before > after), "a balance rose: {balances:?}");
+        let balances: Vec<_> = page
+            .shown()
+            .await
+            .iter()
+            .map(|shown| shown.credits)
+            .collect();
+        assert!(
+            balances.is_sorted_by(|before, after| before > after),
+            "a balance rose: {balances:?}"
+        );
 
         let history: SessionPage = server.get("/api/sessions", &token).await;
         let session = history.sessions[0];
-        assert_eq!(session.ended_at.unwrap().since(session.started_at).get(), 5 * 500);
+        assert_eq!(
+            session.ended_at.unwrap().since(session.started_at).get(),
+            5 * 500
+        );
         check_records(server, &token, 5, 5, EndReason::Depleted).await;
 
         // Nothing is left to start with.
         page.find("start").await;
-        assert_eq!(page.attribute("start", "aria-disabled").await.as_deref(), Some("true"));
+        assert_eq!(
+            page.attribute("start", "aria-disabled").await.as_deref(),
+            Some("true")
+        );
     })
     .await;
 }
@@ -230,30 +313,60 @@ async fn the_page_outlives_a_killed_server() {
         let token = page.token().await;
         page.click("start").await;
         until("something was charged", async || page.balance().await <= 98).await;
-        let before = server.get::<LiveBalance>("/api/sessions/credits", &token).await;
+        let before = server
+            .get::<LiveBalance>("/api/sessions/credits", &token)
+            .await;
 
         server.kill();
-        until("the page has seen it", async || page.text("connection").await.as_deref() != Some("Live")).await;
-        assert!(page.is_there("balance").await, "the last balance stays in sight");
-        assert!(page.is_there("stop").await, "the session is not taken for ended");
+        until("the page has seen it", async || {
+            page.text("connection").await.as_deref() != Some("Live")
+        })
+        .await;
+        assert!(
+            page.is_there("balance").await,
+            "the last balance stays in sight"
+        );
+        assert!(
+            page.is_there("stop").await,
+            "the session is not taken for ended"
+        );
 
         server.start_again().await;
         page.until_text("connection", "Live").await;
-        let after = server.get::<LiveBalance>("/api/sessions/credits", &token).await;
+        let after = server
+            .get::<LiveBalance>("/api/sessions/credits", &token)
+            .await;
         assert_eq!(
-            after.session.map(|session| (session.session_id, session.started_at)),
-            before.session.map(|session| (session.session_id, session.started_at)),
+            after
+                .session
+                .map(|session| (session.session_id, session.started_at)),
+            before
+                .session
+                .map(|session| (session.session_id, session.started_at)),
             "the same session lives on"
         );
-        until("the page agrees with the API", async || agrees_with_api(&page, server, &token).await).await;
+        until("the page agrees with the API", async || {
+            agrees_with_api(&page, server, &token).await
+        })
+        .await;
         let resumed = page.balance().await;
-        until("the balance falls again", async || page.balance().await < resumed).await;
+        until("the balance falls again", async || {
+            page.balance().await < resumed
+        })
+        .await;
 
         page.click("stop").await;
         page.find("start").await;
         let left: LiveBalance = server.get("/api/sessions/credits", &token).await;
         page.until_text("balance", &left.credits.to_string()).await;
-        check_records(server, &token, 100, 100 - left.credits.get(), EndReason::User).await;
+        check_records(
+            server,
+            &token,
+            100,
+            100 - left.credits.get(),
+            EndReason::User,
+        )
+        .await;
     })
     .await;
 }
@@ -264,7 +377,9 @@ async fn refusals_stand_where_they_belong() {
         let check = async |email: &str, password: &str, where_it_stands: &str, word: &str| {
             page.submit(email, password).await;
             until(&format!("{where_it_stands} speaks of {word}"), async || {
-                page.text(where_it_stands).await.is_some_and(|text| text.to_lowercase().contains(word))
+                page.text(where_it_stands)
+                    .await
+                    .is_some_and(|text| text.to_lowercase().contains(word))
             })
             .await;
         };

@@ -66,7 +66,9 @@ impl Browser {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap_or_else(|error| {
-                panic!("can't run {program}: {error}; install chromium-driver, or set TEST_BROWSER=off")
+                panic!(
+                    "can't run {program}: {error}; install chromium-driver, or set TEST_BROWSER=off"
+                )
             });
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
         let driver = Driver(driver);
@@ -101,7 +103,10 @@ impl Browser {
             .await
             .expect("a browser");
         let page = Page { client };
-        Self { page, _driver: driver }
+        Self {
+            page,
+            _driver: driver,
+        }
     }
 
     pub(crate) fn page(&self) -> Page {
@@ -178,11 +183,20 @@ impl Page {
     }
 
     pub(crate) async fn is_there(&self, test_id: &str) -> bool {
-        !self.client.find_all(Locator::Css(&css(test_id))).await.unwrap().is_empty()
+        !self
+            .client
+            .find_all(Locator::Css(&css(test_id)))
+            .await
+            .unwrap()
+            .is_empty()
     }
 
     pub(crate) async fn count(&self, test_id: &str) -> usize {
-        self.client.find_all(Locator::Css(&css(test_id))).await.unwrap().len()
+        self.client
+            .find_all(Locator::Css(&css(test_id)))
+            .await
+            .unwrap()
+            .len()
     }
 
     /// The text of the element, if it is there and says anything. Read in one go: the page may take
@@ -190,24 +204,36 @@ impl Page {
     pub(crate) async fn text(&self, test_id: &str) -> Option<String> {
         let script = "return document.querySelector(arguments[0])?.textContent?.trim() ?? null";
         let text = self.run(script, vec![json!(css(test_id))]).await;
-        text.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+        text.as_str()
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
     }
 
     pub(crate) async fn attribute(&self, test_id: &str, name: &str) -> Option<String> {
-        let script = "return document.querySelector(arguments[0])?.getAttribute(arguments[1]) ?? null";
-        let value = self.run(script, vec![json!(css(test_id)), json!(name)]).await;
+        let script =
+            "return document.querySelector(arguments[0])?.getAttribute(arguments[1]) ?? null";
+        let value = self
+            .run(script, vec![json!(css(test_id)), json!(name)])
+            .await;
         value.as_str().map(str::to_owned)
     }
 
     /// What the form is for: `sign-up` or `log-in`.
     pub(crate) async fn form_mode(&self) -> String {
         let script = "return document.querySelector('form').dataset.mode";
-        self.run(script, Vec::new()).await.as_str().expect("a form").to_owned()
+        self.run(script, Vec::new())
+            .await
+            .as_str()
+            .expect("a form")
+            .to_owned()
     }
 
     /// The balance, once there is one.
     pub(crate) async fn balance(&self) -> i64 {
-        until_some("the page shows a balance", async || self.text("balance").await?.parse().ok()).await
+        until_some("the page shows a balance", async || {
+            self.text("balance").await?.parse().ok()
+        })
+        .await
     }
 
     pub(crate) async fn until_text(&self, test_id: &str, expected: &str) {
@@ -219,7 +245,12 @@ impl Page {
 
     /// The bearer token that the page keeps.
     pub(crate) async fn token(&self) -> String {
-        let token = self.run("return localStorage.getItem('minute-credit.token')", Vec::new()).await;
+        let token = self
+            .run(
+                "return localStorage.getItem('minute-credit.token')",
+                Vec::new(),
+            )
+            .await;
         token.as_str().expect("a token").to_owned()
     }
 

@@ -5,6 +5,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use http_body_util::{BodyExt as _, Empty};
@@ -14,6 +15,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use crate::wait::until;
+
+/// How many servers this program has started, so that no two look at the same port at once.
+static SERVERS: AtomicUsize = AtomicUsize::new(0);
 
 /// A server, killed when this is dropped.
 pub(crate) struct Server {
@@ -62,7 +66,12 @@ impl Server {
     /// What `GET path` says to the bearer of `token`.
     pub(crate) async fn get<Body: DeserializeOwned>(&self, path: &str, token: &str) -> Body {
         let (status, body) = self.request(path, token).await.unwrap();
-        assert_eq!(status, StatusCode::OK, "{path}: {}", String::from_utf8_lossy(&body));
+        assert_eq!(
+            status,
+            StatusCode::OK,
+            "{path}: {}",
+            String::from_utf8_lossy(&body)
+        );
         serde_json::from_slice(&body).unwrap()
     }
 
@@ -73,9 +82,14 @@ impl Server {
         .await;
     }
 
-    async fn request(&self, path: &str, token: &str) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
+    async fn request(
+        &self,
+        path: &str,
+        token: &str,
+    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let request = Request::builder()
             .method(Method::GET)
@@ -119,8 +133,12 @@ fn spawn(port: u16, folder: &Path, settings: &[(&'static str, String)]) -> Child
         .unwrap()
 }
 
-/// A port that was free just now; the server must be able to take it again after it was killed.
+/// A port that is free, below those that the system gives to clients: nobody takes it while the
+/// server is killed and not yet back.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    let first = 10_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    let mut ports =
+        (first..first + 1_000).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    let nth = SERVERS.fetch_add(1, Ordering::Relaxed);
+    ports.nth(nth).expect("a free port")
 }
