@@ -1,0 +1,144 @@
+//! The real program on a port of its own, with its data in a folder of its own.
+
+use std::{
+    fs::File,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Method, Request, StatusCode, body::Bytes, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+
+use crate::wait::until;
+
+/// How many servers this program has started, so that no two look at the same port at once.
+static SERVERS: AtomicUsize = AtomicUsize::new(0);
+
+/// A server, killed when this is dropped.
+pub(crate) struct Server {
+    pub(crate) port: u16,
+    folder: PathBuf,
+    settings: Vec<(&'static str, String)>,
+    process: Child,
+}
+
+impl Server {
+    /// Starts one that keeps its data in `folder`, and waits until it is ready.
+    pub(crate) async fn start(folder: &Path, settings: &[(&'static str, &str)]) -> Self {
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, value)| (*name, (*value).to_owned()))
+            .collect();
+        let port = free_port();
+        let process = spawn(port, folder, &settings);
+        let server = Self {
+            port,
+            folder: folder.to_owned(),
+            settings,
+            process,
+        };
+        server.wait_until_ready().await;
+        server
+    }
+
+    /// Kills it without warning.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Starts it again, with the same port and data.
+    pub(crate) async fn start_again(&mut self) {
+        self.process = spawn(self.port, &self.folder, &self.settings);
+        self.wait_until_ready().await;
+    }
+
+    /// The page's address.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/", self.port)
+    }
+
+    /// What `GET path` says to the bearer of `token`.
+    pub(crate) async fn get<Body: DeserializeOwned>(&self, path: &str, token: &str) -> Body {
+        let (status, body) = self.request(path, token).await.unwrap();
+        assert_eq!(
+            status,
+            StatusCode::OK,
+            "{path}: {}",
+            String::from_utf8_lossy(&body)
+        );
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    async fn wait_until_ready(&self) {
+        until("the server is ready", async || {
+            matches!(self.request("/readyz", "").await, Ok((StatusCode::OK, _)))
+        })
+        .await;
+    }
+
+    async fn request(
+        &self,
+        path: &str,
+        token: &str,
+    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error>> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(path)
+            .header(header::HOST, format!("127.0.0.1:{}", self.port))
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        drop(sender);
+        connection.await??;
+        Ok((status, body))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _gone = self.process.wait();
+    }
+}
+
+fn spawn(port: u16, folder: &Path, settings: &[(&'static str, String)]) -> Child {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("server.log"))
+        .unwrap();
+    Command::new(env!("CARGO_BIN_EXE_minute-credit"))
+        .arg("serve")
+        .env_remove("DATABASE_URL")
+        .env_remove("REDIS_URL")
+        .env("PORT", port.to_string())
+        .env("DATA_DIR", folder.join("data"))
+        .envs(settings.iter().map(|(name, value)| (*name, value)))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// A port that is free, below those that the system gives to clients: nobody takes it while the
+/// server is killed and not yet back.
+fn free_port() -> u16 {
+    let first = 10_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    let mut ports =
+        (first..first + 1_000).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    let nth = SERVERS.fetch_add(1, Ordering::Relaxed);
+    ports.nth(nth).expect("a free port")
+}
