@@ -92,7 +92,9 @@ impl Wallet {
         if after_cut == AfterCut::End {
             let cut = runs.last().map_or(UnixMillis::EPOCH, |run| run.to);
             for session in recorded {
-                let _end = wallet.stop(cut, session.id, EndReason::Engine);
+                // A settlement can be recorded a moment before the node is recorded to be alive.
+                let at = cut.max(session.checkpoint.at);
+                let _end = wallet.stop(at, session.id, EndReason::Engine);
             }
         }
         wallet
@@ -252,6 +254,43 @@ mod tests {
         check(0, 5_000, 5_000, 0);
         check(0, 6_000, 6_000, 1);
         check(5_400, 5_000, 5_400, 0);
+    }
+
+    #[test]
+    fn no_session_ends_before_its_last_settlement() {
+        let id = SessionId::new(1).unwrap();
+        let checkpoint = Checkpoint {
+            at: ms(900_000),
+            served: Millis::new(900_000).unwrap(),
+        };
+        let session = RecordedSession {
+            id,
+            slot: SlotNumber::default(),
+            tariff: Tariff::new(
+                Credits::new(1).unwrap(),
+                Millis::new(6_000).unwrap(),
+                ChargedAt::End,
+            )
+            .unwrap(),
+            started_at: ms(0),
+            settled: Settled {
+                seq: 1,
+                total: Credits::new(150).unwrap(),
+            },
+            checkpoint,
+            pauses: Vec::new(),
+        };
+        let wallet = Wallet::recovered(
+            UserId::new(1).unwrap(),
+            WalletVersion::default(),
+            Credits::new(50).unwrap(),
+            &[session],
+            &[span(0, 899_500)],
+            AfterCut::End,
+        );
+        let end = wallet.session(id).unwrap().end.unwrap();
+        assert_eq!((end.at, end.served), (checkpoint.at, checkpoint.served));
+        assert_eq!(end.consumed.get(), 150);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How long a condition may take to come true before it is taken for one that never does.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Returns once `is_true` is.
 pub(crate) async fn until(what: &str, mut is_true: impl AsyncFnMut() -> bool) {
@@ -20,8 +20,6 @@ pub(crate) async fn until_some<T>(what: &str, mut find: impl AsyncFnMut() -> Opt
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    match tokio::time::timeout(PATIENCE, search).await {
-        Ok(found) => found,
-        Err(_) => panic!("waited in vain until {what}"),
-    }
+    let found = tokio::time::timeout(PATIENCE, search).await;
+    found.unwrap_or_else(|_| panic!("waited in vain until {what}"))
 }
