@@ -1,5 +1,11 @@
 //! The engine's actors on tokio's paused clock: whole sessions in milliseconds, instants exact.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_wrap,
+    reason = "tests say what they expect by unwrapping it"
+)]
+
 mod support;
 
 use std::{

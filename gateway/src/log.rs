@@ -5,7 +5,12 @@
 use hyper::{Request, body::Incoming, header::HeaderValue};
 use tokio::time::Instant;
 use tracing::Instrument;
-use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{
     reply::Reply,
@@ -17,6 +22,8 @@ use crate::{
 pub fn start(settings: &LogSettings) {
     // The settings have checked it.
     let targets: Targets = settings.level.parse().unwrap_or_default();
+    // Postgres remarks at every start that what exists already exists.
+    let targets = targets.with_target("sqlx::postgres::notice", LevelFilter::WARN);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match settings.format {
         LogFormat::Human => lines
