@@ -1,0 +1,171 @@
+//! The mirror against a real Redis, which each test starts for itself, kills and brings back.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_wrap,
+    reason = "tests say what they expect by unwrapping it"
+)]
+
+mod support;
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use engine::{Clock, EngineSettings};
+use fred::{
+    clients::Client,
+    interfaces::{ClientLike, KeysInterface, ServerInterface},
+    prelude::Config,
+    types::Builder,
+};
+use schema::{UserId, mirror::MirroredSession};
+use support::{
+    memory::MemoryStore,
+    world::{BEGIN, World, ms, settings},
+};
+
+/// A private Redis that keeps nothing on disk; killed when dropped.
+struct Redis {
+    port: u16,
+    server: Child,
+}
+
+impl Redis {
+    fn start() -> Self {
+        // Free a moment ago; another test takes another one.
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        Self::start_on(port)
+    }
+
+    fn start_on(port: u16) -> Self {
+        let mut command = Command::new("redis-server");
+        command.args([
+            "--port",
+            &port.to_string(),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]);
+        let server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        Self {
+            port,
+            server: server.expect("redis-server is installed"),
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    async fn client(&self) -> Client {
+        let config = Config::from_url(&self.url()).unwrap();
+        until(async || {
+            let client = Builder::from_config(config.clone()).build().unwrap();
+            client.init().await.ok().map(|_| client)
+        })
+        .await
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        let _ended = self.server.kill();
+        let _reaped = self.server.wait();
+    }
+}
+
+/// Asks again until there is an answer. How long that takes is not what is tested.
+async fn until<T>(ask: impl AsyncFn() -> Option<T>) -> T {
+    for _ in 0..1_500 {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain");
+}
+
+async fn shown(client: &Client, user: UserId) -> Option<MirroredSession> {
+    let json: Option<String> = client.get(schema::mirror::key(user)).await.ok()?;
+    Some(serde_json::from_str(&json?).unwrap())
+}
+
+async fn world_with(redis: &Redis) -> World {
+    let settings = EngineSettings {
+        redis_url: Some(redis.url()),
+        ..settings()
+    };
+    World::begin_on(
+        Arc::new(MemoryStore::default()),
+        Clock::start_at(ms(BEGIN)),
+        settings,
+    )
+    .await
+}
+
+#[tokio::test]
+async fn live_state_is_shown_with_a_time_to_live() {
+    let redis = Redis::start();
+    let client = redis.client().await;
+    let world = world_with(&redis).await;
+    let user = world.store.add_user(100);
+    let started = world.engine.start_session(user).await.unwrap();
+
+    let live = until(async || shown(&client, user).await.filter(|state| state.active)).await;
+    assert_eq!(live.credits.get(), 100);
+    assert_eq!(live.session.unwrap().session_id, started.session);
+    let ttl: i64 = client.ttl(schema::mirror::key(user)).await.unwrap();
+    assert!((1..=1_800).contains(&ttl), "{ttl}");
+
+    let stopped = world.stop(user).await.unwrap();
+    let ended = until(async || shown(&client, user).await.filter(|state| !state.active)).await;
+    assert_eq!(
+        (ended.credits, ended.session),
+        (stopped.final_credits, None)
+    );
+    assert!(ended.version > live.version);
+}
+
+#[tokio::test]
+async fn billing_goes_on_without_redis_and_the_mirror_is_rebuilt() {
+    let redis = Redis::start();
+    let client = redis.client().await;
+    let world = world_with(&redis).await;
+    let (before, during) = (world.store.add_user(100), world.store.add_user(100));
+    world.engine.start_session(before).await.unwrap();
+    until(async || shown(&client, before).await).await;
+
+    // Erased under our feet: the database is the truth, the next fact is shown as ever.
+    client.flushall::<()>(false).await.unwrap();
+    world.engine.start_session(during).await.unwrap();
+    until(async || shown(&client, during).await).await;
+    world.stop(during).await.unwrap();
+
+    let port = redis.port;
+    drop(redis);
+    world.engine.start_session(during).await.unwrap();
+    assert_eq!(
+        world.engine.balance(during).await.unwrap().credits.get(),
+        100
+    );
+
+    let redis = Redis::start_on(port);
+    let client = redis.client().await;
+    for user in [before, during] {
+        let state = until(async || shown(&client, user).await).await;
+        assert!(state.active, "everybody who is live is shown anew");
+    }
+    world.stop(before).await.unwrap();
+    world.stop(during).await.unwrap();
+}
