@@ -18,7 +18,7 @@ use std::{
 use engine::{Clock, EngineSettings};
 use fred::{
     clients::Client,
-    interfaces::{ClientLike, KeysInterface, ServerInterface},
+    interfaces::{ClientLike, KeysInterface},
     prelude::Config,
     types::Builder,
 };
@@ -60,7 +60,7 @@ impl Redis {
         let server = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         Self {
             port,
-            server: server.expect("redis-server is installed"),
+            server: server.unwrap(),
         }
     }
 
