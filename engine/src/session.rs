@@ -418,17 +418,29 @@ impl SessionState {
         let boundary = (self.watched == Watched::Yes)
             .then(|| wallet.next_boundary(session.id))
             .flatten();
-        [depletes_at, low_at, boundary, Some(self.settle_at)]
+        // A settlement that is due while another fact is on its way is looked at after that one:
+        // a wake for it now would only wake again at once.
+        let settle_at = self.may_record().then_some(self.settle_at);
+        [depletes_at, low_at, boundary, settle_at]
             .into_iter()
             .flatten()
             .min()
     }
 
+    /// Whether a fact may be sent to the journal: none is on its way, and the wallet is up to date.
+    fn may_record(&self) -> bool {
+        !self.is_in_flight && self.reload == Reload::NotNeeded
+    }
+
     /// Tells the engine whether something is to be recorded, and the supervisor if nothing is left
     /// to do at all.
     fn report(&mut self, myself: &ActorRef<SessionMessage>) {
-        let is_recording =
-            self.is_in_flight || self.starting.is_some() || !self.stopping.is_empty();
+        let has_unrecorded_end =
+            matches!(&self.wallet, WalletState::Ready(wallet) if wallet.settlement_due().is_some());
+        let is_recording = self.is_in_flight
+            || has_unrecorded_end
+            || self.starting.is_some()
+            || !self.stopping.is_empty();
         self.busy.set(usize::from(is_recording));
         let is_idle = !is_recording
             && self.reload == Reload::NotNeeded

@@ -22,6 +22,7 @@ use engine::{
         SessionCursor, Store, StoreError, UserRecord, audit::AuditPage,
     },
 };
+use rand::{RngExt, rngs::StdRng};
 use schema::{
     Credits, CreditsChange, EntryId, Millis, SessionId, UnixMillis, UserId,
     ledger::{EntryKind, LedgerEntry},
@@ -34,6 +35,26 @@ pub struct MemoryStore {
     data: Mutex<Data>,
     is_down: AtomicBool,
     is_read_only: AtomicBool,
+    faults: Mutex<Option<Faults>>,
+}
+
+/// What goes wrong between the engine and its store, by chance, from a seed.
+pub struct Faults {
+    /// Where chance comes from.
+    pub chance: StdRng,
+    /// Of a thousand calls, how many fail and change nothing.
+    pub lost_calls: u32,
+    /// Of a thousand calls, how many are done and then reported as failed.
+    pub lost_replies: u32,
+    /// Of a thousand calls, how many take seconds.
+    pub slow_calls: u32,
+}
+
+/// What is to become of one call.
+#[derive(PartialEq, Eq)]
+enum Fate {
+    Done,
+    ReplyLost,
 }
 
 #[derive(Default)]
@@ -43,6 +64,7 @@ struct Data {
     ledger: Vec<(UserId, WalletVersion, LedgerEntry)>,
     runs: Vec<RunRow>,
     notices: Vec<Notice>,
+    adjusted: BTreeMap<(UserId, String), Adjusted>,
     next_session: i64,
 }
 
@@ -95,6 +117,53 @@ impl MemoryStore {
         self.is_read_only.store(is_read_only, Ordering::SeqCst);
     }
 
+    /// Calls go wrong by chance from now on, or none does.
+    pub fn set_faults(&self, faults: Option<Faults>) {
+        *self.faults.lock().unwrap() = faults;
+    }
+
+    /// Everything that is recorded of sessions, in the order of their ids.
+    pub fn all_sessions(&self) -> Vec<(UserId, SessionRecord)> {
+        let data = self.data();
+        data.sessions
+            .iter()
+            .map(|(id, row)| (row.user, row.record(*id)))
+            .collect()
+    }
+
+    /// What the ledger says that the user has, and what the user's row says.
+    pub fn balances(&self, user: UserId, opening: i64) -> (i64, i64) {
+        let data = self.data();
+        let moved = data.ledger.iter().filter(|(owner, ..)| *owner == user);
+        let sum: i64 = moved.map(|(_, _, entry)| entry.amount.get()).sum();
+        (opening + sum, data.users[&user.get()].credits.get())
+    }
+
+    /// Waits as long as the call takes, and draws what becomes of it.
+    async fn fate(&self) -> Result<Fate, StoreError> {
+        let drawn = self.faults.lock().unwrap().as_mut().map(|faults| {
+            let is_slow = faults.chance.random_range(0..1_000) < faults.slow_calls;
+            let wait = faults
+                .chance
+                .random_range(if is_slow { 1_000..8_000 } else { 0..30 });
+            (
+                wait,
+                faults.chance.random_range(0..1_000),
+                faults.lost_calls,
+                faults.lost_replies,
+            )
+        });
+        let Some((wait_ms, draw, lost_calls, lost_replies)) = drawn else {
+            return Ok(Fate::Done);
+        };
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        match draw {
+            draw if draw < lost_calls => Err(lost()),
+            draw if draw < lost_calls + lost_replies => Ok(Fate::ReplyLost),
+            _ => Ok(Fate::Done),
+        }
+    }
+
     /// The greatest instant at which the node's current run was alive.
     pub fn alive_at(&self) -> UnixMillis {
         self.data()
@@ -126,6 +195,21 @@ impl MemoryStore {
             return Err(StoreError::TimedOut(Duration::ZERO));
         }
         Ok(self.data())
+    }
+}
+
+impl SessionRow {
+    fn record(&self, id: SessionId) -> SessionRecord {
+        SessionRecord {
+            session_id: id,
+            started_at: self.recorded.started_at,
+            ended_at: self.end.map(|(at, _)| at),
+            credits_consumed: self.recorded.settled.total,
+            end_reason: self.end.map(|(_, reason)| reason),
+            served_ms: self.recorded.checkpoint.served,
+            credits_per_interval: self.recorded.tariff.price(),
+            interval_ms: self.recorded.tariff.interval(),
+        }
     }
 }
 
@@ -339,6 +423,7 @@ impl Store for MemoryStore {
     }
 
     async fn take_session_ids(&self, count: u32) -> Result<Range<i64>, StoreError> {
+        self.fate().await?;
         let mut data = self.up()?;
         let first = data.next_session + 1;
         data.next_session += i64::from(count);
@@ -351,6 +436,7 @@ impl Store for MemoryStore {
         alive_at: Option<UnixMillis>,
         facts: &[Fact],
     ) -> Result<Vec<FactOutcome>, StoreError> {
+        let fate = self.fate().await?;
         if self.is_read_only.load(Ordering::SeqCst) {
             return Err(StoreError::TimedOut(Duration::ZERO));
         }
@@ -365,7 +451,11 @@ impl Store for MemoryStore {
             Fact::Opening(opening) => data.open(&run.node, opening),
             Fact::Settlement(settlement) => data.settle(settlement),
         });
-        Ok(outcomes.collect())
+        let outcomes = outcomes.collect();
+        if fate == Fate::ReplyLost {
+            return Err(lost());
+        }
+        Ok(outcomes)
     }
 
     async fn wallet(
@@ -373,11 +463,20 @@ impl Store for MemoryStore {
         user: UserId,
         since: WalletVersion,
     ) -> Result<Option<WalletRecord>, StoreError> {
+        self.fate().await?;
         Ok(self.up()?.wallet(user, Some(since)))
     }
 
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
+        let fate = self.fate().await?;
         let mut data = self.up()?;
+        let key = (adjustment.user, adjustment.idempotency_key.clone());
+        if let Some(adjusted) = data.adjusted.get(&key) {
+            return Ok(Adjusted {
+                is_repeat: true,
+                ..*adjusted
+            });
+        }
         let alive_at = data
             .runs
             .iter()
@@ -415,12 +514,17 @@ impl Store for MemoryStore {
             id: notice,
             user: adjustment.user,
         });
-        Ok(Adjusted {
+        let adjusted = Adjusted {
             entry: entry_id,
             at,
             balance_after,
             is_repeat: false,
-        })
+        };
+        data.adjusted.insert(key, adjusted);
+        if fate == Fate::ReplyLost {
+            return Err(lost().into());
+        }
+        Ok(adjusted)
     }
 
     async fn notices(&self, after: Option<i64>, limit: u32) -> Result<Vec<Notice>, StoreError> {
@@ -453,20 +557,8 @@ impl Store for MemoryStore {
         session: SessionId,
     ) -> Result<Option<SessionRecord>, StoreError> {
         let data = self.up()?;
-        Ok(data
-            .sessions
-            .get(&session)
-            .filter(|row| row.user == user)
-            .map(|row| SessionRecord {
-                session_id: session,
-                started_at: row.recorded.started_at,
-                ended_at: row.end.map(|(at, _)| at),
-                credits_consumed: row.recorded.settled.total,
-                end_reason: row.end.map(|(_, reason)| reason),
-                served_ms: row.recorded.checkpoint.served,
-                credits_per_interval: row.recorded.tariff.price(),
-                interval_ms: row.recorded.tariff.interval(),
-            }))
+        let row = data.sessions.get(&session).filter(|row| row.user == user);
+        Ok(row.map(|row| row.record(session)))
     }
 
     async fn create_user(&self, _: NewUser) -> Result<UserRecord, CreateUserError> {
@@ -529,6 +621,10 @@ impl Store for MemoryStore {
     }
 
     async fn close(&self) {}
+}
+
+fn lost() -> StoreError {
+    StoreError::TimedOut(Duration::ZERO)
 }
 
 fn not_kept() -> StoreError {

@@ -1,0 +1,326 @@
+//! Simulation: the real actors on the paused clock, on a store that delays, loses calls, loses
+//! replies of what it has done, and is taken over by new engines; many users at a time, all chance
+//! from one seed. In the end every reply that a client got is held against what is recorded.
+//!
+//! `SIMULATION_SEEDS=1000` tries that many seeds; `SIMULATION_SEED=17` replays one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_wrap,
+    reason = "tests say what they expect by unwrapping it"
+)]
+
+mod support;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use billing::{ChargedAt, Tariff};
+use engine::{
+    Clock, Engine, EngineSettings,
+    engine::{StartError, Started, StopError, Stopped},
+    store::{Adjustment, Store},
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use schema::{
+    Credits, CreditsChange, Millis, SessionId, UserId,
+    ledger::EntryKind,
+    session::{EndReason, SessionRecord},
+};
+use support::{
+    memory::{Faults, MemoryStore},
+    world::{BEGIN, World, ms, pass, settings},
+};
+
+/// How many seeds are tried if nobody says otherwise.
+const SEEDS: u64 = 60;
+/// How many users there are.
+const USERS: u64 = 6;
+/// For how long they are active, in simulated milliseconds.
+const ACTIVE_MS: u64 = 240_000;
+
+/// What one user's client has been told.
+#[derive(Default)]
+struct History {
+    started: Vec<Started>,
+    stopped: Vec<Stopped>,
+    unknown_starts: usize,
+    unknown_stops: usize,
+    granted: i64,
+}
+
+/// The engine that serves now; crashes put another in its place.
+type Serving = Arc<Mutex<Engine>>;
+
+#[test]
+fn every_reply_agrees_with_what_is_recorded() {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .map(|value| value.parse::<u64>().unwrap())
+    };
+    let seeds = match number("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SIMULATION_SEEDS").unwrap_or(SEEDS),
+    };
+    let mut totals = (0, 0, 0, 0);
+    for seed in seeds.clone() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build();
+        println!("SIMULATION_SEED={seed}");
+        let (sessions, started, stopped, unknown) = runtime.unwrap().block_on(simulate(seed));
+        totals = (
+            totals.0 + sessions,
+            totals.1 + started,
+            totals.2 + stopped,
+            totals.3 + unknown,
+        );
+    }
+    println!(
+        "{} seeds: {} sessions, {} starts and {} stops acknowledged, {} outcomes unknown",
+        seeds.count(),
+        totals.0,
+        totals.1,
+        totals.2,
+        totals.3
+    );
+    assert!(
+        totals.0 > 0 && totals.2 > 0 && totals.3 > 0,
+        "the seeds try something"
+    );
+}
+
+/// Runs one seed. Returns how many sessions there were, and how many replies of each sort.
+async fn simulate(seed: u64) -> (usize, usize, usize, usize) {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let store = Arc::new(MemoryStore::default());
+    let clock = Clock::start_at(ms(BEGIN));
+    let millis = |millis| Millis::new(millis).unwrap();
+    let charged_at = if chance.random_bool(0.5) {
+        ChargedAt::End
+    } else {
+        ChargedAt::Start
+    };
+    let price = Credits::new(chance.random_range(1..4)).unwrap();
+    let interval = millis(chance.random_range(300..7_000));
+    let settings = EngineSettings {
+        tariff: Tariff::new(price, interval, charged_at).unwrap(),
+        settle_every: millis(chance.random_range(5_000..60_000)),
+        ..settings()
+    };
+    let world = World::begin_on(Arc::clone(&store), clock.clone(), settings.clone()).await;
+    let serving: Serving = Arc::new(Mutex::new(world.engine.clone()));
+    let openings: Vec<(UserId, i64)> = (0..USERS)
+        .map(|_| {
+            let credits = chance.random_range(0..120);
+            (store.add_user(credits), credits)
+        })
+        .collect();
+    store.set_faults(Some(Faults {
+        chance: StdRng::seed_from_u64(seed ^ 0xFACE),
+        lost_calls: chance.random_range(0..150),
+        lost_replies: chance.random_range(0..150),
+        slow_calls: chance.random_range(0..20),
+    }));
+
+    let clients: Vec<_> = openings
+        .iter()
+        .map(|(user, _)| {
+            let chance = StdRng::seed_from_u64(chance.random());
+            tokio::spawn(client(
+                *user,
+                chance,
+                Arc::clone(&serving),
+                Arc::clone(&store),
+            ))
+        })
+        .collect();
+    for _ in 0..chance.random_range(0..4) {
+        pass(chance.random_range(5_000..ACTIVE_MS / 4)).await;
+        // A new process takes over; the old one learns of it at its next write.
+        store.set_faults(None);
+        let world = World::begin_on(Arc::clone(&store), clock.clone(), settings.clone()).await;
+        *serving.lock().unwrap() = world.engine.clone();
+        store.set_faults(Some(Faults {
+            chance: StdRng::seed_from_u64(chance.random()),
+            lost_calls: chance.random_range(0..150),
+            lost_replies: chance.random_range(0..150),
+            slow_calls: chance.random_range(0..20),
+        }));
+    }
+    let mut histories = Vec::new();
+    for client in clients {
+        histories.push(client.await.unwrap());
+    }
+
+    // All is well again: every session ends, and then nothing may be left over.
+    store.set_faults(None);
+    pass(20_000).await;
+    let engine = serving.lock().unwrap().clone();
+    for ((user, _), history) in openings.iter().zip(&mut histories) {
+        match engine.stop_session(*user, EndReason::User).await {
+            Ok(stopped) => history.stopped.push(stopped),
+            Err(error) => assert!(matches!(error, StopError::NoActiveSession), "{error:?}"),
+        }
+    }
+    engine.shutdown(Duration::from_secs(5)).await;
+    let sessions = store.all_sessions();
+    for ((user, opening), history) in openings.iter().zip(&histories) {
+        let own: BTreeMap<SessionId, SessionRecord> = sessions
+            .iter()
+            .filter(|(owner, _)| owner == user)
+            .map(|(_, record)| (record.session_id, *record))
+            .collect();
+        check(&store, *user, *opening, history, &own, settings.tariff);
+    }
+    (
+        sessions.len(),
+        histories.iter().map(|history| history.started.len()).sum(),
+        histories.iter().map(|history| history.stopped.len()).sum(),
+        histories
+            .iter()
+            .map(|history| history.unknown_starts + history.unknown_stops)
+            .sum(),
+    )
+}
+
+/// One user, who starts, stops, looks and gets credits at random until time is up.
+async fn client(
+    user: UserId,
+    mut chance: StdRng,
+    serving: Serving,
+    store: Arc<MemoryStore>,
+) -> History {
+    let mut history = History::default();
+    let mut grants = 0;
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(ACTIVE_MS);
+    while tokio::time::Instant::now() < deadline {
+        let engine = serving.lock().unwrap().clone();
+        match chance.random_range(0..10) {
+            0..4 => match engine.start_session(user).await {
+                Ok(started) => history.started.push(started),
+                Err(StartError::OutcomeUnknown) => history.unknown_starts += 1,
+                Err(error) => assert!(!matches!(error, StartError::UserUnknown)),
+            },
+            4..8 => match engine.stop_session(user, EndReason::User).await {
+                Ok(stopped) => history.stopped.push(stopped),
+                Err(StopError::OutcomeUnknown) => history.unknown_stops += 1,
+                Err(StopError::NoActiveSession | StopError::Unavailable) => {}
+            },
+            8 => drop(engine.balance(user).await),
+            _ => {
+                grants += 1;
+                let amount = chance.random_range(1..30);
+                let adjustment = Adjustment {
+                    user,
+                    kind: EntryKind::Grant,
+                    amount: CreditsChange::incoming(Credits::new(amount).unwrap()),
+                    at: engine.clock().now(),
+                    reason: "for the simulation".to_owned(),
+                    operator: "simulation".to_owned(),
+                    idempotency_key: format!("grant-{grants}"),
+                };
+                // Whether it was done is not known until it is: the same key, again and again.
+                while store.adjust(adjustment.clone()).await.is_err() {
+                    pass(50).await;
+                }
+                history.granted += amount;
+            }
+        }
+        pass(chance.random_range(0..15_000)).await;
+    }
+    history
+}
+
+/// Holds what the client was told against what is recorded.
+fn check(
+    store: &MemoryStore,
+    user: UserId,
+    opening: i64,
+    history: &History,
+    sessions: &BTreeMap<SessionId, SessionRecord>,
+    tariff: Tariff,
+) {
+    let consumed: i64 = sessions
+        .values()
+        .map(|session| session.credits_consumed.get())
+        .sum();
+    let left = opening + history.granted - consumed;
+    assert_eq!(
+        store.balances(user, opening),
+        (left, left),
+        "{user}: what came in, less what was consumed"
+    );
+    assert!(left >= 0);
+
+    let mut last_end = None;
+    for (id, session) in sessions {
+        let ended_at = session
+            .ended_at
+            .unwrap_or_else(|| panic!("session {id} never ended"));
+        assert!(
+            last_end.is_none_or(|end| end <= session.started_at),
+            "session {id} overlaps the one before"
+        );
+        last_end = Some(ended_at);
+        assert!(
+            session.served_ms <= ended_at.since(session.started_at),
+            "session {id} was served before it began"
+        );
+        let intervals = tariff.intervals_completed(session.served_ms);
+        let charge = match session.end_reason.unwrap() {
+            EndReason::Depleted => tariff.price_of(intervals),
+            EndReason::Engine if session.served_ms == Millis::ZERO => Some(Credits::ZERO),
+            _ => tariff.charge(session.served_ms),
+        };
+        assert_eq!(
+            Some(session.credits_consumed),
+            charge,
+            "session {id} costs what it was served for"
+        );
+        assert_eq!(
+            store.usage(*id).iter().sum::<i64>(),
+            session.credits_consumed.get()
+        );
+    }
+
+    let told: BTreeSet<SessionId> = history
+        .started
+        .iter()
+        .map(|started| started.session)
+        .collect();
+    assert_eq!(
+        told.len(),
+        history.started.len(),
+        "no two starts are told of one session"
+    );
+    for started in &history.started {
+        let session = sessions
+            .get(&started.session)
+            .unwrap_or_else(|| panic!("{} was lost", started.session));
+        assert_eq!(session.started_at, started.started_at);
+    }
+    let untold = sessions.keys().filter(|id| !told.contains(id)).count();
+    assert!(
+        untold <= history.unknown_starts,
+        "{untold} sessions that nobody asked for"
+    );
+    for stopped in &history.stopped {
+        let session = &sessions[&stopped.session];
+        assert_eq!(
+            session.ended_at,
+            Some(stopped.ended_at),
+            "session {}",
+            stopped.session
+        );
+        assert_eq!(
+            (session.credits_consumed, session.end_reason),
+            (stopped.consumed, Some(stopped.reason))
+        );
+    }
+}
