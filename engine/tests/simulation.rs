@@ -31,7 +31,7 @@ use schema::{
     session::{EndReason, SessionRecord},
 };
 use support::{
-    memory::{Faults, MemoryStore},
+    memory::{Faults, MemoryStore, Sabotage},
     world::{BEGIN, World, ms, pass, settings},
 };
 
@@ -68,12 +68,8 @@ fn every_reply_agrees_with_what_is_recorded() {
     };
     let mut totals = (0, 0, 0, 0);
     for seed in seeds.clone() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build();
         println!("SIMULATION_SEED={seed}");
-        let (sessions, started, stopped, unknown) = runtime.unwrap().block_on(simulate(seed));
+        let (sessions, started, stopped, unknown) = runtime().block_on(simulate(seed, None));
         totals = (
             totals.0 + sessions,
             totals.1 + started,
@@ -96,10 +92,36 @@ fn every_reply_agrees_with_what_is_recorded() {
     );
 }
 
+/// With a rule broken in the store, some seed goes red: the checks check.
+#[test]
+fn a_broken_rule_is_noticed() {
+    for sabotage in [
+        Sabotage::VersionsIgnored,
+        Sabotage::SettlementsAdded,
+        Sabotage::EpochsIgnored,
+    ] {
+        let is_noticed = (0..SEEDS).any(|seed| {
+            let run =
+                std::thread::spawn(move || runtime().block_on(simulate(seed, Some(sabotage))));
+            run.join().is_err()
+        });
+        assert!(is_noticed, "{sabotage:?}");
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
 /// Runs one seed. Returns how many sessions there were, and how many replies of each sort.
-async fn simulate(seed: u64) -> (usize, usize, usize, usize) {
+async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> (usize, usize, usize, usize) {
     let mut chance = StdRng::seed_from_u64(seed);
     let store = Arc::new(MemoryStore::default());
+    store.set_sabotage(sabotage);
     let clock = Clock::start_at(ms(BEGIN));
     let millis = |millis| Millis::new(millis).unwrap();
     let charged_at = if chance.random_bool(0.5) {
@@ -322,6 +344,12 @@ fn check(
         assert_eq!(
             (session.credits_consumed, session.end_reason),
             (stopped.consumed, Some(stopped.reason))
+        );
+        assert_eq!(
+            store.left_at_end(stopped.session),
+            Some(stopped.final_credits),
+            "session {}",
+            stopped.session
         );
     }
 }

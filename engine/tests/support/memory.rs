@@ -36,6 +36,7 @@ pub struct MemoryStore {
     is_down: AtomicBool,
     is_read_only: AtomicBool,
     faults: Mutex<Option<Faults>>,
+    sabotage: Mutex<Option<Sabotage>>,
 }
 
 /// What goes wrong between the engine and its store, by chance, from a seed.
@@ -48,6 +49,17 @@ pub struct Faults {
     pub lost_replies: u32,
     /// Of a thousand calls, how many take seconds.
     pub slow_calls: u32,
+}
+
+/// A rule that the store breaks on purpose, to see that the checks notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Facts are recorded whatever version they were decided from.
+    VersionsIgnored,
+    /// A settlement that comes again is added again.
+    SettlementsAdded,
+    /// A run may write although another one has begun.
+    EpochsIgnored,
 }
 
 /// What is to become of one call.
@@ -81,6 +93,7 @@ struct SessionRow {
     node: NodeName,
     recorded: RecordedSession,
     end: Option<(UnixMillis, EndReason)>,
+    left_at_end: Option<Credits>,
 }
 
 struct RunRow {
@@ -122,6 +135,11 @@ impl MemoryStore {
         *self.faults.lock().unwrap() = faults;
     }
 
+    /// Breaks a rule from now on.
+    pub fn set_sabotage(&self, sabotage: Option<Sabotage>) {
+        *self.sabotage.lock().unwrap() = sabotage;
+    }
+
     /// Everything that is recorded of sessions, in the order of their ids.
     pub fn all_sessions(&self) -> Vec<(UserId, SessionRecord)> {
         let data = self.data();
@@ -129,6 +147,11 @@ impl MemoryStore {
             .iter()
             .map(|(id, row)| (row.user, row.record(*id)))
             .collect()
+    }
+
+    /// The wallet's balance right after the session's end was recorded.
+    pub fn left_at_end(&self, session: SessionId) -> Option<Credits> {
+        self.data().sessions.get(&session)?.left_at_end
     }
 
     /// What the ledger says that the user has, and what the user's row says.
@@ -253,7 +276,12 @@ impl Data {
         EntryId::new(self.ledger.len() as i64 + 1).unwrap()
     }
 
-    fn open(&mut self, node: &NodeName, opening: &Opening) -> FactOutcome {
+    fn open(
+        &mut self,
+        node: &NodeName,
+        opening: &Opening,
+        sabotage: Option<Sabotage>,
+    ) -> FactOutcome {
         if let Some(session) = self.sessions.get(&opening.session) {
             let is_same =
                 session.user == opening.user && session.recorded.started_at == opening.started_at;
@@ -271,7 +299,7 @@ impl Data {
         let Some(row) = self.users.get_mut(&opening.user.get()) else {
             return FactOutcome::Refused(Refusal::UserUnknown);
         };
-        if row.version != opening.version {
+        if row.version != opening.version && sabotage != Some(Sabotage::VersionsIgnored) {
             return FactOutcome::Stale;
         }
         if is_taken {
@@ -296,12 +324,13 @@ impl Data {
             node: node.clone(),
             recorded,
             end: None,
+            left_at_end: None,
         };
         self.sessions.insert(opening.session, row);
         FactOutcome::Recorded
     }
 
-    fn settle(&mut self, settlement: &Settlement) -> FactOutcome {
+    fn settle(&mut self, settlement: &Settlement, sabotage: Option<Sabotage>) -> FactOutcome {
         let entry_id = self.entry_id();
         let (Some(row), Some(session)) = (
             self.users.get_mut(&settlement.user.get()),
@@ -311,9 +340,14 @@ impl Data {
         };
         let settled = session.recorded.settled;
         if (settled.seq, settled.total) == (settlement.seq, settlement.total) {
+            if sabotage == Some(Sabotage::SettlementsAdded)
+                && let Some(left) = row.credits.checked_sub(settlement.total)
+            {
+                row.credits = left;
+            }
             return FactOutcome::Recorded;
         }
-        if row.version != settlement.version {
+        if row.version != settlement.version && sabotage != Some(Sabotage::VersionsIgnored) {
             return FactOutcome::Stale;
         }
         if session.end.is_some() {
@@ -338,6 +372,7 @@ impl Data {
             served: settlement.served,
         };
         session.end = settlement.end.map(|reason| (settlement.at, reason));
+        session.left_at_end = settlement.end.map(|_| left);
         if !difference.is_zero() {
             let entry = LedgerEntry {
                 entry_id,
@@ -440,16 +475,17 @@ impl Store for MemoryStore {
         if self.is_read_only.load(Ordering::SeqCst) {
             return Err(StoreError::TimedOut(Duration::ZERO));
         }
+        let sabotage = *self.sabotage.lock().unwrap();
         let mut data = self.up()?;
-        let current = data
-            .runs
-            .iter_mut()
-            .find(|row| row.node == run.node && row.epoch == run.epoch && row.is_current);
+        let current = data.runs.iter_mut().find(|row| {
+            let may_write = row.is_current || sabotage == Some(Sabotage::EpochsIgnored);
+            row.node == run.node && row.epoch == run.epoch && may_write
+        });
         let current = current.ok_or(StoreError::Superseded)?;
         current.span.to = current.span.to.max(alive_at.unwrap_or(UnixMillis::EPOCH));
         let outcomes = facts.iter().map(|fact| match fact {
-            Fact::Opening(opening) => data.open(&run.node, opening),
-            Fact::Settlement(settlement) => data.settle(settlement),
+            Fact::Opening(opening) => data.open(&run.node, opening, sabotage),
+            Fact::Settlement(settlement) => data.settle(settlement, sabotage),
         });
         let outcomes = outcomes.collect();
         if fate == Fate::ReplyLost {
