@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Credits, Millis, SessionId, UnixMillis,
+    Credits, SessionId, UnixMillis,
     session::{ActiveSession, EndReason},
 };
 
@@ -68,12 +68,6 @@ pub struct CreditUpdate {
     #[serde(flatten)]
     pub session: Option<ActiveSession>,
 }
-
-/// How often a server sends a ping to a socket that says nothing.
-pub const PING_EVERY: Millis = match Millis::new(25_000) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
 
 /// Why the server closed a socket, and whether coming back makes sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

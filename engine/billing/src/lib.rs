@@ -15,7 +15,7 @@ mod recovery;
 mod tariff;
 mod wallet;
 
-pub use meter::{Checkpoint, Meter, Span, served_before_cut};
+pub use meter::{Checkpoint, Meter, Span};
 pub use recovery::{AfterCut, RecordedSession};
 pub use tariff::{ChargedAt, Intervals, InvalidTariff, Tariff};
 pub use wallet::{

@@ -14,20 +14,6 @@ pub struct Span {
     pub to: UnixMillis,
 }
 
-impl Span {
-    /// The part of `self` inside `other`.
-    fn overlap(self, other: Self) -> Self {
-        Self {
-            from: self.from.max(other.from),
-            to: self.to.min(other.to),
-        }
-    }
-
-    fn length(self) -> Millis {
-        self.to.since(self.from)
-    }
-}
-
 /// A recorded fact: at `at`, the session had been served for `served`. Its start is one, with
 /// nothing served, and so is each settlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,23 +22,6 @@ pub struct Checkpoint {
     pub at: UnixMillis,
     /// What had been served by then.
     pub served: Millis,
-}
-
-/// What a session had been served for when its node went down: its last checkpoint, and since then
-/// the overlap with the node's `runs` (each from its start to its last `alive_at`) less the session's
-/// `pauses`. The runs don't overlap each other, nor do the pauses.
-pub fn served_before_cut(checkpoint: Checkpoint, runs: &[Span], pauses: &[Span]) -> Millis {
-    let since = Span {
-        from: checkpoint.at,
-        to: UnixMillis::MAX,
-    };
-    runs.iter().fold(checkpoint.served, |served, run| {
-        let run = run.overlap(since);
-        let frozen = pauses.iter().fold(Millis::ZERO, |sum, pause| {
-            sum.saturating_add(run.overlap(*pause).length())
-        });
-        served.saturating_add(run.length().saturating_sub(frozen))
-    })
 }
 
 /// A session's running account of served time.
@@ -120,83 +89,8 @@ mod tests {
         UnixMillis::new(millis).unwrap()
     }
 
-    fn span(from: i64, to: i64) -> Span {
-        Span {
-            from: ms(from),
-            to: ms(to),
-        }
-    }
-
-    /// Law 8's worked examples, and what surrounds them. Times in ms.
     #[test]
-    fn downtime_is_free() {
-        let check = |what: &str, start: i64, runs: &[Span], back: i64, stop: i64, served: i64| {
-            let checkpoint = Checkpoint {
-                at: ms(start),
-                served: Millis::ZERO,
-            };
-            let meter = Meter::running(served_before_cut(checkpoint, runs, &[]), ms(back));
-            assert_eq!(meter.served(ms(stop)).get(), served, "{what}");
-        };
-        check(
-            "alive 5.0, killed 5.9, back 8.9, stopped 9.9",
-            0,
-            &[span(0, 5_000)],
-            8_900,
-            9_900,
-            6_000,
-        );
-        check(
-            "the same with alive 4.9",
-            0,
-            &[span(0, 4_900)],
-            8_900,
-            9_900,
-            5_900,
-        );
-        check(
-            "start 5.4 after alive 5.0: nothing before the restart",
-            5_400,
-            &[span(0, 5_000)],
-            8_900,
-            8_900,
-            0,
-        );
-        check(
-            "two crashes",
-            0,
-            &[span(0, 5_000), span(8_900, 9_900)],
-            20_000,
-            20_500,
-            6_500,
-        );
-    }
-
-    #[test]
-    fn a_checkpoint_stands_for_all_before_it() {
-        let checkpoint = Checkpoint {
-            at: ms(900_000),
-            served: Millis::new(850_000).unwrap(),
-        };
-        let alive_lags = served_before_cut(checkpoint, &[span(0, 899_500)], &[]);
-        assert_eq!(alive_lags.get(), 850_000);
-        let alive_later = served_before_cut(checkpoint, &[span(0, 903_000)], &[]);
-        assert_eq!(alive_later.get(), 853_000);
-    }
-
-    #[test]
-    fn pauses_are_not_served() {
-        let checkpoint = Checkpoint {
-            at: ms(0),
-            served: Millis::ZERO,
-        };
-        let served = served_before_cut(
-            checkpoint,
-            &[span(0, 10_000), span(20_000, 30_000)],
-            &[span(8_000, 25_000)],
-        );
-        assert_eq!(served.get(), 8_000 + 5_000);
-
+    fn a_pause_is_not_served() {
         let mut meter = Meter::running(Millis::ZERO, ms(100));
         meter.pause(ms(350));
         assert_eq!(

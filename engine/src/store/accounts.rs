@@ -207,18 +207,6 @@ pub(super) async fn revoke_token(
         .map(drop)
 }
 
-/// Whether the token was revoked.
-pub(super) async fn is_token_revoked(
-    connection: &mut Connection,
-    token_id: String,
-) -> Result<bool, StoreError> {
-    let sql = "SELECT expires_at FROM revoked_tokens WHERE token_id = $1";
-    Ok(connection
-        .row::<(i64,)>(sql, &[token_id.into()])
-        .await?
-        .is_some())
-}
-
 /// All revoked tokens that have not expired at `now`; forgets those that have.
 pub(super) async fn revoked_tokens(
     connection: &mut Connection,

@@ -293,12 +293,6 @@ impl Store for Database {
             .await
     }
 
-    async fn is_token_revoked(&self, token_id: &str) -> Result<bool, StoreError> {
-        let token_id = token_id.to_owned();
-        self.read(move |connection| Box::pin(accounts::is_token_revoked(connection, token_id)))
-            .await
-    }
-
     async fn revoked_tokens(&self, now: UnixMillis) -> Result<Vec<RevokedToken>, StoreError> {
         self.write(move |connection| Box::pin(accounts::revoked_tokens(connection, now)))
             .await

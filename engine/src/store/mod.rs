@@ -318,9 +318,6 @@ pub trait Store: Send + Sync + 'static {
     /// Revokes a token. Revoking it twice is the same as once.
     async fn revoke_token(&self, token: RevokedToken) -> Result<(), StoreError>;
 
-    /// Whether the token was revoked.
-    async fn is_token_revoked(&self, token_id: &str) -> Result<bool, StoreError>;
-
     /// All revoked tokens that have not expired at `now`; forgets those that have.
     async fn revoked_tokens(&self, now: UnixMillis) -> Result<Vec<RevokedToken>, StoreError>;
 

@@ -626,10 +626,6 @@ impl Store for MemoryStore {
         Err(not_kept())
     }
 
-    async fn is_token_revoked(&self, _: &str) -> Result<bool, StoreError> {
-        Err(not_kept())
-    }
-
     async fn revoked_tokens(&self, _: UnixMillis) -> Result<Vec<RevokedToken>, StoreError> {
         Err(not_kept())
     }
