@@ -15,7 +15,8 @@ use crate::{
     token::made_token,
 };
 
-const FAST: (&str, &str) = ("tariff.interval_ms", "50");
+/// Slow enough that a busy machine shows every fall by itself: two that are late would be one update.
+const STEADY: (&str, &str) = ("tariff.interval_ms", "1000");
 
 #[tokio::test]
 async fn the_first_message_is_the_balance() {
@@ -77,7 +78,7 @@ async fn ws_is_for_websockets_only() {
 
 #[tokio::test]
 async fn every_fall_of_the_balance_arrives_once() {
-    let server = TestServer::with(&[FAST]).await;
+    let server = TestServer::with(&[STEADY]).await;
     let token = sign_up(&server, "ada@example.com").await;
     let (mut first, mut second) = (
         Socket::with_token(&server, &token).await,
@@ -105,9 +106,9 @@ async fn every_fall_of_the_balance_arrives_once() {
         );
         assert_eq!(
             begun["depletesAt"].as_i64(),
-            started["startedAt"].as_i64().map(|at| at + 5_000)
+            started["startedAt"].as_i64().map(|at| at + 100_000)
         );
-        for expected in (95..100).rev() {
+        for expected in (97..100).rev() {
             assert_eq!(socket.next_of("credit_update").await["credits"], expected);
         }
     }
@@ -137,7 +138,7 @@ async fn every_fall_of_the_balance_arrives_once() {
 
 #[tokio::test]
 async fn the_end_of_the_credits_is_told() {
-    let server = TestServer::with(&[FAST, ("signup.credits", "3")]).await;
+    let server = TestServer::with(&[STEADY, ("signup.credits", "3")]).await;
     let token = sign_up(&server, "ada@example.com").await;
     let mut socket = Socket::with_token(&server, &token).await;
     let started = post("/api/sessions/start")
@@ -146,7 +147,8 @@ async fn the_end_of_the_credits_is_told() {
         .await
         .expect(200);
     socket.next_of("session_started").await;
-    assert_eq!(socket.next_of("balance_low").await["secondsLeft"], 1);
+    let low = socket.next_of("balance_low").await;
+    assert!(matches!(low["secondsLeft"].as_i64(), Some(1..=3)), "{low}");
     for expected in (0..3).rev() {
         let update = socket.next_of("credit_update").await;
         assert_eq!(
@@ -166,7 +168,7 @@ async fn the_end_of_the_credits_is_told() {
     );
     assert_eq!(
         told["endedAt"].as_i64(),
-        started["startedAt"].as_i64().map(|at| at + 150)
+        started["startedAt"].as_i64().map(|at| at + 3_000)
     );
 }
 
