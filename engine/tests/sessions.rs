@@ -12,10 +12,11 @@ use std::{sync::Arc, time::Duration};
 
 use engine::{
     EngineSettings,
-    engine::{RecoveredSessions, StartError, StopError},
+    engine::{StartError, StopError},
+    facts::ResumePolicy,
     store::Store,
 };
-use schema::{Credits, SessionId, UserId, session::EndReason, websocket::ServerMessage};
+use schema::{Credits, Millis, SessionId, UserId, session::EndReason, websocket::ServerMessage};
 use support::world::{BEGIN, World, ms, pass, settings};
 
 #[tokio::test(start_paused = true)]
@@ -306,7 +307,7 @@ async fn after_a_long_absence_sessions_end_where_they_were_cut() {
         world.engine.shutdown(Duration::from_secs(5)).await;
         pass(away_ms).await;
         let settings = EngineSettings {
-            recovered_sessions: policy,
+            resume: policy,
             ..settings()
         };
         let world = World::begin_on(
@@ -329,9 +330,10 @@ async fn after_a_long_absence_sessions_end_where_they_were_cut() {
             (!is_resumed).then_some(EndReason::Engine)
         );
     };
-    check(RecoveredSessions::Resume, 599_000, true).await;
-    check(RecoveredSessions::Resume, 601_000, false).await;
-    check(RecoveredSessions::Stop, 1_000, false).await;
+    let within = ResumePolicy::Within(Millis::new(600_000).unwrap());
+    check(within, 599_000, true).await;
+    check(within, 601_000, false).await;
+    check(ResumePolicy::Never, 1_000, false).await;
 }
 
 #[tokio::test(start_paused = true)]
