@@ -186,6 +186,10 @@ async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> (usize, usize, usize
         }
     }
     engine.shutdown(Duration::from_secs(5)).await;
+    let runs = store.runs();
+    for ((_, end), (start, _)) in runs.iter().zip(runs.iter().skip(1)) {
+        assert!(end.is_some_and(|end| end < *start), "{runs:?} overlap");
+    }
     let sessions = store.all_sessions();
     for ((user, opening), history) in openings.iter().zip(&histories) {
         let own: BTreeMap<SessionId, SessionRecord> = sessions
@@ -290,6 +294,9 @@ async fn client(
             },
             8 => drop(engine.balance(user).await),
             _ => {
+                if chance.random_bool(0.5) {
+                    close_to_depletion(&engine, user, &mut chance).await;
+                }
                 grants += 1;
                 let amount = chance.random_range(1..30);
                 let adjustment = Adjustment {
@@ -311,6 +318,19 @@ async fn client(
         pass(chance.random_range(0..15_000)).await;
     }
     history
+}
+
+/// Waits until the user's credits are about to run out, if that is soon: then writers race.
+async fn close_to_depletion(engine: &Engine, user: UserId, chance: &mut StdRng) {
+    let Ok(balance) = engine.balance(user).await else {
+        return;
+    };
+    let depletes_at = balance.session.and_then(|session| session.depletes_at);
+    let left = depletes_at.map_or(0, |at| at.since(engine.clock().now()).get());
+    if left < 30_000 {
+        let early = chance.random_range(0..300);
+        pass(left.saturating_sub(early).max(0).unsigned_abs()).await;
+    }
 }
 
 /// Holds what the client was told against what is recorded.
@@ -371,6 +391,11 @@ fn check(
             EndReason::Engine if session.served_ms == Millis::ZERO => Some(Credits::ZERO),
             _ => tariff.charge(session.served_ms),
         };
+        if session.end_reason == Some(EndReason::Depleted) {
+            let left = opening + store.moved_before(user, ended_at);
+            let price = tariff.price().get();
+            assert!(left < price, "session {id} ended with {left} left");
+        }
         assert_eq!(
             Some(session.credits_consumed),
             charge,

@@ -204,6 +204,18 @@ impl MemoryStore {
         runs.collect()
     }
 
+    /// What came into the wallet before `end`, less what went out up to then: what came in at that very
+    /// instant may have come after it.
+    pub fn moved_before(&self, user: UserId, end: UnixMillis) -> i64 {
+        let data = self.data();
+        let entries = data.ledger.iter().filter(|(owner, ..)| *owner == user);
+        let amounts = entries.map(|(_, _, entry)| (entry.at, entry.amount.get()));
+        amounts
+            .filter(|(at, amount)| *at < end || (*at == end && *amount < 0))
+            .map(|(_, amount)| amount)
+            .sum()
+    }
+
     /// For how long the session's node could have served it: while its runs lasted. That a run lasted
     /// shows by its `alive_at`, and by what it recorded of the session.
     pub fn available(&self, session: SessionId) -> Millis {
