@@ -22,7 +22,7 @@ use billing::{ChargedAt, Tariff};
 use engine::{
     Clock, Engine, EngineSettings,
     engine::{StartError, Started, StopError, Stopped},
-    store::{Adjustment, Store},
+    store::{Adjustment, Shortfall, Store},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use schema::{
@@ -243,6 +243,8 @@ async fn client(
                     user,
                     kind: EntryKind::Grant,
                     amount: CreditsChange::incoming(Credits::new(amount).unwrap()),
+                    session: None,
+                    shortfall: Shortfall::Refuse,
                     at: engine.clock().now(),
                     reason: "for the simulation".to_owned(),
                     operator: "simulation".to_owned(),

@@ -13,13 +13,14 @@ use std::{
 
 use async_trait::async_trait;
 use billing::{
-    BalanceChange, Checkpoint, Opening, RecordedSession, Settled, Settlement, Span, WalletVersion,
+    AfterCut, BalanceChange, Checkpoint, Opening, RecordedSession, Settled, Settlement, Span,
+    Wallet, WalletVersion,
 };
 use engine::{
     facts::{Fact, FactOutcome, LiveSession, NodeName, NodeRun, Refusal, WalletRecord},
     store::{
         AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-        SessionCursor, Store, StoreError, UserRecord, audit::AuditPage,
+        SessionCursor, Standing, Store, StoreError, UserRecord, audit::AuditPage,
     },
 };
 use rand::{RngExt, rngs::StdRng};
@@ -76,7 +77,7 @@ struct Data {
     ledger: Vec<(UserId, WalletVersion, LedgerEntry)>,
     runs: Vec<RunRow>,
     notices: Vec<Notice>,
-    adjusted: BTreeMap<(UserId, String), Adjusted>,
+    adjusted: BTreeMap<(UserId, String), (EntryKind, Option<SessionId>, Adjusted)>,
     next_session: i64,
 }
 
@@ -387,6 +388,118 @@ impl Data {
         }
         FactOutcome::Recorded
     }
+
+    fn adjust(&mut self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
+        let wallet = self
+            .wallet(adjustment.user, None)
+            .ok_or(AdjustError::UserUnknown)?;
+        let key = (adjustment.user, adjustment.idempotency_key.clone());
+        if let Some((kind, session, adjusted)) = self.adjusted.get(&key) {
+            let is_same = (*kind, *session) == (adjustment.kind, adjustment.session)
+                && adjusted.amount == adjustment.amount;
+            return if is_same {
+                Ok(Adjusted {
+                    is_repeat: true,
+                    ..*adjusted
+                })
+            } else {
+                Err(AdjustError::KeyConflict)
+            };
+        }
+        let current = self.runs.iter().filter(|run| run.is_current);
+        let alive_at = current.map(|run| run.span.to).max();
+        let at = adjustment
+            .at
+            .max(wallet.last_instant)
+            .max(alive_at.unwrap_or(UnixMillis::EPOCH));
+        self.refuse_too_much(&adjustment, &wallet, at)?;
+        let balance = wallet.credits;
+        let balance_after = balance
+            .checked_change(adjustment.amount)
+            .ok_or(AdjustError::MoreThanFits { balance })?;
+        let (entry_id, notice) = (self.entry_id(), self.notices.len() as i64 + 1);
+        let row = self
+            .users
+            .get_mut(&adjustment.user.get())
+            .ok_or(AdjustError::UserUnknown)?;
+        row.credits = balance_after;
+        row.version = row.version.next();
+        row.last_instant = at;
+        let version = row.version;
+        let entry = LedgerEntry {
+            entry_id,
+            at,
+            kind: adjustment.kind,
+            amount: adjustment.amount,
+            balance_after,
+            session_id: adjustment.session,
+            reason: Some(adjustment.reason),
+        };
+        self.enter(adjustment.user, version, entry);
+        self.notices.push(Notice {
+            id: notice,
+            user: adjustment.user,
+        });
+        let adjusted = Adjusted {
+            entry: entry_id,
+            at,
+            amount: adjustment.amount,
+            balance_after,
+            is_repeat: false,
+        };
+        self.adjusted
+            .insert(key, (adjustment.kind, adjustment.session, adjusted));
+        Ok(adjusted)
+    }
+
+    /// A revoke takes no more than is free, and all refunds of a session no more than it has cost.
+    fn refuse_too_much(
+        &self,
+        adjustment: &Adjustment,
+        wallet: &WalletRecord,
+        at: UnixMillis,
+    ) -> Result<(), AdjustError> {
+        if adjustment.kind == EntryKind::Revoke {
+            let free = self.free(wallet, at);
+            if free.checked_change(adjustment.amount).is_none() {
+                return Err(AdjustError::MoreThanFree { free });
+            }
+        }
+        if adjustment.kind == EntryKind::Refund {
+            let session = adjustment.session.ok_or(AdjustError::Nonsense)?;
+            let row = self.sessions.get(&session);
+            let row = row.filter(|row| row.user == adjustment.user);
+            let spent = row.ok_or(AdjustError::SessionUnknown)?.recorded.settled;
+            let refunds = self.ledger.iter().filter(|(_, _, entry)| {
+                entry.kind == EntryKind::Refund && entry.session_id == Some(session)
+            });
+            let refunded = refunds.map(|(_, _, entry)| entry.amount.get()).sum();
+            let (spent, refunded) = (spent.total, Credits::new(refunded).unwrap());
+            if refunded.get() + adjustment.amount.get() > spent.get() {
+                return Err(AdjustError::MoreThanSpent { spent, refunded });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the wallet has at `at` that its sessions neither used nor hold, if they run on until then.
+    fn free(&self, wallet: &WalletRecord, at: UnixMillis) -> Credits {
+        let recorded: Vec<RecordedSession> = wallet
+            .live
+            .iter()
+            .map(|live| live.session.clone())
+            .collect();
+        let (current, earlier): (Vec<&RunRow>, Vec<&RunRow>) =
+            self.runs.iter().partition(|run| run.is_current);
+        let earlier: Vec<Span> = earlier.iter().map(|run| run.span).collect();
+        let after_cut = current
+            .last()
+            .map_or(AfterCut::End, |run| AfterCut::ResumeAt(run.span.from));
+        let (user, version, credits) = (wallet.user, wallet.version, wallet.credits);
+        let mut wallet = Wallet::recovered(user, version, credits, &recorded, &earlier, after_cut);
+        wallet.advance(at);
+        wallet.free()
+    }
 }
 
 #[async_trait]
@@ -505,62 +618,15 @@ impl Store for MemoryStore {
 
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
         let fate = self.fate().await?;
-        let mut data = self.up()?;
-        let key = (adjustment.user, adjustment.idempotency_key.clone());
-        if let Some(adjusted) = data.adjusted.get(&key) {
-            return Ok(Adjusted {
-                is_repeat: true,
-                ..*adjusted
-            });
-        }
-        let alive_at = data
-            .runs
-            .iter()
-            .filter(|run| run.is_current)
-            .map(|run| run.span.to)
-            .max();
-        let (entry_id, notice) = (data.entry_id(), data.notices.len() as i64 + 1);
-        let row = data
-            .users
-            .get_mut(&adjustment.user.get())
-            .ok_or(AdjustError::UserUnknown)?;
-        let at = adjustment
-            .at
-            .max(row.last_instant)
-            .max(alive_at.unwrap_or(UnixMillis::EPOCH));
-        let balance_after = row
-            .credits
-            .checked_change(adjustment.amount)
-            .ok_or(AdjustError::OutOfRange)?;
-        row.credits = balance_after;
-        row.version = row.version.next();
-        row.last_instant = at;
-        let version = row.version;
-        let entry = LedgerEntry {
-            entry_id,
-            at,
-            kind: adjustment.kind,
-            amount: adjustment.amount,
-            balance_after,
-            session_id: None,
-            reason: Some(adjustment.reason),
-        };
-        data.enter(adjustment.user, version, entry);
-        data.notices.push(Notice {
-            id: notice,
-            user: adjustment.user,
-        });
-        let adjusted = Adjusted {
-            entry: entry_id,
-            at,
-            balance_after,
-            is_repeat: false,
-        };
-        data.adjusted.insert(key, adjusted);
+        let adjusted = self.up()?.adjust(adjustment)?;
         if fate == Fate::ReplyLost {
             return Err(lost().into());
         }
         Ok(adjusted)
+    }
+
+    async fn standing(&self, _: UserId, _: UnixMillis) -> Result<Option<Standing>, StoreError> {
+        Err(not_kept())
     }
 
     async fn notices(&self, after: Option<i64>, limit: u32) -> Result<Vec<Notice>, StoreError> {

@@ -10,7 +10,7 @@ use engine::{
     Clock, Engine, EngineSettings,
     engine::{RecoveredSessions, StopError, Stopped},
     facts::NodeName,
-    store::{Adjustment, Store},
+    store::{Adjustment, Shortfall, Store},
     update::{News, UserUpdate},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -116,6 +116,8 @@ impl World {
             user,
             kind: EntryKind::Grant,
             amount: CreditsChange::incoming(Credits::new(credits).unwrap()),
+            session: None,
+            shortfall: Shortfall::Refuse,
             at: self.engine.clock().now(),
             reason: "for the test".to_owned(),
             operator: "test".to_owned(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::store::Adjustment;
+use engine::store::{Adjustment, Shortfall};
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use schema::{Credits, CreditsChange, ledger::EntryKind};
@@ -189,6 +189,8 @@ async fn credits_from_another_process_are_told() {
         user: user.id,
         kind: EntryKind::Grant,
         amount: CreditsChange::incoming(Credits::new(50).unwrap()),
+        session: None,
+        shortfall: Shortfall::Refuse,
         at: user.created_at,
         reason: "test".to_owned(),
         operator: "tester".to_owned(),
