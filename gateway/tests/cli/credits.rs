@@ -13,6 +13,15 @@ fn number(answer: &str, name: &str) -> i64 {
     rest[..end].parse().unwrap()
 }
 
+/// A server with intervals of so many milliseconds, which settles every so many.
+fn serve(program: &Program, interval_ms: &str, settle_every_ms: &str) -> Serving {
+    let mut command = program.command(&["serve"]);
+    command
+        .env("MINUTE_CREDIT__TARIFF__INTERVAL_MS", interval_ms)
+        .env("MINUTE_CREDIT__SETTLEMENT__EVERY_MS", settle_every_ms);
+    Serving::start(command)
+}
+
 fn credits(serving: &Serving, token: &str) -> String {
     serving.ask("GET", "/api/sessions/credits", token, "")
 }
@@ -31,11 +40,11 @@ fn wait_for_end_after(serving: &Serving, token: &str, millis: i64) {
 #[test]
 fn a_running_session_ends_sooner_or_later_by_what_an_operator_does() {
     let program = Program::new();
-    let serving = program.serve();
+    // An interval that doesn't end while the test runs.
+    let serving = serve(&program, "600000", "900000");
     let token = serving.sign_up("ada@example.com");
-    let start = serving.ask("POST", "/api/sessions/start", &token, "");
-    let session = number(&start, "sessionId").to_string();
-    wait_for_end_after(&serving, &token, 600_000);
+    serving.ask("POST", "/api/sessions/start", &token, "");
+    wait_for_end_after(&serving, &token, 60_000_000);
 
     let say = |words: &[&str]| {
         let mut arguments = vec!["credits"];
@@ -49,7 +58,7 @@ fn a_running_session_ends_sooner_or_later_by_what_an_operator_does() {
         out.contains("40 credits of ada@example.com: revoked (key r,"),
         "{out}"
     );
-    wait_for_end_after(&serving, &token, 360_000);
+    wait_for_end_after(&serving, &token, 36_000_000);
     assert!(
         say(&["revoke", ada, "40", "--key", "r"])
             .ok()
@@ -62,19 +71,14 @@ fn a_running_session_ends_sooner_or_later_by_what_an_operator_does() {
         out.contains("59 credits of") && out.contains("balance 1)"),
         "{out}"
     );
-    wait_for_end_after(&serving, &token, 6_000);
+    wait_for_end_after(&serving, &token, 600_000);
     say(&["grant", ada, "9"]).ok();
-    wait_for_end_after(&serving, &token, 60_000);
+    wait_for_end_after(&serving, &token, 6_000_000);
 
-    while number(&credits(&serving, &token), "credits") > 8 {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    let refund = |amount, id| say(&["refund", ada, amount, "--session", id]);
-    refund("1", &session).fails(1, &["no credits were refunded", "has cost 0 so far"]);
     let shown = program.run(&["credits", "show", ada]).ok();
     for words in [
-        "balance  8",
-        "free     7",
+        "balance  10",
+        "free     9",
         "ledger   10",
         " is live since 20",
         "+100",
@@ -82,14 +86,46 @@ fn a_running_session_ends_sooner_or_later_by_what_an_operator_does() {
     ] {
         assert!(shown.contains(words), "{words}: {shown}");
     }
+    program.run(&["verify"]).ok();
+}
+
+#[test]
+fn what_a_session_cost_is_refunded_once() {
+    let program = Program::new();
+    let serving = serve(&program, "100", "900000");
+    let token = serving.sign_up("ada@example.com");
+    let ada = "ada@example.com";
+    let start = serving.ask("POST", "/api/sessions/start", &token, "");
+    let session = number(&start, "sessionId").to_string();
+    let refund = |amount: i64, id: &str| {
+        let amount = amount.to_string();
+        program.run(&[
+            "credits",
+            "refund",
+            ada,
+            &amount,
+            "--session",
+            id,
+            "--reason",
+            "a test",
+        ])
+    };
+    while number(&credits(&serving, &token), "credits") > 98 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    // What is not settled is not in the ledger.
+    refund(1, &session).fails(1, &["no credits were refunded", "has cost 0 so far"]);
     let stop = serving.ask("POST", "/api/sessions/stop", &token, "");
-    assert_eq!(number(&stop, "creditsConsumed"), 2, "{stop}");
-    refund("3", &session).fails(1, &["has cost 2 so far, and 0 of it"]);
-    refund("2", "999").fails(1, &["no such session"]);
-    let out = refund("2", &session).ok();
-    let words = format!("2 credits to {ada}: refunded for session {session} (key cli-");
-    assert!(out.contains(&words) && out.contains("balance 10)"), "{out}");
-    refund("1", &session).fails(1, &["and 2 of it is refunded"]);
+    let cost = number(&stop, "creditsConsumed");
+    refund(cost + 1, &session).fails(1, &[&format!("has cost {cost} so far, and 0 of it")]);
+    refund(1, "999").fails(1, &["no such session"]);
+    let out = refund(cost, &session).ok();
+    let words = format!("{cost} credits to {ada}: refunded for session {session} (key cli-");
+    assert!(
+        out.contains(&words) && out.contains("balance 100)"),
+        "{out}"
+    );
+    refund(1, &session).fails(1, &[&format!("and {cost} of it is refunded")]);
     let shown = program
         .run(&["credits", "show", ada, "--entries", "1"])
         .ok();
@@ -104,11 +140,7 @@ fn a_running_session_ends_sooner_or_later_by_what_an_operator_does() {
 #[test]
 fn a_revoke_never_makes_a_settlement_fail() {
     let program = Program::new();
-    let mut command = program.command(&["serve"]);
-    command
-        .env("MINUTE_CREDIT__TARIFF__INTERVAL_MS", "50")
-        .env("MINUTE_CREDIT__SETTLEMENT__EVERY_MS", "1000");
-    let serving = Serving::start(command);
+    let serving = serve(&program, "50", "1000");
     let token = serving.sign_up("ada@example.com");
     let session = number(
         &serving.ask("POST", "/api/sessions/start", &token, ""),
