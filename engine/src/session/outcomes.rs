@@ -90,10 +90,6 @@ impl SessionState {
     }
 
     pub(super) fn start_refused(&mut self, id: SessionId, refusal: Refusal) {
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
-        wallet.start_refused(id);
         let error = match refusal {
             Refusal::SlotTaken => StartError::SessionActive,
             Refusal::UserUnknown => StartError::UserUnknown,
@@ -106,6 +102,16 @@ impl SessionState {
                 StartError::Unavailable
             }
         };
+        self.withdraw_start(id, error);
+    }
+
+    /// Forgets a start that was not recorded and won't be, and tells whoever waits for it or its end.
+    pub(super) fn withdraw_start(&mut self, id: SessionId, error: StartError) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        wallet.start_refused(id);
+        self.start_stamp = None;
         if let Some(reply) = self.starting.take() {
             let _gone = reply.send(Err(error));
         }
@@ -113,6 +119,7 @@ impl SessionState {
             let _gone = reply.send(Err(StopError::NoActiveSession));
         }
         self.stop_stamp = None;
+        self.start_queued();
     }
 
     pub(super) fn settled(&mut self, settlement: &Settlement, version: WalletVersion) {
@@ -154,6 +161,11 @@ impl SessionState {
             credits_consumed: consumed,
             final_credits,
         }));
+        self.start_queued();
+    }
+
+    /// Tries the starts that wait; those that still have to wait are queued again.
+    pub(super) fn start_queued(&mut self) {
         for reply in std::mem::take(&mut self.queued_starts) {
             self.start(reply);
         }
