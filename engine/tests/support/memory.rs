@@ -2,7 +2,7 @@
 //! wallets, sessions, runs and the ledger; it has no passwords, no tokens and no audit.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     sync::{
         Mutex, MutexGuard,
@@ -20,7 +20,7 @@ use engine::{
     facts::{Fact, FactOutcome, LiveSession, NodeName, NodeRun, Refusal, WalletRecord},
     store::{
         AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-        SessionCursor, Standing, Store, StoreError, UserRecord, audit::AuditPage,
+        SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord, audit::AuditPage,
     },
 };
 use rand::{RngExt, rngs::StdRng};
@@ -77,6 +77,8 @@ struct Data {
     ledger: Vec<(UserId, WalletVersion, LedgerEntry)>,
     runs: Vec<RunRow>,
     notices: Vec<Notice>,
+    /// Sessions whose start was stale because of a revoke.
+    overtaken: BTreeSet<SessionId>,
     adjusted: BTreeMap<(UserId, String), (EntryKind, Option<SessionId>, Adjusted)>,
     next_session: i64,
 }
@@ -200,14 +202,31 @@ impl MemoryStore {
 
     /// What the session was settled for, one amount for each ledger entry.
     pub fn usage(&self, session: SessionId) -> Vec<i64> {
+        let amounts = self.amounts(EntryKind::Usage, session);
+        amounts.into_iter().map(|amount| -amount).collect()
+    }
+
+    /// What of the session's cost was refunded.
+    pub fn refunded(&self, session: SessionId) -> i64 {
+        self.amounts(EntryKind::Refund, session).into_iter().sum()
+    }
+
+    fn amounts(&self, kind: EntryKind, session: SessionId) -> Vec<i64> {
         let data = self.data();
         let of_session = data
             .ledger
             .iter()
-            .filter(|(_, _, entry)| entry.session_id == Some(session));
-        of_session
-            .map(|(_, _, entry)| -entry.amount.get())
-            .collect()
+            .filter(|(_, _, entry)| entry.kind == kind && entry.session_id == Some(session));
+        of_session.map(|(_, _, entry)| entry.amount.get()).collect()
+    }
+
+    /// How many starts were stale by a revoke and never recorded.
+    pub fn overtaken_starts(&self) -> usize {
+        let data = self.data();
+        let overtaken = data.overtaken.iter();
+        overtaken
+            .filter(|session| !data.sessions.contains_key(session))
+            .count()
     }
 
     fn data(&self) -> MutexGuard<'_, Data> {
@@ -301,6 +320,13 @@ impl Data {
             return FactOutcome::Refused(Refusal::UserUnknown);
         };
         if row.version != opening.version && sabotage != Some(Sabotage::VersionsIgnored) {
+            let last = self
+                .ledger
+                .iter()
+                .rfind(|(owner, ..)| *owner == opening.user);
+            if last.is_some_and(|(_, _, entry)| entry.kind == EntryKind::Revoke) {
+                self.overtaken.insert(opening.session);
+            }
             return FactOutcome::Stale;
         }
         if is_taken {
@@ -395,8 +421,10 @@ impl Data {
             .ok_or(AdjustError::UserUnknown)?;
         let key = (adjustment.user, adjustment.idempotency_key.clone());
         if let Some((kind, session, adjusted)) = self.adjusted.get(&key) {
+            let (made, asked) = (adjusted.amount.get(), adjustment.amount.get());
             let is_same = (*kind, *session) == (adjustment.kind, adjustment.session)
-                && adjusted.amount == adjustment.amount;
+                && (made == asked
+                    || (adjustment.shortfall == Shortfall::TakeWhatIsFree && made > asked));
             return if is_same {
                 Ok(Adjusted {
                     is_repeat: true,
@@ -412,10 +440,10 @@ impl Data {
             .at
             .max(wallet.last_instant)
             .max(alive_at.unwrap_or(UnixMillis::EPOCH));
-        self.refuse_too_much(&adjustment, &wallet, at)?;
+        let amount = self.permitted(&adjustment, &wallet, at)?;
         let balance = wallet.credits;
         let balance_after = balance
-            .checked_change(adjustment.amount)
+            .checked_change(amount)
             .ok_or(AdjustError::MoreThanFits { balance })?;
         let (entry_id, notice) = (self.entry_id(), self.notices.len() as i64 + 1);
         let row = self
@@ -430,7 +458,7 @@ impl Data {
             entry_id,
             at,
             kind: adjustment.kind,
-            amount: adjustment.amount,
+            amount,
             balance_after,
             session_id: adjustment.session,
             reason: Some(adjustment.reason),
@@ -443,7 +471,7 @@ impl Data {
         let adjusted = Adjusted {
             entry: entry_id,
             at,
-            amount: adjustment.amount,
+            amount,
             balance_after,
             is_repeat: false,
         };
@@ -452,17 +480,24 @@ impl Data {
         Ok(adjusted)
     }
 
-    /// A revoke takes no more than is free, and all refunds of a session no more than it has cost.
-    fn refuse_too_much(
+    /// What may be moved: a revoke takes no more than is free, and all refunds of a session give no
+    /// more than it has cost.
+    fn permitted(
         &self,
         adjustment: &Adjustment,
         wallet: &WalletRecord,
         at: UnixMillis,
-    ) -> Result<(), AdjustError> {
+    ) -> Result<CreditsChange, AdjustError> {
         if adjustment.kind == EntryKind::Revoke {
             let free = self.free(wallet, at);
             if free.checked_change(adjustment.amount).is_none() {
-                return Err(AdjustError::MoreThanFree { free });
+                let takes_less =
+                    adjustment.shortfall == Shortfall::TakeWhatIsFree && !free.is_zero();
+                return if takes_less {
+                    Ok(CreditsChange::outgoing(free))
+                } else {
+                    Err(AdjustError::MoreThanFree { free })
+                };
             }
         }
         if adjustment.kind == EntryKind::Refund {
@@ -479,7 +514,7 @@ impl Data {
                 return Err(AdjustError::MoreThanSpent { spent, refunded });
             }
         }
-        Ok(())
+        Ok(adjustment.amount)
     }
 
     /// What the wallet has at `at` that its sessions neither used nor hold, if they run on until then.
