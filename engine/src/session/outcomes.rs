@@ -88,10 +88,6 @@ impl SessionState {
     }
 
     pub(super) fn start_refused(&mut self, id: SessionId, refusal: Refusal) {
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
-        wallet.start_refused(id);
         let error = match refusal {
             Refusal::SlotTaken => StartError::SessionActive,
             Refusal::UserUnknown => StartError::UserUnknown,
@@ -104,6 +100,16 @@ impl SessionState {
                 StartError::Unavailable
             }
         };
+        self.withdraw_start(id, error);
+    }
+
+    /// Forgets a start that was not recorded and won't be, and tells whoever waits for it or its end.
+    pub(super) fn withdraw_start(&mut self, id: SessionId, error: StartError) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        wallet.start_refused(id);
+        self.start_stamp = None;
         if let Some(reply) = self.starting.take() {
             let _gone = reply.send(Err(error));
         }
@@ -111,6 +117,7 @@ impl SessionState {
             let _gone = reply.send(Err(StopError::NoActiveSession));
         }
         self.stop_stamp = None;
+        self.start_queued();
     }
 
     pub(super) fn settled(&mut self, settlement: &Settlement, version: WalletVersion) {
@@ -152,6 +159,11 @@ impl SessionState {
             credits_consumed: consumed,
             final_credits,
         }));
+        self.start_queued();
+    }
+
+    /// Tries the starts that wait; those that still have to wait are queued again.
+    pub(super) fn start_queued(&mut self) {
         for reply in std::mem::take(&mut self.queued_starts) {
             self.start(reply);
         }

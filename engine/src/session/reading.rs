@@ -95,6 +95,7 @@ impl SessionState {
         let ended = wallet.rebase(now, &facts);
         wallet.advance(now);
         let credits = wallet.balance();
+        let uncovered_start = wallet.uncovered_start();
         if !ended.is_empty() {
             // Somebody else ended it, and has told whoever asked.
             self.live.set(0);
@@ -102,6 +103,9 @@ impl SessionState {
                 let _gone = reply.send(Err(StopError::NoActiveSession));
             }
             self.stop_stamp = None;
+        }
+        if let Some(id) = uncovered_start {
+            self.withdraw_start(id, StartError::InsufficientCredits);
         }
         for change in &record.changes {
             if let Ok(amount) = Credits::new(change.amount.get())
@@ -111,6 +115,7 @@ impl SessionState {
                 self.tell(News::Event(ServerMessage::CreditsAdded { amount, credits }));
             }
         }
+        self.start_queued();
         self.mirror();
     }
 

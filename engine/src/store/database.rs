@@ -12,7 +12,7 @@ use sqlx::PgPool;
 
 use super::{
     AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-    SessionCursor, Store, StoreError, StoreLocation, StoreSettings, UserRecord, accounts,
+    SessionCursor, Standing, Store, StoreError, StoreLocation, StoreSettings, UserRecord, accounts,
     audit::{self, AuditPage},
     connection::{Connection, Unit},
     history, journal, postgres, runs,
@@ -233,6 +233,15 @@ impl Store for Database {
 
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
         self.write(move |connection| Box::pin(wallets::adjust(connection, adjustment)))
+            .await
+    }
+
+    async fn standing(
+        &self,
+        user: UserId,
+        now: UnixMillis,
+    ) -> Result<Option<Standing>, StoreError> {
+        self.snapshot(move |connection| Box::pin(wallets::standing_of(connection, user, now)))
             .await
     }
 

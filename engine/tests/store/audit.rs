@@ -5,7 +5,7 @@ use std::sync::Arc;
 use billing::{ChargedAt, Rebase, RecordedSession, Run, SlotNumber, Tariff, Wallet, WalletVersion};
 use engine::{
     facts::{Fact, FactOutcome, NodeRun, WalletRecord},
-    store::{AdjustError, Adjustment},
+    store::{AdjustError, Adjustment, Shortfall},
 };
 use schema::{
     CreditsChange, Millis, SessionId, UnixMillis, UserId, ledger::EntryKind, session::EndReason,
@@ -168,6 +168,8 @@ impl Activity {
             } else {
                 CreditsChange::outgoing(amount)
             },
+            session: None,
+            shortfall: Shortfall::Refuse,
             at: at(self.now),
             reason: "chance".to_owned(),
             operator: "test".to_owned(),
@@ -175,7 +177,7 @@ impl Activity {
         };
         let since = self.wallets[which].version();
         match self.database.store.adjust(adjustment).await {
-            Ok(_) | Err(AdjustError::OutOfRange) => {}
+            Ok(_) | Err(AdjustError::MoreThanFree { .. }) => {}
             Err(error) => panic!("{error}"),
         }
         let record = self

@@ -2,7 +2,7 @@
 //! wallets, sessions, runs and the ledger; it has no passwords, no tokens and no audit.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     sync::{
         Mutex, MutexGuard,
@@ -14,7 +14,7 @@ use std::{
 use async_trait::async_trait;
 use billing::{
     BalanceChange, Checkpoint, Opening, RecordedSession, Run, Settled, Settlement, Takeover,
-    WalletVersion,
+    Wallet, WalletVersion,
 };
 use engine::{
     facts::{
@@ -23,7 +23,7 @@ use engine::{
     },
     store::{
         AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-        SessionCursor, Store, StoreError, UserRecord, audit::AuditPage,
+        SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord, audit::AuditPage,
     },
 };
 use rand::{RngExt, rngs::StdRng};
@@ -82,7 +82,9 @@ struct Data {
     ledger: Vec<(UserId, WalletVersion, LedgerEntry)>,
     runs: Vec<RunRow>,
     notices: Vec<Notice>,
-    adjusted: BTreeMap<(UserId, String), Adjusted>,
+    /// Sessions whose start was stale because of a revoke.
+    overtaken: BTreeSet<SessionId>,
+    adjusted: BTreeMap<(UserId, String), (EntryKind, Option<SessionId>, Adjusted)>,
     next_session: i64,
 }
 
@@ -250,14 +252,31 @@ impl MemoryStore {
 
     /// What the session was settled for, one amount for each ledger entry.
     pub fn usage(&self, session: SessionId) -> Vec<i64> {
+        let amounts = self.amounts(EntryKind::Usage, session);
+        amounts.into_iter().map(|amount| -amount).collect()
+    }
+
+    /// What of the session's cost was refunded.
+    pub fn refunded(&self, session: SessionId) -> i64 {
+        self.amounts(EntryKind::Refund, session).into_iter().sum()
+    }
+
+    fn amounts(&self, kind: EntryKind, session: SessionId) -> Vec<i64> {
         let data = self.data();
         let of_session = data
             .ledger
             .iter()
-            .filter(|(_, _, entry)| entry.session_id == Some(session));
-        of_session
-            .map(|(_, _, entry)| -entry.amount.get())
-            .collect()
+            .filter(|(_, _, entry)| entry.kind == kind && entry.session_id == Some(session));
+        of_session.map(|(_, _, entry)| entry.amount.get()).collect()
+    }
+
+    /// How many starts were stale by a revoke and never recorded.
+    pub fn overtaken_starts(&self) -> usize {
+        let data = self.data();
+        let overtaken = data.overtaken.iter();
+        overtaken
+            .filter(|session| !data.sessions.contains_key(session))
+            .count()
     }
 
     fn data(&self) -> MutexGuard<'_, Data> {
@@ -394,6 +413,13 @@ impl Data {
             return FactOutcome::Refused(Refusal::UserUnknown);
         };
         if row.version != opening.version && sabotage != Some(Sabotage::VersionsIgnored) {
+            let last = self
+                .ledger
+                .iter()
+                .rfind(|(owner, ..)| *owner == opening.user);
+            if last.is_some_and(|(_, _, entry)| entry.kind == EntryKind::Revoke) {
+                self.overtaken.insert(opening.session);
+            }
             return FactOutcome::Stale;
         }
         if is_taken {
@@ -480,6 +506,131 @@ impl Data {
             self.enter(settlement.user, settlement.version.next(), entry);
         }
         FactOutcome::Recorded
+    }
+
+    fn adjust(&mut self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
+        let wallet = self
+            .wallet(adjustment.user, None)
+            .ok_or(AdjustError::UserUnknown)?;
+        let key = (adjustment.user, adjustment.idempotency_key.clone());
+        if let Some((kind, session, adjusted)) = self.adjusted.get(&key) {
+            let (made, asked) = (adjusted.amount.get(), adjustment.amount.get());
+            let is_same = (*kind, *session) == (adjustment.kind, adjustment.session)
+                && (made == asked
+                    || (adjustment.shortfall == Shortfall::TakeWhatIsFree && made > asked));
+            return if is_same {
+                Ok(Adjusted {
+                    is_repeat: true,
+                    ..*adjusted
+                })
+            } else {
+                Err(AdjustError::KeyConflict)
+            };
+        }
+        let current = self.runs.iter().filter(|run| run.is_current);
+        let alive_at = current.map(|run| run.alive_at).max();
+        let at = adjustment
+            .at
+            .max(wallet.last_instant)
+            .max(alive_at.unwrap_or(UnixMillis::EPOCH));
+        let amount = self.permitted(&adjustment, &wallet, at)?;
+        let balance = wallet.credits;
+        let balance_after = balance
+            .checked_change(amount)
+            .ok_or(AdjustError::MoreThanFits { balance })?;
+        let (entry_id, notice) = (self.entry_id(), self.notices.len() as i64 + 1);
+        let row = self
+            .users
+            .get_mut(&adjustment.user.get())
+            .ok_or(AdjustError::UserUnknown)?;
+        row.credits = balance_after;
+        row.version = row.version.next();
+        row.last_instant = at;
+        let version = row.version;
+        let entry = LedgerEntry {
+            entry_id,
+            at,
+            kind: adjustment.kind,
+            amount,
+            balance_after,
+            session_id: adjustment.session,
+            reason: Some(adjustment.reason),
+        };
+        self.enter(adjustment.user, version, entry);
+        self.notices.push(Notice {
+            id: notice,
+            user: adjustment.user,
+        });
+        let adjusted = Adjusted {
+            entry: entry_id,
+            at,
+            amount,
+            balance_after,
+            is_repeat: false,
+        };
+        self.adjusted
+            .insert(key, (adjustment.kind, adjustment.session, adjusted));
+        Ok(adjusted)
+    }
+
+    /// What may be moved: a revoke takes no more than is free, and all refunds of a session give no
+    /// more than it has cost.
+    fn permitted(
+        &self,
+        adjustment: &Adjustment,
+        wallet: &WalletRecord,
+        at: UnixMillis,
+    ) -> Result<CreditsChange, AdjustError> {
+        if adjustment.kind == EntryKind::Revoke {
+            let free = self.free(wallet, at);
+            if free.checked_change(adjustment.amount).is_none() {
+                let takes_less =
+                    adjustment.shortfall == Shortfall::TakeWhatIsFree && !free.is_zero();
+                return if takes_less {
+                    Ok(CreditsChange::outgoing(free))
+                } else {
+                    Err(AdjustError::MoreThanFree { free })
+                };
+            }
+        }
+        if adjustment.kind == EntryKind::Refund {
+            let session = adjustment.session.ok_or(AdjustError::Nonsense)?;
+            let row = self.sessions.get(&session);
+            let row = row.filter(|row| row.user == adjustment.user);
+            let spent = row.ok_or(AdjustError::SessionUnknown)?.recorded.settled;
+            let refunds = self.ledger.iter().filter(|(_, _, entry)| {
+                entry.kind == EntryKind::Refund && entry.session_id == Some(session)
+            });
+            let refunded = refunds.map(|(_, _, entry)| entry.amount.get()).sum();
+            let (spent, refunded) = (spent.total, Credits::new(refunded).unwrap());
+            if refunded.get() + adjustment.amount.get() > spent.get() {
+                return Err(AdjustError::MoreThanSpent { spent, refunded });
+            }
+        }
+        Ok(adjustment.amount)
+    }
+
+    /// What the wallet has at `at` that its sessions neither used nor hold, if they run on until then.
+    fn free(&self, wallet: &WalletRecord, at: UnixMillis) -> Credits {
+        let recorded: Vec<RecordedSession> = wallet
+            .live
+            .iter()
+            .map(|live| live.session.clone())
+            .collect();
+        let runs = self.runs.iter().map(|row| Run {
+            from: row.run.started_at,
+            to: if row.is_current {
+                UnixMillis::MAX
+            } else {
+                row.alive_at
+            },
+            takeover: row.run.takeover,
+        });
+        let runs: Vec<Run> = runs.collect();
+        let (user, version, credits) = (wallet.user, wallet.version, wallet.credits);
+        let mut wallet = Wallet::recovered(user, version, credits, &recorded, &runs);
+        wallet.advance(at);
+        wallet.free()
     }
 }
 
@@ -606,62 +757,15 @@ impl Store for MemoryStore {
 
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
         let fate = self.fate().await?;
-        let mut data = self.up()?;
-        let key = (adjustment.user, adjustment.idempotency_key.clone());
-        if let Some(adjusted) = data.adjusted.get(&key) {
-            return Ok(Adjusted {
-                is_repeat: true,
-                ..*adjusted
-            });
-        }
-        let alive_at = data
-            .runs
-            .iter()
-            .filter(|run| run.is_current)
-            .map(|run| run.alive_at)
-            .max();
-        let (entry_id, notice) = (data.entry_id(), data.notices.len() as i64 + 1);
-        let row = data
-            .users
-            .get_mut(&adjustment.user.get())
-            .ok_or(AdjustError::UserUnknown)?;
-        let at = adjustment
-            .at
-            .max(row.last_instant)
-            .max(alive_at.unwrap_or(UnixMillis::EPOCH));
-        let balance_after = row
-            .credits
-            .checked_change(adjustment.amount)
-            .ok_or(AdjustError::OutOfRange)?;
-        row.credits = balance_after;
-        row.version = row.version.next();
-        row.last_instant = at;
-        let version = row.version;
-        let entry = LedgerEntry {
-            entry_id,
-            at,
-            kind: adjustment.kind,
-            amount: adjustment.amount,
-            balance_after,
-            session_id: None,
-            reason: Some(adjustment.reason),
-        };
-        data.enter(adjustment.user, version, entry);
-        data.notices.push(Notice {
-            id: notice,
-            user: adjustment.user,
-        });
-        let adjusted = Adjusted {
-            entry: entry_id,
-            at,
-            balance_after,
-            is_repeat: false,
-        };
-        data.adjusted.insert(key, adjusted);
+        let adjusted = self.up()?.adjust(adjustment)?;
         if fate == Fate::ReplyLost {
             return Err(lost().into());
         }
         Ok(adjusted)
+    }
+
+    async fn standing(&self, _: UserId, _: UnixMillis) -> Result<Option<Standing>, StoreError> {
+        Err(not_kept())
     }
 
     async fn notices(&self, after: Option<i64>, limit: u32) -> Result<Vec<Notice>, StoreError> {

@@ -10,7 +10,7 @@ use engine::{
     Clock, Engine, EngineSettings,
     engine::{StopError, Stopped},
     facts::{NodeName, ResumePolicy},
-    store::{Adjustment, Store},
+    store::{AdjustError, Adjusted, Adjustment, Shortfall, Store},
     update::{News, UserUpdate},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -124,16 +124,33 @@ impl World {
     }
 
     pub async fn grant(&self, user: UserId, credits: i64) {
+        let amount = CreditsChange::incoming(Credits::new(credits).unwrap());
+        self.adjust(user, EntryKind::Grant, amount).await.unwrap();
+    }
+
+    pub async fn revoke(&self, user: UserId, credits: i64) -> Result<Adjusted, AdjustError> {
+        let amount = CreditsChange::outgoing(Credits::new(credits).unwrap());
+        self.adjust(user, EntryKind::Revoke, amount).await
+    }
+
+    async fn adjust(
+        &self,
+        user: UserId,
+        kind: EntryKind,
+        amount: CreditsChange,
+    ) -> Result<Adjusted, AdjustError> {
         let adjustment = Adjustment {
             user,
-            kind: EntryKind::Grant,
-            amount: CreditsChange::incoming(Credits::new(credits).unwrap()),
+            kind,
+            amount,
+            session: None,
+            shortfall: Shortfall::Refuse,
             at: self.engine.clock().now(),
             reason: "for the test".to_owned(),
             operator: "test".to_owned(),
-            idempotency_key: format!("grant-{credits}"),
+            idempotency_key: format!("{} of {}", kind.as_str(), amount.get()),
         };
-        self.store.adjust(adjustment).await.unwrap();
+        self.store.adjust(adjustment).await
     }
 }
 
