@@ -13,7 +13,8 @@ use std::{sync::Arc, time::Duration};
 use billing::{ChargedAt, Tariff};
 use engine::{
     Clock, EngineSettings,
-    engine::{RecoveredSessions, StartError, StopError},
+    engine::{StartError, StopError},
+    facts::ResumePolicy,
     store::{AdjustError, Store},
 };
 use schema::{Credits, Millis, SessionId, UserId, session::EndReason, websocket::ServerMessage};
@@ -404,7 +405,7 @@ async fn after_a_long_absence_sessions_end_where_they_were_cut() {
         world.engine.shutdown(Duration::from_secs(5)).await;
         pass(away_ms).await;
         let settings = EngineSettings {
-            recovered_sessions: policy,
+            resume: policy,
             ..settings()
         };
         let world = World::begin_on(
@@ -427,9 +428,10 @@ async fn after_a_long_absence_sessions_end_where_they_were_cut() {
             (!is_resumed).then_some(EndReason::Engine)
         );
     };
-    check(RecoveredSessions::Resume, 599_000, true).await;
-    check(RecoveredSessions::Resume, 601_000, false).await;
-    check(RecoveredSessions::Stop, 1_000, false).await;
+    let within = ResumePolicy::Within(Millis::new(600_000).unwrap());
+    check(within, 599_000, true).await;
+    check(within, 601_000, false).await;
+    check(ResumePolicy::Never, 1_000, false).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! Simulation: the real actors on the paused clock, on a store that delays, loses calls, loses
-//! replies of what it has done, and is taken over by new engines; many users at a time, all chance
-//! from one seed. In the end every reply that a client got is held against what is recorded.
+//! replies of what it has done, goes away for a while, and is taken over by new engines; the process
+//! is suspended now and then. Many users at a time, all chance from one seed. In the end every reply that a client got is held against what is recorded.
 //!
 //! `SIMULATION_SEEDS=1000` tries that many seeds; `SIMULATION_SEED=17` replays one.
 
@@ -18,10 +18,11 @@ use std::{
     time::Duration,
 };
 
-use billing::{ChargedAt, Tariff};
+use billing::{ChargedAt, Span, Tariff};
 use engine::{
     Clock, Engine, EngineSettings,
     engine::{StartError, Started, StopError, Stopped},
+    facts::ResumePolicy,
     store::{AdjustError, Adjustment, Shortfall, Store},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
@@ -41,6 +42,9 @@ const SEEDS: u64 = 60;
 const USERS: u64 = 6;
 /// For how long they are active, in simulated milliseconds.
 const ACTIVE_MS: u64 = 240_000;
+
+/// How late a beat may notice that the grace is over.
+const BEAT: Duration = Duration::from_millis(1_100);
 
 /// What one user's client has been told.
 #[derive(Default)]
@@ -150,6 +154,8 @@ async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Totals {
     let settings = EngineSettings {
         tariff: Tariff::new(price, interval, charged_at).unwrap(),
         settle_every: millis(chance.random_range(5_000..60_000)),
+        outage_grace: Duration::from_millis(chance.random_range(2_000..30_000)),
+        resume: ResumePolicy::Within(millis(chance.random_range(15_000..60_000))),
         ..settings()
     };
     let world = World::begin_on(Arc::clone(&store), clock.clone(), settings.clone()).await;
@@ -179,19 +185,7 @@ async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Totals {
             ))
         })
         .collect();
-    for _ in 0..chance.random_range(0..4) {
-        pass(chance.random_range(5_000..ACTIVE_MS / 4)).await;
-        // A new process takes over; the old one learns of it at its next write.
-        store.set_faults(None);
-        let world = World::begin_on(Arc::clone(&store), clock.clone(), settings.clone()).await;
-        *serving.lock().unwrap() = world.engine.clone();
-        store.set_faults(Some(Faults {
-            chance: StdRng::seed_from_u64(chance.random()),
-            lost_calls: chance.random_range(0..150),
-            lost_replies: chance.random_range(0..150),
-            slow_calls: chance.random_range(0..20),
-        }));
-    }
+    let unserved = trouble(&mut chance, &store, &clock, &settings, &serving).await;
     let mut histories = Vec::new();
     for client in clients {
         histories.push(client.await.unwrap());
@@ -215,7 +209,15 @@ async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Totals {
             .filter(|(owner, _)| owner == user)
             .map(|(_, record)| (record.session_id, *record))
             .collect();
-        check(&store, *user, *opening, history, &own, settings.tariff);
+        check(
+            &store,
+            *user,
+            *opening,
+            history,
+            &own,
+            settings.tariff,
+            &unserved,
+        );
     }
     let sum = |of: fn(&History) -> usize| histories.iter().map(of).sum();
     Totals {
@@ -225,6 +227,57 @@ async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Totals {
         unknown: sum(|history| history.unknown_starts + history.unknown_stops),
         overtaken: store.overtaken_starts(),
     }
+}
+
+/// What goes wrong beside single calls: takeovers, outages, suspensions. Returns when nothing can have
+/// been served.
+async fn trouble(
+    chance: &mut StdRng,
+    store: &Arc<MemoryStore>,
+    clock: &Clock,
+    settings: &EngineSettings,
+    serving: &Serving,
+) -> Vec<Span> {
+    let mut unserved = Vec::new();
+    for _ in 0..chance.random_range(0..6) {
+        pass(chance.random_range(5_000..ACTIVE_MS / 5)).await;
+        match chance.random_range(0..3) {
+            0 => {
+                // A new process takes over; the old one learns of it at its next write.
+                store.set_faults(None);
+                let world =
+                    World::begin_on(Arc::clone(store), clock.clone(), settings.clone()).await;
+                *serving.lock().unwrap() = world.engine.clone();
+                store.set_faults(Some(Faults {
+                    chance: StdRng::seed_from_u64(chance.random()),
+                    lost_calls: chance.random_range(0..150),
+                    lost_replies: chance.random_range(0..150),
+                    slow_calls: chance.random_range(0..20),
+                }));
+            }
+            1 => {
+                let from = clock.now();
+                store.set_down(true);
+                pass(chance.random_range(1_000..70_000)).await;
+                store.set_down(false);
+                // Sessions pause at the first beat after the grace.
+                let grace = settings.outage_grace + BEAT;
+                let grace = Millis::new(i64::try_from(grace.as_millis()).unwrap()).unwrap();
+                let from = from.checked_add(grace).unwrap();
+                unserved.push(Span {
+                    from,
+                    to: clock.now(),
+                });
+            }
+            _ => {
+                let (from, asleep_ms) = (clock.now(), chance.random_range(1_000..70_000));
+                tokio::time::advance(Duration::from_millis(asleep_ms)).await;
+                let to = clock.now();
+                unserved.extend((asleep_ms > 10_000).then_some(Span { from, to }));
+            }
+        }
+    }
+    unserved
 }
 
 /// One user, who starts, stops, looks and gets credits at random until time is up.
@@ -330,6 +383,7 @@ fn check(
     history: &History,
     sessions: &BTreeMap<SessionId, SessionRecord>,
     tariff: Tariff,
+    unserved: &[Span],
 ) {
     let consumed: i64 = sessions
         .values()
@@ -354,8 +408,24 @@ fn check(
         );
         last_end = Some(ended_at);
         assert!(
-            session.served_ms <= ended_at.since(session.started_at),
-            "session {id} was served before it began"
+            session.served_ms <= store.available(*id),
+            "session {id} was served {} ms, and its node's runs lasted for {} of it",
+            session.served_ms,
+            store.available(*id)
+        );
+        let lost: i64 = unserved
+            .iter()
+            .map(|span| {
+                span.to
+                    .min(ended_at)
+                    .since(span.from.max(session.started_at))
+            })
+            .map(Millis::get)
+            .sum();
+        assert!(
+            session.served_ms.get() + lost <= ended_at.since(session.started_at).get(),
+            "session {id} was served while nothing was: {} ms",
+            session.served_ms
         );
         let intervals = tariff.intervals_completed(session.served_ms);
         let charge = match session.end_reason.unwrap() {

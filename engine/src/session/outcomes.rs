@@ -46,7 +46,7 @@ impl SessionState {
                     error = &refusal as &dyn std::error::Error,
                     "a settlement was refused"
                 );
-                self.stop_stamp = self.stop_stamp.take().or(stamp);
+                // Its stamp goes: what is refused holds nothing back.
                 self.reload = Reload::Underway;
                 retry_later(myself.clone());
             }
@@ -54,11 +54,12 @@ impl SessionState {
     }
 
     pub(super) fn opened(&mut self, id: SessionId, version: WalletVersion) {
+        let now = self.now();
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
         wallet.start_recorded(id, version);
-        wallet.advance(self.context.clock.now());
+        wallet.advance(now);
         self.is_low_told = false;
         let Some(session) = wallet.session(id).copied() else {
             return;
@@ -77,11 +78,8 @@ impl SessionState {
             return;
         }
         self.live.set(1);
-        self.settle_at = next_settlement(
-            session.started_at,
-            self.context.clock.now(),
-            self.context.settings.settle_every,
-        );
+        self.settle_at =
+            next_settlement(session.started_at, now, self.context.settings.settle_every);
         self.tell(News::Event(ServerMessage::SessionStarted {
             session_id: id,
             started_at: session.started_at,

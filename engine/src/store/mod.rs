@@ -32,15 +32,14 @@ pub use database::Database;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use billing::WalletVersion;
+use billing::{Run, WalletVersion};
 use schema::{
     Credits, CreditsChange, EntryId, SessionId, UnixMillis, UserId,
     ledger::{EntryKind, LedgerEntry},
     session::SessionRecord,
 };
 
-use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, WalletRecord};
-use billing::Span;
+use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, ProcessId, ResumePolicy, WalletRecord};
 
 /// Where a store is and how patient it is.
 #[derive(Clone, Debug)]
@@ -291,12 +290,28 @@ pub trait Store: Send + Sync + 'static {
 
     /// Begins the node's next run, in one transaction: the run before it, if any, may write no
     /// more. The run starts at `now` or right after the last `alive_at`, whichever is later.
-    async fn begin_run(&self, node: &NodeName, now: UnixMillis) -> Result<NodeRun, StoreError>;
+    async fn begin_run(
+        &self,
+        node: &NodeName,
+        process: &ProcessId,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError>;
+
+    /// Begins another run of the process that runs as `run`, which was alive up to `cut`, in one
+    /// transaction. May be repeated: a run that it began already is returned once more.
+    /// [`StoreError::Superseded`] if another process has begun one since.
+    async fn next_run(
+        &self,
+        run: &NodeRun,
+        cut: UnixMillis,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError>;
 
     /// The node's runs before `run` that were alive at or after `since`, each from its start to its
     /// last `alive_at`, in order.
-    async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis)
-    -> Result<Vec<Span>, StoreError>;
+    async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis) -> Result<Vec<Run>, StoreError>;
 
     /// Up to `limit` wallets with a live session of `node`, ordered by user id, after `after`. Their
     /// `changes` are empty.

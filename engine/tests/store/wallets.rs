@@ -12,7 +12,9 @@ use sqlx::postgres::PgListener;
 
 use crate::{
     on_both,
-    support::{Kind, TestDatabase, at, credits, ended, opening, session, settlement, version},
+    support::{
+        Kind, TestDatabase, at, begin_run, credits, ended, opening, session, settlement, version,
+    },
 };
 
 on_both! {
@@ -303,11 +305,7 @@ async fn downtime_is_not_used(database: Arc<TestDatabase>) {
     database
         .must_record(&first, 5_000, &[Fact::Opening(opening(user, 1, 1, 0))])
         .await;
-    let second = database
-        .store
-        .begin_run(&first.node, at(8_900))
-        .await
-        .unwrap();
+    let second = begin_run(&database.store, "a", 8_900).await;
     database.must_record(&second, 9_900, &[]).await;
     // 5.0 s and 1.0 s: one interval is charged, and the next one held.
     assert!(matches!(

@@ -13,11 +13,14 @@ use std::{
 
 use async_trait::async_trait;
 use billing::{
-    AfterCut, BalanceChange, Checkpoint, Opening, RecordedSession, Settled, Settlement, Span,
+    BalanceChange, Checkpoint, Opening, RecordedSession, Run, Settled, Settlement, Takeover,
     Wallet, WalletVersion,
 };
 use engine::{
-    facts::{Fact, FactOutcome, LiveSession, NodeName, NodeRun, Refusal, WalletRecord},
+    facts::{
+        Fact, FactOutcome, LiveSession, NodeName, NodeRun, ProcessId, Refusal, ResumePolicy,
+        WalletRecord,
+    },
     store::{
         AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
         SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord, audit::AuditPage,
@@ -29,6 +32,8 @@ use schema::{
     ledger::{EntryKind, LedgerEntry},
     session::{EndReason, SessionRecord},
 };
+
+use super::world::BEGIN;
 
 /// The store. Its faults can be switched while it is used.
 #[derive(Default)]
@@ -100,10 +105,19 @@ struct SessionRow {
 }
 
 struct RunRow {
-    node: NodeName,
-    epoch: i64,
-    span: Span,
+    run: NodeRun,
+    alive_at: UnixMillis,
     is_current: bool,
+}
+
+impl RunRow {
+    fn recorded(&self) -> Run {
+        Run {
+            from: self.run.started_at,
+            to: self.alive_at,
+            takeover: self.run.takeover,
+        }
+    }
 }
 
 impl MemoryStore {
@@ -190,12 +204,46 @@ impl MemoryStore {
         }
     }
 
+    /// The runs, each from its start to its last `alive_at`, in ms since [`BEGIN`]; the one that lasts
+    /// has no end.
+    pub fn runs(&self) -> Vec<(i64, Option<i64>)> {
+        let data = self.data();
+        let runs = data.runs.iter().map(|row| {
+            let alive_at = row.alive_at.get() - BEGIN;
+            let to = (!row.is_current).then_some(alive_at);
+            (row.run.started_at.get() - BEGIN, to)
+        });
+        runs.collect()
+    }
+
+    /// For how long the session's node could have served it: while its runs lasted. That a run lasted
+    /// shows by its `alive_at`, and by what it recorded of the session.
+    pub fn available(&self, session: SessionId) -> Millis {
+        let data = self.data();
+        let row = &data.sessions[&session];
+        let usage = data.ledger.iter().map(|(_, _, entry)| entry);
+        let usage = usage.filter(|entry| entry.session_id == Some(session));
+        let mut proofs: Vec<UnixMillis> = usage.map(|entry| entry.at).collect();
+        proofs.push(row.recorded.checkpoint.at);
+        let runs = || data.runs.iter().filter(|run| run.run.node == row.node);
+        let nexts = runs().skip(1).map(|next| next.run.started_at);
+        let spans = runs().zip(nexts.chain([UnixMillis::MAX]));
+        let available = spans.map(|(run, next)| {
+            let from = run.run.started_at;
+            let own = proofs.iter().filter(|proof| (from..next).contains(proof));
+            let to = own.fold(run.alive_at, |to, proof| to.max(*proof));
+            let to = to.min(row.recorded.checkpoint.at);
+            to.since(from.max(row.recorded.started_at)).get()
+        });
+        Millis::new(available.sum()).unwrap()
+    }
+
     /// The greatest instant at which the node's current run was alive.
     pub fn alive_at(&self) -> UnixMillis {
         self.data()
             .runs
             .iter()
-            .map(|run| run.span.to)
+            .map(|run| run.alive_at)
             .max()
             .unwrap()
     }
@@ -286,6 +334,43 @@ impl Data {
                 })
                 .collect(),
         })
+    }
+
+    fn begin_run(
+        &mut self,
+        node: &NodeName,
+        process: &ProcessId,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> NodeRun {
+        let before = self.runs.iter_mut().rfind(|row| row.run.node == *node);
+        let (epoch, started_at, takeover) = before.map_or((1, now, Takeover::Resume), |row| {
+            row.is_current = false;
+            let started_at = now.max(UnixMillis::new(row.alive_at.get() + 1).unwrap());
+            let takeover = policy.takeover(row.alive_at, started_at);
+            (row.run.epoch + 1, started_at, takeover)
+        });
+        let run = NodeRun {
+            node: node.clone(),
+            epoch,
+            process: process.clone(),
+            started_at,
+            takeover,
+        };
+        self.runs.push(RunRow {
+            run: run.clone(),
+            alive_at: started_at,
+            is_current: true,
+        });
+        run
+    }
+
+    fn runs_before(&self, run: &NodeRun) -> Vec<Run> {
+        let earlier = self
+            .runs
+            .iter()
+            .filter(|row| row.run.node == run.node && row.run.epoch < run.epoch);
+        earlier.map(RunRow::recorded).collect()
     }
 
     fn enter(&mut self, user: UserId, version: WalletVersion, entry: LedgerEntry) {
@@ -435,7 +520,7 @@ impl Data {
             };
         }
         let current = self.runs.iter().filter(|run| run.is_current);
-        let alive_at = current.map(|run| run.span.to).max();
+        let alive_at = current.map(|run| run.alive_at).max();
         let at = adjustment
             .at
             .max(wallet.last_instant)
@@ -524,14 +609,12 @@ impl Data {
             .iter()
             .map(|live| live.session.clone())
             .collect();
-        let (current, earlier): (Vec<&RunRow>, Vec<&RunRow>) =
-            self.runs.iter().partition(|run| run.is_current);
-        let earlier: Vec<Span> = earlier.iter().map(|run| run.span).collect();
-        let after_cut = current
-            .last()
-            .map_or(AfterCut::End, |run| AfterCut::ResumeAt(run.span.from));
+        let mut runs: Vec<Run> = self.runs.iter().map(RunRow::recorded).collect();
+        if let Some(current) = runs.last_mut() {
+            current.to = UnixMillis::MAX;
+        }
         let (user, version, credits) = (wallet.user, wallet.version, wallet.credits);
-        let mut wallet = Wallet::recovered(user, version, credits, &recorded, &earlier, after_cut);
+        let mut wallet = Wallet::recovered(user, version, credits, &recorded, &runs);
         wallet.advance(at);
         wallet.free()
     }
@@ -544,42 +627,49 @@ impl Store for MemoryStore {
     }
 
     async fn latest_alive_at(&self) -> Result<Option<UnixMillis>, StoreError> {
-        Ok(self.up()?.runs.iter().map(|run| run.span.to).max())
+        Ok(self.up()?.runs.iter().map(|run| run.alive_at).max())
     }
 
-    async fn begin_run(&self, node: &NodeName, now: UnixMillis) -> Result<NodeRun, StoreError> {
+    async fn begin_run(
+        &self,
+        node: &NodeName,
+        process: &ProcessId,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError> {
+        Ok(self.up()?.begin_run(node, process, now, policy))
+    }
+
+    async fn next_run(
+        &self,
+        run: &NodeRun,
+        cut: UnixMillis,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError> {
+        let fate = self.fate().await?;
         let mut data = self.up()?;
-        let mut started_at = now;
-        for run in data.runs.iter_mut().filter(|run| run.node == *node) {
-            run.is_current = false;
-            started_at = started_at.max(UnixMillis::new(run.span.to.get() + 1).unwrap());
-        }
-        let epoch = data.runs.iter().filter(|run| run.node == *node).count() as i64 + 1;
-        let span = Span {
-            from: started_at,
-            to: started_at,
+        let current = data
+            .runs
+            .iter_mut()
+            .find(|row| row.run.node == run.node && row.is_current)
+            .ok_or(StoreError::Superseded)?;
+        let next = if current.run.epoch == run.epoch {
+            current.alive_at = current.alive_at.max(cut);
+            data.begin_run(&run.node, &run.process, now, policy)
+        } else if current.run.epoch == run.epoch + 1 && current.run.process == run.process {
+            current.run.clone()
+        } else {
+            return Err(StoreError::Superseded);
         };
-        data.runs.push(RunRow {
-            node: node.clone(),
-            epoch,
-            span,
-            is_current: true,
-        });
-        Ok(NodeRun {
-            node: node.clone(),
-            epoch,
-            started_at,
-        })
+        if fate == Fate::ReplyLost {
+            return Err(lost());
+        }
+        Ok(next)
     }
 
-    async fn earlier_runs(&self, run: &NodeRun, _: UnixMillis) -> Result<Vec<Span>, StoreError> {
-        let data = self.up()?;
-        Ok(data
-            .runs
-            .iter()
-            .filter(|row| row.node == run.node && row.epoch < run.epoch)
-            .map(|row| row.span)
-            .collect())
+    async fn earlier_runs(&self, run: &NodeRun, _: UnixMillis) -> Result<Vec<Run>, StoreError> {
+        Ok(self.up()?.runs_before(run))
     }
 
     async fn live_wallets(
@@ -627,10 +717,10 @@ impl Store for MemoryStore {
         let mut data = self.up()?;
         let current = data.runs.iter_mut().find(|row| {
             let may_write = row.is_current || sabotage == Some(Sabotage::EpochsIgnored);
-            row.node == run.node && row.epoch == run.epoch && may_write
+            row.run.node == run.node && row.run.epoch == run.epoch && may_write
         });
         let current = current.ok_or(StoreError::Superseded)?;
-        current.span.to = current.span.to.max(alive_at.unwrap_or(UnixMillis::EPOCH));
+        current.alive_at = current.alive_at.max(alive_at.unwrap_or(UnixMillis::EPOCH));
         let outcomes = facts.iter().map(|fact| match fact {
             Fact::Opening(opening) => data.open(&run.node, opening, sabotage),
             Fact::Settlement(settlement) => data.settle(settlement, sabotage),

@@ -8,8 +8,8 @@ use std::{
 use billing::{ChargedAt, Tariff};
 use engine::{
     Clock, Engine, EngineSettings,
-    engine::{RecoveredSessions, StopError, Stopped},
-    facts::NodeName,
+    engine::{StopError, Stopped},
+    facts::{NodeName, ResumePolicy},
     store::{AdjustError, Adjusted, Adjustment, Shortfall, Store},
     update::{News, UserUpdate},
 };
@@ -102,6 +102,18 @@ impl World {
         balances.collect()
     }
 
+    /// When the credits were told to run out, in the order of telling.
+    pub fn told_depletions(&self) -> Vec<Option<UnixMillis>> {
+        let heard = self.heard.lock().unwrap();
+        let sessions = heard.iter().filter_map(|update| match &update.news {
+            News::Balance(balance) => balance.session,
+            News::Event(_) => None,
+        });
+        let mut told: Vec<_> = sessions.map(|session| session.depletes_at).collect();
+        told.dedup();
+        told
+    }
+
     pub fn events(&self) -> Vec<ServerMessage> {
         let heard = self.heard.lock().unwrap();
         let events = heard.iter().filter_map(|update| match &update.news {
@@ -153,8 +165,8 @@ pub fn settings() -> EngineSettings {
         tariff: Tariff::new(Credits::new(1).unwrap(), millis(6_000), ChargedAt::End).unwrap(),
         settle_every: millis(900_000),
         low_balance: millis(60_000),
-        recovered_sessions: RecoveredSessions::Resume,
-        resume_within: millis(600_000),
+        resume: ResumePolicy::Within(millis(600_000)),
+        outage_grace: Duration::from_mins(1),
         call_timeout: Duration::from_secs(5),
         calls_max: 1_000,
         redis_url: None,

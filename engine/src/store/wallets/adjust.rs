@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use billing::{AfterCut, RecordedSession, Session, Span, Wallet, WalletVersion};
+use billing::{Run, Session, Wallet, WalletVersion};
 use schema::{Credits, CreditsChange, EntryId, SessionId, UnixMillis, UserId, ledger::EntryKind};
 
 use super::{leave_notice, wallet};
@@ -12,6 +12,7 @@ use crate::{
     store::{
         AdjustError, Adjusted, Adjustment, Shortfall, Standing, StoreError,
         connection::{Connection, Sql, Value},
+        runs::{self, RunRow},
     },
 };
 
@@ -19,14 +20,6 @@ use crate::{
 const ISSUANCE: i64 = -1;
 /// The house's account that takes in what is used.
 const REVENUE: i64 = -2;
-
-/// A run of a node in the database.
-#[derive(sqlx::FromRow)]
-struct RunRow {
-    started_at: i64,
-    alive_at: i64,
-    is_current: bool,
-}
 
 /// An adjustment in the database.
 #[derive(sqlx::FromRow)]
@@ -54,9 +47,9 @@ pub(in crate::store) async fn adjust(
         return Err(AdjustError::UserUnknown);
     };
     let runs = runs_of(connection, &wallet).await?;
-    let at = instant(adjustment.at, &wallet, &runs)?;
+    let at = instant(adjustment.at, &wallet, &runs);
     let amount = match adjustment.kind {
-        EntryKind::Revoke => takeable(&adjustment, standing(wallet.clone(), &runs, at)?.free)?,
+        EntryKind::Revoke => takeable(&adjustment, standing(wallet.clone(), &runs, at).free)?,
         EntryKind::Refund => {
             refuse_beyond_cost(connection, &adjustment).await?;
             adjustment.amount
@@ -110,8 +103,8 @@ pub(in crate::store) async fn standing_of(
         return Ok(None);
     };
     let runs = runs_of(connection, &wallet).await?;
-    let at = instant(now, &wallet, &runs)?;
-    standing(wallet, &runs, at).map(Some)
+    let at = instant(now, &wallet, &runs);
+    Ok(Some(standing(wallet, &runs, at)))
 }
 
 /// The house's account that the adjustment moves from or to; nothing where no operator can make it.
@@ -259,85 +252,51 @@ async fn repeat(
 async fn runs_of(
     connection: &mut Connection,
     wallet: &WalletRecord,
-) -> Result<HashMap<String, Vec<RunRow>>, StoreError> {
-    let mut runs: HashMap<String, Vec<RunRow>> = HashMap::new();
+) -> Result<HashMap<String, Vec<Run>>, StoreError> {
+    let mut runs: HashMap<String, Vec<Run>> = HashMap::new();
     for session in &wallet.live {
-        let node = session.node.as_str();
-        if !runs.contains_key(node) {
-            let sql = "SELECT started_at, alive_at, is_current FROM node_runs WHERE node = $1 ORDER BY epoch";
-            runs.insert(node.to_owned(), connection.rows(sql, &[node.into()]).await?);
+        let node = &session.node;
+        if !runs.contains_key(node.as_str()) {
+            let all = runs::all(connection, node).await?;
+            let all = all.iter().map(RunRow::run).collect::<Result<_, _>>()?;
+            runs.insert(node.as_str().to_owned(), all);
         }
     }
     Ok(runs)
 }
 
-/// The instant from which what a writer does at `now` by its own clock counts.
-fn instant(
-    now: UnixMillis,
-    wallet: &WalletRecord,
-    runs: &HashMap<String, Vec<RunRow>>,
-) -> Result<UnixMillis, StoreError> {
-    let current = runs.values().flatten().filter(|run| run.is_current);
-    current
-        .map(|run| UnixMillis::new(run.alive_at))
-        .try_fold(now.max(wallet.last_instant), |at, alive_at| {
-            Ok(at.max(alive_at?))
-        })
+/// The instant from which what a writer does at `now` by its own clock counts: none that a node which
+/// serves the wallet has passed.
+fn instant(now: UnixMillis, wallet: &WalletRecord, runs: &HashMap<String, Vec<Run>>) -> UnixMillis {
+    let alive_at = runs.values().flatten().map(|run| run.to);
+    alive_at.fold(now.max(wallet.last_instant), UnixMillis::max)
 }
 
 /// The wallet as it stands at `at`, if its sessions run on until then.
-fn standing(
-    record: WalletRecord,
-    runs: &HashMap<String, Vec<RunRow>>,
-    at: UnixMillis,
-) -> Result<Standing, StoreError> {
-    let mut sessions = Vec::with_capacity(record.live.len());
+fn standing(record: WalletRecord, runs: &HashMap<String, Vec<Run>>, at: UnixMillis) -> Standing {
+    let mut sessions: Vec<Session> = Vec::with_capacity(record.live.len());
+    let (user, version, credits) = (record.user, record.version, record.credits);
     for (node, runs) in runs {
         let recorded = record.live.iter().filter(|live| live.node.as_str() == node);
         let recorded: Vec<_> = recorded.map(|live| live.session.clone()).collect();
-        sessions.extend(running_on(&record, &recorded, runs)?);
+        let mut runs = runs.clone();
+        if let Some(current) = runs.last_mut() {
+            current.to = UnixMillis::MAX;
+        }
+        let wallet = Wallet::recovered(user, version, credits, &recorded, &runs);
+        sessions.extend(wallet.sessions());
     }
-    let mut wallet = Wallet::new(
-        record.user,
-        record.version,
-        record.credits,
-        UnixMillis::EPOCH,
-        sessions,
-    );
+    let mut wallet = Wallet::new(user, version, credits, UnixMillis::EPOCH, sessions);
     wallet.advance(at);
     let consumed = wallet.sessions().iter().map(|session| {
         let charge = session.charge(at);
         (session.id, charge.unwrap_or(Credits::MAX))
     });
-    Ok(Standing {
+    Standing {
         at,
         balance: wallet.balance(),
         free: wallet.free(),
         consumed: consumed.collect(),
         record,
-    })
-}
-
-/// One node's sessions as they run on since its current run began.
-fn running_on(
-    record: &WalletRecord,
-    recorded: &[RecordedSession],
-    runs: &[RunRow],
-) -> Result<Vec<Session>, StoreError> {
-    let mut earlier = Vec::with_capacity(runs.len());
-    let mut after_cut = AfterCut::End;
-    for run in runs {
-        let (from, to) = (
-            UnixMillis::new(run.started_at)?,
-            UnixMillis::new(run.alive_at)?,
-        );
-        if run.is_current {
-            after_cut = AfterCut::ResumeAt(from);
-        } else {
-            earlier.push(Span { from, to });
-        }
     }
-    let (user, version, credits) = (record.user, record.version, record.credits);
-    let wallet = Wallet::recovered(user, version, credits, recorded, &earlier, after_cut);
-    Ok(wallet.sessions().to_vec())
 }
