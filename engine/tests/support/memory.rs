@@ -23,7 +23,8 @@ use engine::{
     },
     store::{
         AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-        SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord, audit::AuditPage,
+        SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord,
+        audit::{AuditLimits, AuditPage, RepairMode, Repaired},
     },
 };
 use rand::{RngExt, rngs::StdRng};
@@ -839,7 +840,20 @@ impl Store for MemoryStore {
         Err(not_kept())
     }
 
-    async fn audit(&self, _: Option<UserId>, _: u32) -> Result<AuditPage, StoreError> {
+    async fn audit(&self, _: Option<UserId>, _: AuditLimits) -> Result<AuditPage, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn count_users(&self) -> Result<u64, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn repair(
+        &self,
+        _: UserId,
+        _: RepairMode,
+        _: UnixMillis,
+    ) -> Result<Repaired, StoreError> {
         Err(not_kept())
     }
 
