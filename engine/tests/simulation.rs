@@ -27,7 +27,7 @@ use engine::{
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use schema::{
-    Credits, CreditsChange, Millis, SessionId, UserId,
+    Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId,
     ledger::EntryKind,
     session::{EndReason, SessionRecord},
 };
@@ -202,6 +202,10 @@ async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Totals {
         }
     }
     engine.shutdown(Duration::from_secs(5)).await;
+    let runs = store.runs();
+    for ((_, end), (start, _)) in runs.iter().zip(runs.iter().skip(1)) {
+        assert!(end.is_some_and(|end| end < *start), "{runs:?} overlap");
+    }
     let sessions = store.all_sessions();
     for ((user, opening), history) in openings.iter().zip(&histories) {
         let own: BTreeMap<SessionId, SessionRecord> = sessions
@@ -209,15 +213,16 @@ async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Totals {
             .filter(|(owner, _)| owner == user)
             .map(|(_, record)| (record.session_id, *record))
             .collect();
-        check(
-            &store,
-            *user,
-            *opening,
+        let account = Account {
+            store: &store,
+            user: *user,
+            opening: *opening,
             history,
-            &own,
-            settings.tariff,
-            &unserved,
-        );
+            sessions: own,
+            tariff: settings.tariff,
+            unserved: &unserved,
+        };
+        account.check();
     }
     let sum = |of: fn(&History) -> usize| histories.iter().map(of).sum();
     Totals {
@@ -316,11 +321,28 @@ async fn client(
                 Err(StopError::NoActiveSession | StopError::Unavailable) => {}
             },
             8 => drop(engine.balance(user).await),
+            9 => {
+                close_to_depletion(&engine, user, &mut chance).await;
+                history.adjusted += adjusted(&store, adjustment).await;
+            }
             _ => history.adjusted += adjusted(&store, adjustment).await,
         }
         pass(chance.random_range(0..15_000)).await;
     }
     history
+}
+
+/// Waits until the user's credits are about to run out, if that is soon: then writers race.
+async fn close_to_depletion(engine: &Engine, user: UserId, chance: &mut StdRng) {
+    let Ok(balance) = engine.balance(user).await else {
+        return;
+    };
+    let depletes_at = balance.session.and_then(|session| session.depletes_at);
+    let left = depletes_at.map_or(0, |at| at.since(engine.clock().now()).get());
+    if left < 30_000 {
+        let early = chance.random_range(0..300);
+        pass(left.saturating_sub(early).max(0).unsigned_abs()).await;
+    }
 }
 
 impl History {
@@ -375,43 +397,72 @@ async fn adjusted(store: &MemoryStore, adjustment: Adjustment) -> i64 {
     }
 }
 
-/// Holds what the client was told against what is recorded.
-fn check(
-    store: &MemoryStore,
+/// What is known of one user in the end.
+struct Account<'a> {
+    store: &'a MemoryStore,
     user: UserId,
     opening: i64,
-    history: &History,
-    sessions: &BTreeMap<SessionId, SessionRecord>,
+    history: &'a History,
+    sessions: BTreeMap<SessionId, SessionRecord>,
     tariff: Tariff,
-    unserved: &[Span],
-) {
-    let consumed: i64 = sessions
-        .values()
-        .map(|session| session.credits_consumed.get())
-        .sum();
-    let left = opening + history.adjusted - consumed;
-    assert_eq!(
-        store.balances(user, opening),
-        (left, left),
-        "{user}: what came in, less what was consumed"
-    );
-    assert!(left >= 0);
+    /// When nothing can have been served.
+    unserved: &'a [Span],
+}
 
-    let mut last_end = None;
-    for (id, session) in sessions {
-        let ended_at = session
-            .ended_at
-            .unwrap_or_else(|| panic!("session {id} never ended"));
-        assert!(
-            last_end.is_none_or(|end| end <= session.started_at),
-            "session {id} overlaps the one before"
+impl Account<'_> {
+    /// Holds what the client was told against what is recorded.
+    fn check(&self) {
+        let Self {
+            store,
+            user,
+            opening,
+            history,
+            sessions,
+            ..
+        } = self;
+        let (user, opening) = (*user, *opening);
+        let consumed: i64 = sessions
+            .values()
+            .map(|session| session.credits_consumed.get())
+            .sum();
+        let left = opening + history.adjusted - consumed;
+        assert_eq!(
+            store.balances(user, opening),
+            (left, left),
+            "{user}: what came in, less what was consumed"
         );
-        last_end = Some(ended_at);
+        assert!(left >= 0);
+
+        let mut last_end = None;
+        for (id, session) in sessions {
+            let ended_at = session
+                .ended_at
+                .unwrap_or_else(|| panic!("session {id} never ended"));
+            assert!(
+                last_end.is_none_or(|end| end <= session.started_at),
+                "session {id} overlaps the one before"
+            );
+            last_end = Some(ended_at);
+            self.check_session(*id, session, ended_at);
+        }
+        self.check_told();
+    }
+
+    /// Laws 2, 4 and 8 for one session.
+    fn check_session(&self, id: SessionId, session: &SessionRecord, ended_at: UnixMillis) {
+        let Self {
+            store,
+            user,
+            opening,
+            tariff,
+            unserved,
+            ..
+        } = self;
         assert!(
-            session.served_ms <= store.available(*id),
+            session.served_ms <= store.available(id),
             "session {id} was served {} ms, and its node's runs lasted for {} of it",
             session.served_ms,
-            store.available(*id)
+            store.available(id)
         );
         let lost: i64 = unserved
             .iter()
@@ -433,17 +484,22 @@ fn check(
             EndReason::Engine if session.served_ms == Millis::ZERO => Some(Credits::ZERO),
             _ => tariff.charge(session.served_ms),
         };
+        if session.end_reason == Some(EndReason::Depleted) {
+            let left = opening + store.moved_before(*user, ended_at);
+            let price = tariff.price().get();
+            assert!(left < price, "session {id} ended with {left} left");
+        }
         assert_eq!(
             Some(session.credits_consumed),
             charge,
             "session {id} costs what it was served for"
         );
         assert_eq!(
-            store.usage(*id).iter().sum::<i64>(),
+            store.usage(id).iter().sum::<i64>(),
             session.credits_consumed.get()
         );
         assert!(
-            store.refunded(*id) <= session.credits_consumed.get(),
+            store.refunded(id) <= session.credits_consumed.get(),
             "session {id} is refunded more than it cost"
         );
         assert!(
@@ -452,44 +508,53 @@ fn check(
         );
     }
 
-    let told: BTreeSet<SessionId> = history
-        .started
-        .iter()
-        .map(|started| started.session)
-        .collect();
-    assert_eq!(
-        told.len(),
-        history.started.len(),
-        "no two starts are told of one session"
-    );
-    for started in &history.started {
-        let session = sessions
-            .get(&started.session)
-            .unwrap_or_else(|| panic!("{} was lost", started.session));
-        assert_eq!(session.started_at, started.started_at);
-    }
-    let untold = sessions.keys().filter(|id| !told.contains(id)).count();
-    assert!(
-        untold <= history.unknown_starts,
-        "{untold} sessions that nobody asked for"
-    );
-    for stopped in &history.stopped {
-        let session = &sessions[&stopped.session];
+    /// What was acknowledged is recorded just so, and nothing else.
+    fn check_told(&self) {
+        let Self {
+            store,
+            history,
+            sessions,
+            ..
+        } = self;
+        let told: BTreeSet<SessionId> = history
+            .started
+            .iter()
+            .map(|started| started.session)
+            .collect();
         assert_eq!(
-            session.ended_at,
-            Some(stopped.ended_at),
-            "session {}",
-            stopped.session
+            told.len(),
+            history.started.len(),
+            "no two starts are told of one session"
         );
-        assert_eq!(
-            (session.credits_consumed, session.end_reason),
-            (stopped.consumed, Some(stopped.reason))
+        for started in &history.started {
+            let session = sessions
+                .get(&started.session)
+                .unwrap_or_else(|| panic!("{} was lost", started.session));
+            assert_eq!(session.started_at, started.started_at);
+        }
+        let untold = sessions.keys().filter(|id| !told.contains(id)).count();
+        assert!(
+            untold <= history.unknown_starts,
+            "{untold} sessions that nobody asked for"
         );
-        assert_eq!(
-            store.left_at_end(stopped.session),
-            Some(stopped.final_credits),
-            "session {}",
-            stopped.session
-        );
+        for stopped in &history.stopped {
+            let session = &sessions[&stopped.session];
+            assert_eq!(
+                session.ended_at,
+                Some(stopped.ended_at),
+                "session {}",
+                stopped.session
+            );
+            assert_eq!(
+                (session.credits_consumed, session.end_reason),
+                (stopped.consumed, Some(stopped.reason))
+            );
+            assert_eq!(
+                store.left_at_end(stopped.session),
+                Some(stopped.final_credits),
+                "session {}",
+                stopped.session
+            );
+        }
     }
 }

@@ -217,6 +217,18 @@ impl MemoryStore {
         runs.collect()
     }
 
+    /// What came into the wallet before `end`, less what went out up to then: what came in at that very
+    /// instant may have come after it.
+    pub fn moved_before(&self, user: UserId, end: UnixMillis) -> i64 {
+        let data = self.data();
+        let entries = data.ledger.iter().filter(|(owner, ..)| *owner == user);
+        let amounts = entries.map(|(_, _, entry)| (entry.at, entry.amount.get()));
+        amounts
+            .filter(|(at, amount)| *at < end || (*at == end && *amount < 0))
+            .map(|(_, amount)| amount)
+            .sum()
+    }
+
     /// For how long the session's node could have served it: while its runs lasted. That a run lasted
     /// shows by its `alive_at`, and by what it recorded of the session.
     pub fn available(&self, session: SessionId) -> Millis {
@@ -777,6 +789,25 @@ impl Store for MemoryStore {
             created_at: row.created_at,
             tokens_valid_from: UnixMillis::EPOCH,
         }))
+    }
+
+    async fn unpaid_ends(
+        &self,
+        user: UserId,
+        since: UnixMillis,
+        limit: usize,
+    ) -> Result<Vec<UnixMillis>, StoreError> {
+        let data = self.up()?;
+        let of_user = data.sessions.values().filter(|row| row.user == user);
+        let unpaid = of_user.filter(|row| row.recorded.settled.total.is_zero());
+        let mut ends: Vec<UnixMillis> = unpaid
+            .filter_map(|row| row.end)
+            .filter(|(at, reason)| *reason == EndReason::User && *at > since)
+            .map(|(at, _)| at)
+            .collect();
+        ends.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+        ends.truncate(limit);
+        Ok(ends)
     }
 
     async fn session(
