@@ -22,7 +22,7 @@ use schema::UnixMillis;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    facts::{Fact, FactOutcome, NodeRun, Refusal},
+    facts::{FactOutcome, NodeRun, Recording, Refusal},
     session::SessionMessage,
     store::{Store, StoreError},
     watermark::{Stamp, Watermark},
@@ -55,8 +55,8 @@ pub enum JournalMessage {
 /// A fact on its way, and whom to tell what became of it.
 #[derive(Debug)]
 pub struct Entry {
-    /// The fact.
-    pub fact: Fact,
+    /// The fact, with its keys.
+    pub recording: Recording,
     /// What it holds back until it is recorded; comes back with the outcome.
     pub stamp: Option<Stamp>,
     /// Whom to tell.
@@ -252,13 +252,13 @@ impl JournalActor {
             .fetch_sub(batch.entries.len(), Ordering::Relaxed);
         for (entry, outcome) in batch.entries.into_iter().zip(outcomes) {
             let told = SessionMessage::Outcome {
-                fact: entry.fact,
+                fact: entry.recording.fact,
                 outcome,
                 stamp: entry.stamp,
             };
             if entry.session.cast(told).is_err() {
                 tracing::warn!(
-                    user = entry.fact.user().get(),
+                    user = entry.recording.fact.user().get(),
                     "a session was gone before its fact was recorded"
                 );
             }
@@ -293,7 +293,7 @@ impl JournalActor {
         while entries.len() < BATCH_MAX
             && let Some(entry) = state.waiting.pop_front()
         {
-            if users.insert(entry.fact.user()) {
+            if users.insert(entry.recording.fact.user()) {
                 entries.push(entry);
             } else {
                 next.push_back(entry);
@@ -325,8 +325,9 @@ struct Writer {
 
 impl Writer {
     async fn write(self, batch: Batch, journal: ActorRef<JournalMessage>) {
-        let facts: Vec<Fact> = batch.entries.iter().map(|entry| entry.fact).collect();
-        let message = match self.record(batch.alive_at, &facts).await {
+        let recordings = batch.entries.iter().map(|entry| entry.recording.clone());
+        let recordings: Vec<Recording> = recordings.collect();
+        let message = match self.record(batch.alive_at, &recordings).await {
             Some(outcomes) => JournalMessage::Written(batch, outcomes),
             None => JournalMessage::Superseded,
         };
@@ -337,17 +338,20 @@ impl Writer {
     async fn record(
         &self,
         alive_at: Option<UnixMillis>,
-        facts: &[Fact],
+        recordings: &[Recording],
     ) -> Option<Vec<FactOutcome>> {
-        match self.record_together(alive_at, facts).await {
+        match self.record_together(alive_at, recordings).await {
             Ok(outcomes) => Some(outcomes),
             Err(StoreError::Superseded) => None,
             // The database refuses the batch as such: find the fact that it can't take.
-            Err(_) if facts.len() > 1 => {
-                let mut outcomes = Vec::with_capacity(facts.len());
-                for fact in facts {
+            Err(_) if recordings.len() > 1 => {
+                let mut outcomes = Vec::with_capacity(recordings.len());
+                for recording in recordings {
                     outcomes.push(
-                        match self.record_together(None, std::slice::from_ref(fact)).await {
+                        match self
+                            .record_together(None, std::slice::from_ref(recording))
+                            .await
+                        {
                             Ok(outcome) => outcome.first().copied().unwrap_or(FactOutcome::Stale),
                             Err(StoreError::Superseded) => return None,
                             Err(_) => FactOutcome::Refused(Refusal::Contradiction),
@@ -357,7 +361,7 @@ impl Writer {
                 Some(outcomes)
             }
             Err(_) => Some(
-                facts
+                recordings
                     .iter()
                     .map(|_| FactOutcome::Refused(Refusal::Contradiction))
                     .collect(),
@@ -365,15 +369,15 @@ impl Writer {
         }
     }
 
-    /// Records `facts` in one transaction, again and again while the database is away.
+    /// Records `recordings` in one transaction, again and again while the database is away.
     async fn record_together(
         &self,
         alive_at: Option<UnixMillis>,
-        facts: &[Fact],
+        recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
         let mut wait = RETRY_MIN;
         loop {
-            let result = self.store.record(&self.run, alive_at, facts).await;
+            let result = self.store.record(&self.run, alive_at, recordings).await;
             let was_recording = self
                 .status
                 .is_recording

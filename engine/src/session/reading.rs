@@ -92,14 +92,17 @@ impl SessionState {
         let facts = recovery::rebase_of(record, &self.context.run.node);
         let ended = wallet.rebase(self.context.clock.now(), &facts);
         wallet.advance(self.context.clock.now());
+        if let Some(opening) = wallet.unrecorded_start()
+            && opening.started_at < record.last_instant
+        {
+            wallet.restart(wallet.instant(), opening.session);
+        }
         let credits = wallet.balance();
         if !ended.is_empty() {
             // Somebody else ended it, and has told whoever asked.
             self.live.set(0);
-            for reply in self.stopping.drain(..) {
-                let _gone = reply.send(Err(StopError::NoActiveSession));
-            }
-            self.stop_stamp = None;
+            self.abandoned = None;
+            self.refuse_stops();
         }
         for change in &record.changes {
             if let Ok(amount) = Credits::new(change.amount.get())
@@ -120,7 +123,7 @@ impl SessionState {
         let is_unknown = matches!(why, StartError::UserUnknown);
         for request in std::mem::take(waiting) {
             match request {
-                Request::Start(reply) => {
+                Request::Start(_, reply) => {
                     let error = if is_unknown {
                         StartError::UserUnknown
                     } else {
@@ -128,7 +131,7 @@ impl SessionState {
                     };
                     let _gone = reply.send(Err(error));
                 }
-                Request::Stop(_, reply) => {
+                Request::Stop(_, _, reply) => {
                     let error = if is_unknown {
                         StopError::NoActiveSession
                     } else {

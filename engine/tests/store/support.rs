@@ -12,7 +12,7 @@ use std::{
 
 use billing::{ChargedAt, Opening, Settlement, SlotNumber, Tariff, WalletVersion};
 use engine::{
-    facts::{Fact, FactOutcome, NodeName, NodeRun, WalletRecord},
+    facts::{Fact, FactOutcome, NodeName, NodeRun, Recording, WalletRecord},
     store::{self, NewUser, Store, StoreLocation, StoreSettings, audit::Violation},
 };
 use schema::{Credits, Millis, SessionId, UnixMillis, UserId, session::EndReason};
@@ -216,7 +216,7 @@ impl TestDatabase {
 
     /// Records one fact, and tells what became of it.
     pub async fn record(&self, run: &NodeRun, fact: Fact) -> FactOutcome {
-        let outcomes = self.store.record(run, None, &[fact]).await.unwrap();
+        let outcomes = self.store.record(run, None, &[fact.into()]).await.unwrap();
         assert_eq!(outcomes.len(), 1);
         outcomes[0]
     }
@@ -225,7 +225,7 @@ impl TestDatabase {
     pub async fn must_record(&self, run: &NodeRun, alive_at: i64, facts: &[Fact]) {
         let outcomes = self
             .store
-            .record(run, Some(at(alive_at)), facts)
+            .record(run, Some(at(alive_at)), &without_keys(facts))
             .await
             .unwrap();
         assert_eq!(outcomes, vec![FactOutcome::Recorded; facts.len()]);
@@ -334,6 +334,11 @@ pub fn settlement(
         at: at(millis),
         end: None,
     }
+}
+
+/// `facts` without keys.
+pub fn without_keys(facts: &[Fact]) -> Vec<Recording> {
+    facts.iter().map(|fact| (*fact).into()).collect()
 }
 
 /// `settlement` as the session's last one.

@@ -6,7 +6,7 @@
 
 use schema::{Millis, SessionId, UnixMillis, session::EndReason};
 
-use super::{BalanceChange, Rebase, Wallet};
+use super::{BalanceChange, Rebase, Session, Wallet};
 use crate::{Meter, recovery::MeterTurn};
 
 /// The time from one instant to the next.
@@ -77,6 +77,54 @@ impl Wallet {
         self.advance(now);
         self.forget_commands_before(UnixMillis::EPOCH);
         ended_elsewhere
+    }
+
+    /// Lets an unrecorded start count from `now` instead: others have written to the wallet with later
+    /// instants than its own, perhaps a session from start to end. A stop that came after it counts
+    /// from `now` too.
+    pub fn restart(&mut self, now: UnixMillis, id: SessionId) {
+        let is_in_question = |session: &&mut Session| session.id == id && !session.is_recorded;
+        let Some(session) = self.sessions.iter_mut().find(is_in_question) else {
+            return;
+        };
+        session.started_at = now;
+        session.meter = Meter::running(Millis::ZERO, now);
+        session.end = None;
+        for stop in self.stops.iter_mut().filter(|stop| stop.session == id) {
+            stop.at = now;
+            session.end(now, stop.reason);
+        }
+        self.advance(now);
+    }
+
+    /// Takes the session's stop back: it turned out to be none. With `other`, the session was stopped
+    /// at that instant for that reason instead. Without, it has run on until `now`; an end that is not
+    /// the stop's own stays.
+    pub fn replace_stop(
+        &mut self,
+        now: UnixMillis,
+        id: SessionId,
+        other: Option<(UnixMillis, EndReason)>,
+    ) {
+        let stop = self.stops.iter().position(|stop| stop.session == id);
+        let Some(stop) = stop.map(|place| self.stops.remove(place)) else {
+            return;
+        };
+        if let Some(session) = self.sessions.iter_mut().find(|session| session.id == id) {
+            session.end.take_if(|end| end.reason == stop.reason);
+        }
+        if let Some((at, reason)) = other {
+            self.advance(at);
+            self.stops.push(Stop {
+                session: id,
+                at,
+                reason,
+            });
+            if let Some(session) = self.sessions.iter_mut().find(|session| session.id == id) {
+                session.end(at, reason);
+            }
+        }
+        self.advance(now);
     }
 
     /// Goes back to the first of `changes` and from there on takes every decision anew, with the

@@ -1,0 +1,206 @@
+//! Simulation: the real actors on the paused clock, on a store that delays, loses calls, loses
+//! replies of what it has done, and is taken over by new engines, while another node serves the same
+//! users; many users at a time, all chance from one seed. In the end every reply that a client got is
+//! held against what is recorded.
+//!
+//! `SIMULATION_SEEDS=1000` tries that many seeds; `SIMULATION_SEED=17` replays one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_wrap,
+    reason = "tests say what they expect by unwrapping it"
+)]
+
+mod check;
+mod client;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use billing::{ChargedAt, Tariff};
+use engine::{Clock, Engine, EngineSettings, engine::StopError, facts::NodeName};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use schema::{
+    Credits, Millis, SessionId, UserId,
+    session::{EndReason, SessionRecord},
+};
+use support::{
+    memory::{Faults, MemoryStore, Sabotage},
+    world::{BEGIN, World, ms, pass, settings},
+};
+
+use self::client::{Client, Counts};
+
+/// How many seeds are tried if nobody says otherwise.
+const SEEDS: u64 = 60;
+/// How many users there are.
+const USERS: u64 = 6;
+/// For how long they are active, in simulated milliseconds.
+const ACTIVE_MS: u64 = 240_000;
+
+/// The engine that serves now; crashes put another in its place.
+type Serving = Arc<Mutex<Engine>>;
+
+#[test]
+fn every_reply_agrees_with_what_is_recorded() {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .map(|value| value.parse::<u64>().unwrap())
+    };
+    let seeds = match number("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SIMULATION_SEEDS").unwrap_or(SEEDS),
+    };
+    let mut totals = Counts::default();
+    for seed in seeds.clone() {
+        println!("SIMULATION_SEED={seed}");
+        totals += runtime().block_on(simulate(seed, None));
+    }
+    let count = seeds.count();
+    println!("{count} seeds: {totals}");
+    assert!(
+        count == 1 || totals.all_sorts_happened(),
+        "the seeds try something"
+    );
+}
+
+/// With a rule broken in the store, some seed goes red: the checks check.
+#[test]
+fn a_broken_rule_is_noticed() {
+    for sabotage in [
+        Sabotage::VersionsIgnored,
+        Sabotage::SettlementsAdded,
+        Sabotage::EpochsIgnored,
+        Sabotage::KeysIgnored,
+        Sabotage::SlotsIgnored,
+    ] {
+        let is_noticed = (0..SEEDS).any(|seed| {
+            let run =
+                std::thread::spawn(move || runtime().block_on(simulate(seed, Some(sabotage))));
+            run.join().is_err()
+        });
+        assert!(is_noticed, "{sabotage:?}");
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap()
+}
+
+/// Runs one seed, and tells how often what happened.
+async fn simulate(seed: u64, sabotage: Option<Sabotage>) -> Counts {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let store = Arc::new(MemoryStore::default());
+    store.set_sabotage(sabotage);
+    let clock = Clock::start_at(ms(BEGIN));
+    let settings = any_settings(&mut chance);
+    let world = World::begin_on(Arc::clone(&store), clock.clone(), settings.clone()).await;
+    let serving: Serving = Arc::new(Mutex::new(world.engine.clone()));
+    let rival = EngineSettings {
+        node: NodeName::new("rival").unwrap(),
+        ..settings.clone()
+    };
+    let rival = World::begin_on(Arc::clone(&store), clock.clone(), rival).await;
+    let openings: Vec<(UserId, i64)> = (0..USERS)
+        .map(|_| {
+            let credits = chance.random_range(0..120);
+            (store.add_user(credits), credits)
+        })
+        .collect();
+    store.set_faults(Some(any_faults(&mut chance)));
+
+    let clients: Vec<_> = openings
+        .iter()
+        .map(|(user, _)| {
+            let client = Client::new(
+                *user,
+                StdRng::seed_from_u64(chance.random()),
+                Arc::clone(&serving),
+                rival.engine.clone(),
+                Arc::clone(&store),
+            );
+            tokio::spawn(client.run(ACTIVE_MS))
+        })
+        .collect();
+    for _ in 0..chance.random_range(0..4) {
+        pass(chance.random_range(5_000..ACTIVE_MS / 4)).await;
+        // A new process takes over; the old one learns of it at its next write.
+        store.set_faults(None);
+        let world = World::begin_on(Arc::clone(&store), clock.clone(), settings.clone()).await;
+        *serving.lock().unwrap() = world.engine.clone();
+        store.set_faults(Some(any_faults(&mut chance)));
+    }
+    let mut histories = Vec::new();
+    for client in clients {
+        histories.push(client.await.unwrap());
+    }
+
+    // All is well again: every session ends, and then nothing may be left over.
+    store.set_faults(None);
+    pass(20_000).await;
+    let engine = serving.lock().unwrap().clone();
+    for ((user, _), history) in openings.iter().zip(&mut histories) {
+        for engine in [&engine, &rival.engine] {
+            match engine.stop_session(*user, EndReason::User, None).await {
+                Ok(stopped) => history.stopped.push(stopped),
+                Err(error) => assert!(matches!(error, StopError::NoActiveSession), "{error:?}"),
+            }
+        }
+    }
+    for engine in [&engine, &rival.engine] {
+        engine.shutdown(Duration::from_secs(5)).await;
+    }
+    let sessions = store.all_sessions();
+    for ((user, opening), history) in openings.iter().zip(&histories) {
+        let own: BTreeMap<SessionId, SessionRecord> = sessions
+            .iter()
+            .filter(|(owner, _)| owner == user)
+            .map(|(_, record)| (record.session_id, *record))
+            .collect();
+        check::check(&store, *user, *opening, history, &own, settings.tariff);
+    }
+    let mut counts = Counts {
+        sessions: sessions.len(),
+        ..Counts::default()
+    };
+    for history in histories {
+        counts += history.counts();
+    }
+    counts
+}
+
+/// A tariff and a rhythm of settlements.
+fn any_settings(chance: &mut StdRng) -> EngineSettings {
+    let millis = |millis| Millis::new(millis).unwrap();
+    let charged_at = if chance.random_bool(0.5) {
+        ChargedAt::End
+    } else {
+        ChargedAt::Start
+    };
+    let price = Credits::new(chance.random_range(1..4)).unwrap();
+    let interval = millis(chance.random_range(300..7_000));
+    EngineSettings {
+        tariff: Tariff::new(price, interval, charged_at).unwrap(),
+        settle_every: millis(chance.random_range(5_000..60_000)),
+        ..settings()
+    }
+}
+
+fn any_faults(chance: &mut StdRng) -> Faults {
+    Faults {
+        chance: StdRng::seed_from_u64(chance.random()),
+        lost_calls: chance.random_range(0..150),
+        lost_replies: chance.random_range(0..150),
+        slow_calls: chance.random_range(0..20),
+    }
+}
