@@ -109,9 +109,10 @@ impl Client {
         self.history
     }
 
-    /// The engine that serves now.
-    fn engine(&self) -> Engine {
-        self.serving.lock().unwrap().clone()
+    /// The engine that serves now, or now and then the one before it.
+    fn engine(&mut self) -> Engine {
+        let place = usize::from(self.chance.random_bool(0.2));
+        self.serving.lock().unwrap()[place].clone()
     }
 
     /// A new key for about half of all requests.
@@ -253,11 +254,12 @@ impl Client {
     async fn grant(&mut self) {
         self.grants += 1;
         let amount = self.chance.random_range(1..30);
+        let at = self.engine().clock().now();
         let adjustment = Adjustment {
             user: self.user,
             kind: EntryKind::Grant,
             amount: CreditsChange::incoming(Credits::new(amount).unwrap()),
-            at: self.engine().clock().now(),
+            at,
             reason: "for the simulation".to_owned(),
             operator: "simulation".to_owned(),
             idempotency_key: format!("grant-{}", self.grants),
