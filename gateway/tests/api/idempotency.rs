@@ -40,22 +40,6 @@ async fn twenty_starts_at_once_under_one_key_are_one_start() {
 }
 
 #[tokio::test]
-async fn a_hundred_starts_at_once_without_a_key_start_one_session() {
-    let server = TestServer::start().await;
-    let token = sign_up(&server, "ada@example.com").await;
-    let calls = (0..100).map(|_| post(START).token(&token).send(&server));
-    let (won, lost): (Vec<_>, Vec<_>) = join_all(calls)
-        .await
-        .into_iter()
-        .partition(|answer| answer.status == 200);
-    assert_eq!((won.len(), lost.len()), (1, 99));
-    for answer in lost {
-        answer.expect_failure(409, "session_active");
-    }
-    assert_eq!(sessions(&server, &token).await.len(), 1);
-}
-
-#[tokio::test]
 async fn a_request_that_was_done_is_answered_the_same_again() {
     let server = TestServer::start().await;
     let token = sign_up(&server, "ada@example.com").await;
