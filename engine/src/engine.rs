@@ -263,6 +263,7 @@ impl Engine {
         let (_permit, _turn) = self.admit(user, key.as_ref()).await?;
         let asked = self.ask(user, |reply| Request::Start(key.clone(), reply));
         match (asked.await?, key) {
+            (Err(StartError::KeyConflict), _) => Err(StartError::KeyConflict),
             (Err(refusal), Some(request)) => match self.kept(user, &request).await {
                 Ok(Kept::Answer(Answer::Started(started))) => Ok(started),
                 Ok(Kept::Answer(Answer::Stopped(_)) | Kept::Conflict) => {
@@ -298,6 +299,7 @@ impl Engine {
         }
         let asked = self.ask(user, |reply| Request::Stop(reason, key.clone(), reply));
         match (asked.await?, key) {
+            (Err(StopError::KeyConflict), _) => Err(StopError::KeyConflict),
             (Err(refusal), Some(request)) => match self.kept(user, &request).await {
                 Ok(Kept::Answer(Answer::Stopped(stopped))) => Ok(stopped),
                 Ok(Kept::Answer(Answer::Started(_)) | Kept::Conflict) => {

@@ -37,6 +37,7 @@ pub struct MemoryStore {
     data: Mutex<Data>,
     is_down: AtomicBool,
     is_read_only: AtomicBool,
+    write_delay: Mutex<Duration>,
     faults: Mutex<Option<Faults>>,
     sabotage: Mutex<Option<Sabotage>>,
 }
@@ -142,6 +143,11 @@ impl MemoryStore {
         self.is_read_only.store(is_read_only, Ordering::SeqCst);
     }
 
+    /// From now on the journal's batches take so long.
+    pub fn set_write_delay(&self, delay: Duration) {
+        *self.write_delay.lock().unwrap() = delay;
+    }
+
     /// Calls go wrong by chance from now on, or none does.
     pub fn set_faults(&self, faults: Option<Faults>) {
         *self.faults.lock().unwrap() = faults;
@@ -164,6 +170,11 @@ impl MemoryStore {
     /// The wallet's balance right after the session's end was recorded.
     pub fn left_at_end(&self, session: SessionId) -> Option<Credits> {
         self.data().sessions.get(&session)?.left_at_end
+    }
+
+    /// How many idempotency keys are kept.
+    pub fn keys(&self) -> usize {
+        self.data().keys.len()
     }
 
     /// What the ledger says that the user has, and what the user's row says.
@@ -573,6 +584,8 @@ impl Store for MemoryStore {
         recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
         let fate = self.fate().await?;
+        let delay = *self.write_delay.lock().unwrap();
+        tokio::time::sleep(delay).await;
         if self.is_read_only.load(Ordering::SeqCst) {
             return Err(StoreError::TimedOut(Duration::ZERO));
         }
