@@ -56,8 +56,10 @@ fn begin_stop(
 
 #[tokio::test(start_paused = true)]
 async fn a_request_is_done_once_under_its_key() {
-    let World { engine, store, .. } = &World::begin().await;
+    let world = World::begin().await;
+    let World { engine, store, .. } = &world;
     let user = store.add_user(100);
+    engine.watch(user);
     let started = start(engine, user, "a").await.unwrap();
     assert_eq!(start(engine, user, "a").await.unwrap(), started);
     assert!(matches!(
@@ -80,7 +82,11 @@ async fn a_request_is_done_once_under_its_key() {
     // The repetitions have left the wallet alone, and refusals have kept nothing.
     let second = start(engine, user, "b").await.unwrap();
     assert_ne!(second.session, started.session);
+    pass(100).await;
+    let told = world.balances().len();
     assert_eq!(stop(engine, user, "c").await.unwrap(), stopped);
+    pass(100).await;
+    assert_eq!(world.balances().len(), told, "nobody sees it stand still");
     assert_eq!(engine.live_sessions(), 1);
     assert_eq!(
         stop(engine, user, "d").await.unwrap().session,
