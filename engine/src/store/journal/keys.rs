@@ -33,11 +33,12 @@ fn answered(fact: &Fact) -> Option<(SessionId, &'static str)> {
 }
 
 /// Whether one of the recording's keys is in use for anything but its own fact.
-pub(super) fn is_used_elsewhere(recording: &Recording, used: &UsedKeys) -> bool {
+pub(super) fn is_used_elsewhere(recording: &Recording, in_use: &UsedKeys) -> bool {
     let user = recording.fact.user().get();
     let own = answered(&recording.fact);
     recording.keys.iter().any(|request| {
-        used.get(&(user, request.key.as_str().to_owned()))
+        in_use
+            .get(&(user, request.key.as_str().to_owned()))
             .is_some_and(|(session, operation)| {
                 own.is_none_or(|own| (own.0.get(), own.1) != (*session, operation))
             })
