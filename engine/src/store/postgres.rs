@@ -19,6 +19,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             include_str!("../../../schema/migrations/postgres/0001_wallets_sessions_ledger.sql"),
         ),
         migrations::simple(
+            2,
+            "runs in place",
+            include_str!("../../../schema/migrations/postgres/0002_runs_in_place.sql"),
+        ),
+        migrations::simple(
             3,
             "idempotency keys",
             include_str!("../../../schema/migrations/postgres/0003_idempotency_keys.sql"),

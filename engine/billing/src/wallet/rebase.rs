@@ -94,37 +94,27 @@ impl Wallet {
             stop.at = now;
             session.end(now, stop.reason);
         }
+        for switch in &mut self.switches {
+            switch.before.retain(|(session, _)| *session != id);
+        }
         self.advance(now);
     }
 
-    /// Takes the session's stop back: it turned out to be none. With `other`, the session was stopped
-    /// at that instant for that reason instead. Without, it has run on until `now`; an end that is not
-    /// the stop's own stays.
-    pub fn replace_stop(
-        &mut self,
-        now: UnixMillis,
-        id: SessionId,
-        other: Option<(UnixMillis, EndReason)>,
-    ) {
-        let stop = self.stops.iter().position(|stop| stop.session == id);
-        let Some(stop) = stop.map(|place| self.stops.remove(place)) else {
-            return;
-        };
-        if let Some(session) = self.sessions.iter_mut().find(|session| session.id == id) {
-            session.end.take_if(|end| end.reason == stop.reason);
-        }
-        if let Some((at, reason)) = other {
-            self.advance(at);
-            self.stops.push(Stop {
-                session: id,
-                at,
-                reason,
-            });
-            if let Some(session) = self.sessions.iter_mut().find(|session| session.id == id) {
-                session.end(at, reason);
-            }
-        }
-        self.advance(now);
+    /// A start that is not recorded and, after a [`Wallet::rebase`], no longer covered: its session's
+    /// first interval never began, or what the session has cost until a stop is gone. Whoever took
+    /// the credits could not know of the start. Nobody was told of it either, so it may be
+    /// withdrawn, see [`Wallet::start_refused`].
+    pub fn uncovered_start(&self) -> Option<SessionId> {
+        let start = self.sessions.iter().find(|session| !session.is_recorded)?;
+        let never_began = start
+            .end
+            .is_some_and(|end| end.reason == EndReason::Depleted && end.at == start.started_at);
+        let committed = self
+            .sessions
+            .iter()
+            .map(|session| session.committed(self.instant));
+        let is_overdrawn = self.left(committed).is_none_or(|left| left < 0);
+        (never_began || is_overdrawn).then_some(start.id)
     }
 
     /// Goes back to the first of `changes` and from there on takes every decision anew, with the
