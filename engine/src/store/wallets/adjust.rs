@@ -283,7 +283,14 @@ fn standing(record: WalletRecord, runs: &HashMap<String, Vec<Run>>, at: UnixMill
             current.to = UnixMillis::MAX;
         }
         let (user, version, credits) = (record.user, record.version, record.credits);
-        let wallet = Wallet::recovered(user, version, credits, &recorded, &runs);
+        let wallet = Wallet::recovered(
+            user,
+            version,
+            credits,
+            &recorded,
+            &record.since_checkpoints,
+            &runs,
+        );
         sessions.extend(wallet.sessions());
     }
     let (user, version, credits) = (record.user, record.version, record.credits);
