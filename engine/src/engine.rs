@@ -231,7 +231,7 @@ impl Engine {
         );
         tokio::spawn(keys::purge(
             Arc::clone(&store),
-            engine.context.clock.clone(),
+            engine.context.timeline.clone(),
             supervisor.clone(),
         ));
         tokio::spawn(notices::listen(store, supervisor, latest_notice));
@@ -305,7 +305,7 @@ impl Engine {
 
     /// What was answered under the key before.
     async fn kept(&self, user: UserId, request: &RequestKey) -> Result<Kept, StoreError> {
-        let now = self.context.clock.now();
+        let now = self.context.timeline.now();
         let kept = self.context.store.kept_answer(user, &request.key, now);
         let kept = kept.await.inspect_err(|error| {
             tracing::warn!(

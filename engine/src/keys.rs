@@ -17,10 +17,10 @@ use schema::{Millis, UnixMillis, UserId};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::{
-    clock::Clock,
     engine::{Started, Stopped},
     store::{Store, StoreError},
     supervisor::SupervisorMessage,
+    timeline::Timeline,
 };
 
 /// How long a key is kept: 24 hours.
@@ -114,7 +114,7 @@ pub(crate) fn expired_at(now: UnixMillis) -> UnixMillis {
 /// Deletes keys that are too old, now and then, until the engine stops.
 pub(crate) async fn purge(
     store: Arc<dyn Store>,
-    clock: Clock,
+    timeline: Timeline,
     supervisor: ActorRef<SupervisorMessage>,
 ) {
     loop {
@@ -122,7 +122,7 @@ pub(crate) async fn purge(
             _stopped = supervisor.wait(None) => return,
             () = tokio::time::sleep(PURGE_EVERY) => {}
         }
-        if let Err(error) = purge_all(store.as_ref(), expired_at(clock.now())).await {
+        if let Err(error) = purge_all(store.as_ref(), expired_at(timeline.now())).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "can't delete old idempotency keys"

@@ -399,7 +399,7 @@ impl SessionState {
 
     /// `fact` with the keys that are used from now on.
     fn recording(&self, fact: Fact, keys: Vec<RequestKey>) -> Recording {
-        let at = self.context.clock.now();
+        let at = self.context.timeline.now();
         Recording {
             keys,
             at,

@@ -248,7 +248,7 @@ async fn credits_that_come_in_move_the_end() {
 async fn a_revoke_moves_the_end_and_is_no_event() {
     let world = World::begin().await;
     let user = world.store.add_user(10);
-    let started = world.engine.start_session(user).await.unwrap();
+    let started = world.engine.start_session(user, None).await.unwrap();
     pass(7_000).await;
     world.revoke(user, 8).await.unwrap();
     pass(1_000).await;
@@ -297,7 +297,7 @@ async fn a_start_that_a_revoke_overtakes_never_was() {
         .await;
         let user = world.store.add_user(10);
         world.store.set_read_only(true);
-        let start = async { world.engine.start_session(user).await };
+        let start = async { world.engine.start_session(user, None).await };
         let others = async {
             pass(100).await;
             let stop = async {
@@ -329,7 +329,7 @@ async fn a_start_that_a_revoke_overtakes_never_was() {
         assert_eq!(world.engine.live_sessions(), 0);
         assert_eq!(world.events(), [], "{what}");
         world.grant(user, 1).await;
-        world.engine.start_session(user).await.unwrap();
+        world.engine.start_session(user, None).await.unwrap();
     };
     for charged_at in [ChargedAt::End, ChargedAt::Start] {
         check(None, charged_at).await;

@@ -514,43 +514,6 @@ fn an_overdrawn_wallet_serves_nobody() {
     }
 }
 
-/// A stop that turned out to be none, at 13.5 s, is noticed at 20 s.
-#[test]
-fn a_stop_that_is_taken_back_never_was() {
-    let check = |opening, stopped: EndReason, other, expected: Option<End>| {
-        let mut wallet = wallet_in_session(opening, usual());
-        wallet.stop(ms(13_500), id(1), stopped).unwrap();
-        wallet.replace_stop(ms(20_000), id(1), other);
-        let session = wallet.session(id(1)).unwrap();
-        assert_eq!(session.end, expected, "{opening} {other:?}");
-        assert_eq!(wallet.instant(), ms(20_000));
-        let consumed = expected.map_or(3, |end| end.consumed.get());
-        assert_eq!(wallet.balance(), credits(opening - consumed));
-        // A change that comes to light now finds it so too.
-        let facts = news(opening, 42, &[(19_000, 5)], &[(1, Settled::default())]);
-        wallet.rebase(ms(20_000), &facts);
-        let end = wallet.session(id(1)).unwrap().end;
-        assert_eq!(end, expected, "{opening} {other:?}, after a change");
-    };
-    let user = EndReason::User;
-    check(100, user, None, None);
-    check(100, EndReason::Admin, None, None);
-    let later = Some((ms(19_500), user));
-    check(100, user, later, Some(end(19_500, user, 3, 19_500)));
-    // Without it the credits run out before the other one.
-    let depleted = end(18_000, EndReason::Depleted, 3, 18_000);
-    check(3, user, None, Some(depleted));
-    check(3, user, later, Some(depleted));
-    // It came after the end, and changed nothing.
-    let depleted = end(12_000, EndReason::Depleted, 2, 12_000);
-    check(2, user, None, Some(depleted));
-
-    let mut untouched = wallet_in_session(100, usual());
-    let before = untouched.clone();
-    untouched.replace_stop(ms(0), id(1), later);
-    assert_eq!(untouched, before, "there was no stop");
-}
-
 #[test]
 fn an_unrecorded_start_can_count_from_later() {
     let started = |tariff| {

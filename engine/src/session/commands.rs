@@ -71,9 +71,6 @@ impl Twin {
 
 impl SessionState {
     pub(super) fn start(&mut self, key: Option<RequestKey>, reply: StartReply) {
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
         if reply.is_closed() {
             // Its caller was told that the outcome is unknown: nothing has happened, nor will it.
             return;
@@ -99,16 +96,21 @@ impl SessionState {
         }
 
         let stamp = self.context.watermark.stamp();
-        let Some(id) = self.context.ids.next() else {
+        let at = self.catch_up(stamp.moment());
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        // Nothing is served while time stands still.
+        let id = self
+            .context
+            .ids
+            .next()
+            .filter(|_| stamp.moment().is_serving);
+        let Some(id) = id else {
             let _gone = reply.send(Err(StartError::Unavailable));
             return;
         };
-        match wallet.start(
-            stamp.at(),
-            id,
-            SlotNumber::default(),
-            self.context.settings.tariff,
-        ) {
+        match wallet.start(at, id, SlotNumber::default(), self.context.settings.tariff) {
             Ok(()) => {
                 let replies = vec![reply];
                 self.starting = Some(Starting { key, replies });
@@ -125,9 +127,6 @@ impl SessionState {
     }
 
     pub(super) fn stop(&mut self, reason: EndReason, key: Option<RequestKey>, reply: StopReply) {
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
         if let Some(late) = &mut self.late
             && let Some(request) = &key
             && late.waiting.iter().any(|(other, _)| other == request)
@@ -144,15 +143,19 @@ impl SessionState {
         }
 
         let stamp = self.context.watermark.stamp();
+        let at = self.catch_up(stamp.moment());
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
         let Some(id) = wallet.sessions().first().map(|session| session.id) else {
             let _gone = reply.send(Err(StopError::NoActiveSession));
             return;
         };
-        match wallet.stop(stamp.at(), id, reason) {
+        match wallet.stop(at, id, reason) {
             Ok(_) => {
                 self.stopping.push(Stopping {
                     key,
-                    at: stamp.at(),
+                    at,
                     reason,
                     reply,
                 });

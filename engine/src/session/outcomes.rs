@@ -47,9 +47,9 @@ impl SessionState {
             (Fact::Opening(opening), FactOutcome::Refused(refusal)) => {
                 self.start_refused(opening.session, refusal);
             }
-            (Fact::Settlement(settlement), FactOutcome::Refused(Refusal::KeyUsed)) => {
+            (Fact::Settlement(_), FactOutcome::Refused(Refusal::KeyUsed)) => {
                 self.stop_stamp = self.stop_stamp.take().or(stamp);
-                self.stops_refused(settlement.session);
+                self.stops_refused();
             }
             (Fact::Settlement(settlement), FactOutcome::Refused(refusal)) => {
                 tracing::error!(
@@ -139,15 +139,11 @@ impl SessionState {
     }
 
     /// The keys of some stops are in use. It happens where the engine could not see that before: the
-    /// database was away, or another process was quicker. The session goes on as if those stops, and
-    /// any that can't be told from them, had never come.
-    fn stops_refused(&mut self, id: SessionId) {
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
-        let later = self
-            .stopping
-            .split_off(self.covered_stops.min(self.stopping.len()));
+    /// database was away, or another process was quicker. Those stops, and any that can't be told from
+    /// them, never came: the wallet is what is recorded, and what has been served since.
+    fn stops_refused(&mut self) {
+        let covered = self.covered_stops.min(self.stopping.len());
+        let later = self.stopping.split_off(covered);
         for stop in std::mem::take(&mut self.stopping) {
             if stop.key.is_some() {
                 // Nothing was done. The engine reads what was answered under the key.
@@ -162,8 +158,8 @@ impl SessionState {
             self.stop_stamp = None;
         }
         if self.abandoned.is_none() {
-            let left = self.stopping.first().map(|stop| (stop.at, stop.reason));
-            wallet.replace_stop(self.context.clock.now(), id, left);
+            self.wallet = WalletState::Loading(Vec::new());
+            self.reload = Reload::Needed;
         }
     }
 

@@ -73,6 +73,7 @@ impl SessionState {
         let started_at = live.clone().next().map(|session| session.started_at);
         let before = std::mem::replace(&mut self.wallet, WalletState::Ready(wallet));
         self.runs = runs;
+        self.stop_again();
         let now = self.now();
         self.advance();
         if let Some(started_at) = started_at {
@@ -84,6 +85,21 @@ impl SessionState {
             }
         }
         self.mirror();
+    }
+
+    /// Lets the stops that still wait count in a wallet that was read anew, each from its instant.
+    fn stop_again(&mut self) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        let id = wallet.sessions().first().map(|session| session.id);
+        let mut is_stopped = self.stopping.is_empty();
+        for stop in &self.stopping {
+            is_stopped = id.is_some_and(|id| wallet.stop(stop.at, id, stop.reason).is_ok());
+        }
+        if !is_stopped {
+            self.refuse_stops();
+        }
     }
 
     pub(super) fn rebase(&mut self, record: &WalletRecord) {

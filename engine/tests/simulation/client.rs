@@ -1,19 +1,22 @@
 //! What a user's client does, and what it is told.
 
-use std::{collections::BTreeMap, fmt, ops::AddAssign, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use engine::{
     Engine,
     engine::{StartError, Started, StopError, Stopped},
     keys::{Fingerprint, IdempotencyKey, RequestKey},
-    store::{Adjustment, Store},
+    store::{AdjustError, Adjustment, Shortfall, Store},
 };
-use rand::{RngExt, rngs::StdRng};
+use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 use schema::{Credits, CreditsChange, UserId, ledger::EntryKind, session::EndReason};
 
 use crate::{
-    Serving,
-    support::{memory::MemoryStore, world::pass},
+    ACTIVE_MS, Serving,
+    support::{
+        memory::MemoryStore,
+        world::{BEGIN, ms, pass},
+    },
 };
 
 /// How often a request is sent at most whose outcome stays unknown.
@@ -36,22 +39,11 @@ pub struct History {
     /// Starts and stops that were given up without knowing what became of them.
     pub lost_starts: usize,
     pub lost_stops: usize,
-    /// Credits that came in.
-    pub granted: i64,
+    /// What an operator gave, less what was taken back.
+    pub adjusted: i64,
     /// Requests that were sent again after they had been answered, and answered the same.
     pub repeated: usize,
-    /// Starts that a live session of another node refused, and that ran against one there.
-    pub rivalled: usize,
-}
-
-/// How often what happened.
-#[derive(Default)]
-pub struct Counts {
-    pub sessions: usize,
-    pub started: usize,
-    pub stopped: usize,
-    pub unknown: usize,
-    pub repeated: usize,
+    /// Starts on two nodes at once of which one was refused.
     pub rivalled: usize,
 }
 
@@ -64,7 +56,7 @@ pub struct Client {
     store: Arc<MemoryStore>,
     history: History,
     keys: u32,
-    grants: u32,
+    adjustments: u32,
     /// What was answered under each key.
     starts: BTreeMap<IdempotencyKey, Started>,
     stops: BTreeMap<IdempotencyKey, Stopped>,
@@ -86,23 +78,29 @@ impl Client {
             store,
             history: History::default(),
             keys: 0,
-            grants: 0,
+            adjustments: 0,
             starts: BTreeMap::new(),
             stops: BTreeMap::new(),
         }
     }
 
     /// Starts, stops, looks and gets credits at random until time is up.
-    pub async fn run(mut self, active_ms: u64) -> History {
-        let deadline = tokio::time::Instant::now() + Duration::from_millis(active_ms);
+    pub async fn run(mut self) -> History {
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(ACTIVE_MS);
         while tokio::time::Instant::now() < deadline {
-            match self.chance.random_range(0..14) {
+            match self.chance.random_range(0..17) {
                 0..4 => self.start().await,
-                4 => self.start_twice().await,
-                5..9 => self.stop().await,
-                9 => drop(self.engine().balance(self.user).await),
-                10..13 => self.repeat().await,
-                _ => self.grant().await,
+                4 => self.start_while_adjusted().await,
+                5 => self.start_twice().await,
+                6..11 => self.stop().await,
+                11 => drop(self.engine().balance(self.user).await),
+                12..15 => self.repeat().await,
+                15 => {
+                    let engine = self.engine();
+                    close_to_depletion(&engine, self.user, &mut self.chance).await;
+                    self.adjust().await;
+                }
+                _ => self.adjust().await,
             }
             pass(self.chance.random_range(0..15_000)).await;
         }
@@ -164,16 +162,8 @@ impl Client {
         {
             self.history.rivalled += 1;
         }
-        for result in [here, there] {
-            match result {
-                Ok(started) => self.history.started.push(started),
-                Err(StartError::OutcomeUnknown) => {
-                    self.history.unknown_starts += 1;
-                    self.history.lost_starts += 1;
-                }
-                Err(error) => assert!(!matches!(error, StartError::UserUnknown)),
-            }
-        }
+        self.history.take_start(here);
+        self.history.take_start(there);
     }
 
     async fn stop(&mut self) {
@@ -251,24 +241,30 @@ impl Client {
         self.history.repeated += 1;
     }
 
-    async fn grant(&mut self) {
-        self.grants += 1;
-        let amount = self.chance.random_range(1..30);
-        let at = self.engine().clock().now();
-        let adjustment = Adjustment {
-            user: self.user,
-            kind: EntryKind::Grant,
-            amount: CreditsChange::incoming(Credits::new(amount).unwrap()),
-            at,
-            reason: "for the simulation".to_owned(),
-            operator: "simulation".to_owned(),
-            idempotency_key: format!("grant-{}", self.grants),
-        };
-        // Whether it was done is not known until it is: the same key, again and again.
-        while self.store.adjust(adjustment.clone()).await.is_err() {
-            pass(50).await;
+    /// Starts, and an operator does something at the same time.
+    async fn start_while_adjusted(&mut self) {
+        let (engine, adjustment) = (self.engine(), self.any_adjustment());
+        let (user, wait) = (self.user, self.chance.random_range(0..40));
+        let (started, adjusted) = tokio::join!(engine.start_session(user, None), async {
+            pass(wait).await;
+            adjusted(&self.store, adjustment).await
+        });
+        self.history.take_start(started);
+        self.history.adjusted += adjusted;
+    }
+
+    async fn adjust(&mut self) {
+        let adjustment = self.any_adjustment();
+        self.history.adjusted += adjusted(&self.store, adjustment).await;
+    }
+
+    fn any_adjustment(&mut self) -> Adjustment {
+        self.adjustments += 1;
+        Adjustment {
+            at: self.engine().clock().now(),
+            idempotency_key: format!("adjustment-{}", self.adjustments),
+            ..drawn(&mut self.chance, self.user, &self.history)
         }
-        self.history.granted += amount;
     }
 }
 
@@ -276,60 +272,71 @@ fn request(key: IdempotencyKey, fingerprint: Fingerprint) -> RequestKey {
     RequestKey { key, fingerprint }
 }
 
+/// Waits until the user's credits are about to run out, if that is soon: then writers race.
+async fn close_to_depletion(engine: &Engine, user: UserId, chance: &mut StdRng) {
+    let Ok(balance) = engine.balance(user).await else {
+        return;
+    };
+    let depletes_at = balance.session.and_then(|session| session.depletes_at);
+    let left = depletes_at.map_or(0, |at| at.since(engine.clock().now()).get());
+    if left < 30_000 {
+        let early = chance.random_range(0..300);
+        pass(left.saturating_sub(early).max(0).unsigned_abs()).await;
+    }
+}
+
 impl History {
-    pub fn counts(&self) -> Counts {
-        Counts {
-            sessions: 0,
-            started: self.started.len(),
-            stopped: self.stopped.len(),
-            unknown: self.unknown_starts + self.unknown_stops,
-            repeated: self.repeated,
-            rivalled: self.rivalled,
+    /// Takes note of a start that won't be sent again.
+    fn take_start(&mut self, result: Result<Started, StartError>) {
+        match result {
+            Ok(started) => self.started.push(started),
+            Err(StartError::OutcomeUnknown) => {
+                self.unknown_starts += 1;
+                self.lost_starts += 1;
+            }
+            Err(error) => assert!(!matches!(error, StartError::UserUnknown)),
         }
     }
 }
 
-impl Counts {
-    pub fn all_sorts_happened(&self) -> bool {
-        let Self {
-            sessions,
-            started,
-            stopped,
-            unknown,
-            repeated,
-            rivalled,
-        } = *self;
-        [sessions, started, stopped, unknown, repeated, rivalled]
-            .into_iter()
-            .all(|count| count > 0)
+/// What an operator might do: give credits, take some back, or refund a session.
+fn drawn(chance: &mut StdRng, user: UserId, history: &History) -> Adjustment {
+    let stopped = history.stopped.as_slice();
+    let (kind, session) = match (chance.random_range(0..5), stopped.choose(chance)) {
+        (0..2, _) => (EntryKind::Grant, None),
+        (2, Some(stopped)) => (EntryKind::Refund, Some(stopped.session)),
+        _ => (EntryKind::Revoke, None),
+    };
+    let amount = Credits::new(chance.random_range(1..60)).unwrap();
+    Adjustment {
+        user,
+        kind,
+        amount: if kind == EntryKind::Revoke {
+            CreditsChange::outgoing(amount)
+        } else {
+            CreditsChange::incoming(amount)
+        },
+        session,
+        shortfall: if chance.random_bool(0.5) {
+            Shortfall::TakeWhatIsFree
+        } else {
+            Shortfall::Refuse
+        },
+        at: ms(BEGIN),
+        reason: "for the simulation".to_owned(),
+        operator: "simulation".to_owned(),
+        idempotency_key: String::new(),
     }
 }
 
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
-        self.sessions += other.sessions;
-        self.started += other.started;
-        self.stopped += other.stopped;
-        self.unknown += other.unknown;
-        self.repeated += other.repeated;
-        self.rivalled += other.rivalled;
-    }
-}
-
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            sessions,
-            started,
-            stopped,
-            unknown,
-            repeated,
-            rivalled,
-        } = self;
-        write!(
-            f,
-            "{sessions} sessions, {started} starts and {stopped} stops acknowledged, {unknown} outcomes unknown, \
-             {repeated} requests repeated, {rivalled} starts that another node's session refused"
-        )
+/// Makes the adjustment, with the same key until its outcome is known. Returns what it moved.
+async fn adjusted(store: &MemoryStore, adjustment: Adjustment) -> i64 {
+    loop {
+        match store.adjust(adjustment.clone()).await {
+            Ok(adjusted) => return adjusted.amount.get(),
+            Err(AdjustError::MoreThanFree { .. } | AdjustError::MoreThanSpent { .. }) => return 0,
+            Err(AdjustError::Store(_)) => pass(50).await,
+            Err(error) => panic!("{error}"),
+        }
     }
 }

@@ -217,11 +217,13 @@ impl MemoryStore {
         }
     }
 
-    /// The runs, each from its start to its last `alive_at`, in ms since [`BEGIN`]; the one that lasts
+    /// The first node's runs, each from its start to its last `alive_at`, in ms since [`BEGIN`]; the one that lasts
     /// has no end.
     pub fn runs(&self) -> Vec<(i64, Option<i64>)> {
         let data = self.data();
-        let runs = data.runs.iter().map(|row| {
+        let node = data.runs.first().map(|row| &row.run.node);
+        let runs = data.runs.iter().filter(|row| Some(&row.run.node) == node);
+        let runs = runs.map(|row| {
             let alive_at = row.alive_at.get() - BEGIN;
             let to = (!row.is_current).then_some(alive_at);
             (row.run.started_at.get() - BEGIN, to)
@@ -747,7 +749,9 @@ impl Data {
             .iter()
             .map(|live| live.session.clone())
             .collect();
-        let runs = self.runs.iter().map(|row| Run {
+        let node = wallet.live.first().map(|live| &live.node);
+        let runs = self.runs.iter().filter(|row| Some(&row.run.node) == node);
+        let runs = runs.map(|row| Run {
             from: row.run.started_at,
             to: if row.is_current {
                 UnixMillis::MAX
