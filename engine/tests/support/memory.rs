@@ -25,7 +25,8 @@ use engine::{
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
     store::{
         AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-        SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord, audit::AuditPage,
+        SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord,
+        audit::{AuditLimits, AuditPage, RepairMode, Repaired},
     },
 };
 use rand::{RngExt, rngs::StdRng};
@@ -121,6 +122,16 @@ struct RunRow {
     run: NodeRun,
     alive_at: UnixMillis,
     is_current: bool,
+}
+
+impl RunRow {
+    fn recorded(&self) -> Run {
+        Run {
+            from: self.run.started_at,
+            to: self.alive_at,
+            takeover: self.run.takeover,
+        }
+    }
 }
 
 impl MemoryStore {
@@ -415,13 +426,7 @@ impl Data {
             .runs
             .iter()
             .filter(|row| row.run.node == run.node && row.run.epoch < run.epoch);
-        earlier
-            .map(|row| Run {
-                from: row.run.started_at,
-                to: row.alive_at,
-                takeover: row.run.takeover,
-            })
-            .collect()
+        earlier.map(RunRow::recorded).collect()
     }
 
     fn enter(&mut self, user: UserId, version: WalletVersion, entry: LedgerEntry) {
@@ -751,16 +756,10 @@ impl Data {
             .collect();
         let node = wallet.live.first().map(|live| &live.node);
         let runs = self.runs.iter().filter(|row| Some(&row.run.node) == node);
-        let runs = runs.map(|row| Run {
-            from: row.run.started_at,
-            to: if row.is_current {
-                UnixMillis::MAX
-            } else {
-                row.alive_at
-            },
-            takeover: row.run.takeover,
-        });
-        let runs: Vec<Run> = runs.collect();
+        let mut runs: Vec<Run> = runs.map(RunRow::recorded).collect();
+        if let Some(current) = runs.last_mut() {
+            current.to = UnixMillis::MAX;
+        }
         let (user, version, credits) = (wallet.user, wallet.version, wallet.credits);
         let mut wallet = Wallet::recovered(
             user,
@@ -958,6 +957,25 @@ impl Store for MemoryStore {
         }))
     }
 
+    async fn unpaid_ends(
+        &self,
+        user: UserId,
+        since: UnixMillis,
+        limit: usize,
+    ) -> Result<Vec<UnixMillis>, StoreError> {
+        let data = self.up()?;
+        let of_user = data.sessions.values().filter(|row| row.user == user);
+        let unpaid = of_user.filter(|row| row.recorded.settled.total.is_zero());
+        let mut ends: Vec<UnixMillis> = unpaid
+            .filter_map(|row| row.end)
+            .filter(|(at, reason)| *reason == EndReason::User && *at > since)
+            .map(|(at, _)| at)
+            .collect();
+        ends.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+        ends.truncate(limit);
+        Ok(ends)
+    }
+
     async fn session(
         &self,
         user: UserId,
@@ -1019,7 +1037,20 @@ impl Store for MemoryStore {
         Err(not_kept())
     }
 
-    async fn audit(&self, _: Option<UserId>, _: u32) -> Result<AuditPage, StoreError> {
+    async fn audit(&self, _: Option<UserId>, _: AuditLimits) -> Result<AuditPage, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn count_users(&self) -> Result<u64, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn repair(
+        &self,
+        _: UserId,
+        _: RepairMode,
+        _: UnixMillis,
+    ) -> Result<Repaired, StoreError> {
         Err(not_kept())
     }
 
