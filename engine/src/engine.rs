@@ -88,7 +88,7 @@ pub struct Stopped {
 }
 
 /// Why a session did not start.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, thiserror::Error)]
 pub enum StartError {
     /// There is no such user.
     #[error("there is no such user")]

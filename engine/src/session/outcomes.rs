@@ -133,7 +133,7 @@ impl SessionState {
         self.start_stamp = None;
         let starting = self.starting.take();
         for reply in starting.map_or(Vec::new(), |start| start.replies) {
-            let _gone = reply.send(Err(error.clone()));
+            let _gone = reply.send(Err(error));
         }
         self.refuse_stops();
     }

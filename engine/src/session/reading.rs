@@ -107,13 +107,17 @@ impl SessionState {
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
+        // What was written that changed no balance from outside is of another node's sessions.
+        let writes = record.version.get() - wallet.version().get();
+        let is_served_elsewhere =
+            i64::try_from(record.changes.len()).is_ok_and(|changes| writes > changes);
         let facts = recovery::rebase_of(record, &self.context.settings.node);
         let ended = wallet.rebase(now, &facts);
         wallet.advance(now);
         if let Some(opening) = wallet.unrecorded_start()
-            && opening.started_at < record.last_instant
+            && is_served_elsewhere
         {
-            // Its time is another one's, perhaps: it counts from when it is handed to the journal.
+            // A whole session may have had the slot meanwhile: this one counts from when it is free.
             wallet.restart(wallet.instant(), opening.session);
         }
         let credits = wallet.balance();

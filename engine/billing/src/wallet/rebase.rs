@@ -79,9 +79,8 @@ impl Wallet {
         ended_elsewhere
     }
 
-    /// Lets an unrecorded start count from `now` instead: others have written to the wallet with later
-    /// instants than its own, perhaps a session from start to end. A stop that came after it counts
-    /// from `now` too.
+    /// Lets an unrecorded start count from `now` instead: another node has served a session of the
+    /// wallet since, perhaps from start to end. A stop that came after it counts from `now` too.
     pub fn restart(&mut self, now: UnixMillis, id: SessionId) {
         let is_in_question = |session: &&mut Session| session.id == id && !session.is_recorded;
         let Some(session) = self.sessions.iter_mut().find(is_in_question) else {
