@@ -508,8 +508,8 @@ impl Data {
         let user = recording.fact.user();
         let own = self.answered(&recording.fact);
         let is_used_elsewhere = recording.keys.iter().any(|request| {
-            let used = self.kept(user, &request.key, recording.at);
-            used.is_some_and(|used| Some(used_for(&used.answer)) != own)
+            let kept = self.kept(user, &request.key, recording.at);
+            kept.is_some_and(|kept| Some(used_for(&kept.answer)) != own)
         });
         if self.users.contains_key(&user.get()) && is_used_elsewhere {
             return FactOutcome::Refused(Refusal::KeyUsed);
