@@ -9,6 +9,7 @@
 mod outcomes;
 mod reading;
 mod telling;
+mod unpaid;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use schema::{
 };
 use tokio::sync::oneshot;
 
+use self::unpaid::UnpaidSessions;
 use crate::{
     context::Context,
     count::Count,
@@ -79,7 +81,7 @@ pub enum SessionMessage {
         stamp: Option<Stamp>,
     },
     /// The wallet was read; from the task that read it.
-    Loaded(Result<Option<WalletRecord>, StoreError>),
+    Loaded(Result<Option<Read>, StoreError>),
     /// Show the live state to the mirror; from the supervisor.
     Mirror,
     /// Time stands still, or goes on; from the supervisor.
@@ -88,6 +90,15 @@ pub enum SessionMessage {
     Retry,
     /// Nothing is left to do and nothing is on its way: stop; from the supervisor.
     Retire,
+}
+
+/// What is read of a wallet.
+#[derive(Debug)]
+pub struct Read {
+    /// The wallet.
+    pub record: WalletRecord,
+    /// When the user's latest unpaid sessions ended, newest first.
+    pub unpaid_ends: Vec<UnixMillis>,
 }
 
 /// What a session starts from.
@@ -156,6 +167,7 @@ pub struct SessionState {
     stop_stamp: Option<Stamp>,
     /// Starts that wait until the session before them is settled.
     queued_starts: Vec<oneshot::Sender<Result<Started, StartError>>>,
+    unpaid: UnpaidSessions,
     /// How many requests were handled; the supervisor knows how many it sent.
     handled: u64,
     /// The earliest wake that is set.
@@ -196,6 +208,7 @@ impl Actor for SessionActor {
             stopping: Vec::new(),
             stop_stamp: None,
             queued_starts: Vec::new(),
+            unpaid: UnpaidSessions::unread(context.settings.unpaid_sessions_per_hour_max),
             handled: 0,
             wake_at: None,
             settle_at: UnixMillis::MAX,
@@ -268,14 +281,17 @@ impl SessionState {
                     let _gone = reply.send(Ok(balance));
                 }
                 Request::Watch(_) => {}
-                Request::Notice => {
-                    self.reload = match self.reload {
-                        Reload::NotNeeded | Reload::Needed => Reload::Needed,
-                        Reload::Underway | Reload::UnderwayOutdated => Reload::UnderwayOutdated,
-                    };
-                }
+                Request::Notice => self.read_again(),
             },
         }
+    }
+
+    /// Has the wallet read again, from now on.
+    fn read_again(&mut self) {
+        self.reload = match self.reload {
+            Reload::NotNeeded | Reload::Needed => Reload::Needed,
+            Reload::Underway | Reload::UnderwayOutdated => Reload::UnderwayOutdated,
+        };
     }
 
     fn start(&mut self, reply: oneshot::Sender<Result<Started, StartError>>) {
@@ -284,6 +300,17 @@ impl SessionState {
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
+        if wallet.sessions().is_empty() {
+            if self.unpaid.must_be_read() {
+                self.queued_starts.push(reply);
+                self.read_again();
+                return;
+            }
+            if let Some(retry_after) = self.unpaid.wait(at) {
+                let _gone = reply.send(Err(StartError::TooManyUnpaid { retry_after }));
+                return;
+            }
+        }
         // Nothing is served while time stands still.
         let id = self
             .context

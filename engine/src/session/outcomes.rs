@@ -2,7 +2,7 @@
 
 use billing::{End, Settlement, WalletVersion};
 use ractor::ActorRef;
-use schema::{Credits, SessionId, websocket::ServerMessage};
+use schema::{Credits, SessionId, session::EndReason, websocket::ServerMessage};
 
 use super::{Reload, SessionMessage, SessionState, WalletState, next_settlement, retry_later};
 use crate::{
@@ -150,6 +150,9 @@ impl SessionState {
         }
         self.stop_stamp = None;
         self.live.set(0);
+        if reason == EndReason::User && consumed.is_zero() {
+            self.unpaid.note(ended_at);
+        }
         // The balance first: whoever hears of the end has seen what is left.
         self.tell_balance();
         self.tell(News::Event(ServerMessage::SessionStopped {

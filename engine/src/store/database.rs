@@ -326,6 +326,16 @@ impl Store for Database {
             .await
     }
 
+    async fn unpaid_ends(
+        &self,
+        user: UserId,
+        since: UnixMillis,
+        limit: usize,
+    ) -> Result<Vec<UnixMillis>, StoreError> {
+        self.read(move |connection| Box::pin(history::unpaid_ends(connection, user, since, limit)))
+            .await
+    }
+
     async fn sessions(
         &self,
         user: UserId,
