@@ -22,7 +22,7 @@ use super::{
 use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, ProcessId, ResumePolicy, WalletRecord};
 
 /// How long auditing a page of users may take: one of them may have millions of rows.
-const AUDIT_TIMEOUT: Duration = Duration::from_secs(900);
+const AUDIT_TIMEOUT: Duration = Duration::from_mins(15);
 /// How many rows of a kind a repair has in memory at once.
 const REPAIR_ROWS: u32 = 20_000;
 
