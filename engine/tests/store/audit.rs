@@ -248,7 +248,15 @@ fn rebuilt(record: &WalletRecord, runs: &[Run]) -> Wallet {
         .iter()
         .map(|live| live.session.clone())
         .collect();
-    Wallet::recovered(record.user, record.version, record.credits, &live, runs)
+    let changes = &record.since_checkpoints;
+    Wallet::recovered(
+        record.user,
+        record.version,
+        record.credits,
+        &live,
+        changes,
+        runs,
+    )
 }
 
 async fn every_page_is_audited_once(database: Arc<TestDatabase>) {

@@ -324,6 +324,17 @@ impl Data {
             .sessions
             .values()
             .filter(|session| session.user == user && session.end.is_none());
+        let checkpoints = of_user
+            .clone()
+            .map(|session| session.recorded.checkpoint.at);
+        let own = self.ledger.iter().filter(|(owner, ..)| *owner == user);
+        let usage = own
+            .clone()
+            .filter(|(.., entry)| entry.kind == EntryKind::Usage);
+        let latest = checkpoints.chain(usage.map(|(.., entry)| entry.at)).max();
+        let since_checkpoints = own.filter(|(.., entry)| {
+            entry.kind != EntryKind::Usage && latest.is_some_and(|latest| entry.at > latest)
+        });
         let from_outside = self.ledger.iter().filter(|(owner, version, entry)| {
             *owner == user
                 && entry.kind != EntryKind::Usage
@@ -334,7 +345,14 @@ impl Data {
             version: row.version,
             credits: row.credits,
             last_instant: row.last_instant,
+            since_checkpoints: since_checkpoints
+                .map(|(_, _, entry)| BalanceChange {
+                    at: entry.at,
+                    amount: entry.amount,
+                })
+                .collect(),
             live: of_user
+                .clone()
                 .map(|session| LiveSession {
                     node: session.node.clone(),
                     session: session.recorded.clone(),
@@ -627,7 +645,14 @@ impl Data {
             current.to = UnixMillis::MAX;
         }
         let (user, version, credits) = (wallet.user, wallet.version, wallet.credits);
-        let mut wallet = Wallet::recovered(user, version, credits, &recorded, &runs);
+        let mut wallet = Wallet::recovered(
+            user,
+            version,
+            credits,
+            &recorded,
+            &wallet.since_checkpoints,
+            &runs,
+        );
         wallet.advance(at);
         wallet.free()
     }

@@ -283,7 +283,8 @@ fn standing(record: WalletRecord, runs: &HashMap<String, Vec<Run>>, at: UnixMill
         if let Some(current) = runs.last_mut() {
             current.to = UnixMillis::MAX;
         }
-        let wallet = Wallet::recovered(user, version, credits, &recorded, &runs);
+        let changes = &record.since_checkpoints;
+        let wallet = Wallet::recovered(user, version, credits, &recorded, changes, &runs);
         sessions.extend(wallet.sessions());
     }
     let mut wallet = Wallet::new(user, version, credits, UnixMillis::EPOCH, sessions);
