@@ -1,0 +1,366 @@
+//! A run: prepare, let users and nemesis loose on each other, make peace, audit.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail};
+use indicatif::{ProgressBar, ProgressStyle};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use schema::{Credits, Millis, session::SessionStarted};
+use tempfile::TempDir;
+use tokio::{sync::watch, task::JoinSet, time::timeout};
+
+use crate::{
+    checker::{self, Terms},
+    client::{Address, Answer, Call, Client},
+    history::{Keys, Recorder, UserIndex},
+    moment::Stopwatch,
+    nemesis::Nemesis,
+    operator::{Abilities, Operator},
+    options::{Options, Store},
+    program::Program,
+    records::Records,
+    report::{self, Report},
+    server::Log,
+    user::{self, Account, Phase, User},
+    watcher,
+};
+
+/// What signing up brings.
+const SIGNUP_CREDITS: i64 = 20;
+/// The price of an interval.
+const PRICE: i64 = 1;
+/// How often a live session is settled: often, so that crashes hit settlements too.
+const SETTLE_EVERY_MS: u32 = 1_000;
+/// More than this much service lost by one crash is wrong even on a busy machine.
+const LAG_MAX_MS: i64 = 3_000;
+/// How long users may take to come to an end, once there are no faults any more.
+const PEACE: Duration = Duration::from_secs(90);
+
+/// What a run came to, and where its evidence is.
+pub struct Outcome {
+    /// The report.
+    pub report: Report,
+    /// The folder with the log and the history, if it was kept.
+    pub kept: Option<PathBuf>,
+}
+
+/// Where a run's data is.
+#[derive(Clone, Debug)]
+pub enum Data {
+    /// In this file.
+    Sqlite(PathBuf),
+    /// In the database at this address.
+    Postgres(String),
+}
+
+/// Runs what `options` ask for. `before_audit` is called when the server is down for the last time
+/// but one: a test of the audit may tamper with the data then.
+pub async fn run(
+    options: &Options,
+    before_audit: impl AsyncFnOnce(&Data) -> anyhow::Result<()>,
+) -> anyhow::Result<Outcome> {
+    let mut run = Run::prepare(options)?;
+    let ended = run.rounds_and_audit(before_audit).await;
+    let (records, verified) = ended.unwrap_or_else(|error| {
+        run.recorder.complain(format!("{error:#}"));
+        (Records::default(), "not reached".to_owned())
+    });
+    run.report(&records, verified)
+}
+
+/// A run in progress.
+struct Run<'a> {
+    options: &'a Options,
+    /// A word that no other run has.
+    name: String,
+    seed: u64,
+    folder: Folder,
+    stopwatch: Stopwatch,
+    recorder: Recorder,
+    data: Data,
+    program: Program,
+    nemesis: Nemesis,
+    address: Address,
+    keys: Keys,
+    rounds: u32,
+}
+
+impl<'a> Run<'a> {
+    fn prepare(options: &'a Options) -> anyhow::Result<Self> {
+        let seed = options.seed.unwrap_or_else(|| rand::rng().random());
+        // Users of another run on the same database have other names.
+        let name = format!("crash-{:08x}", rand::rng().random::<u32>());
+        let folder = Folder::make(options.dir.as_ref())?;
+        let stopwatch = Stopwatch::start();
+        let recorder = Recorder::new(stopwatch, &name);
+        let log = Log::create(&folder.path.join("server.log"))?;
+        eprintln!("seed {seed}, log {}", log.path().display());
+        let (program, data) = program(options, &folder.path, &name)?;
+        let (tell, address) = watch::channel::<Option<SocketAddr>>(None);
+        let nemesis = Nemesis::new(
+            program.clone(),
+            tell,
+            recorder.clone(),
+            log,
+            decisions(seed, 0),
+            options,
+        );
+        Ok(Self {
+            options,
+            name,
+            seed,
+            folder,
+            stopwatch,
+            recorder,
+            data,
+            program,
+            nemesis,
+            address,
+            keys: Keys::Ignored,
+            rounds: 0,
+        })
+    }
+
+    async fn rounds_and_audit(
+        &mut self,
+        before_audit: impl AsyncFnOnce(&Data) -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Records, String)> {
+        self.nemesis.start().await?;
+        let accounts = self.sign_up().await;
+        self.keys = self.probe_keys(&accounts).await?;
+        let (tell_phase, phase) = watch::channel(Phase::Busy);
+        let mut cast = self.cast(&accounts, &phase).await?;
+        let mut watchers = JoinSet::new();
+        for account in accounts.iter().step_by(3) {
+            let (account, address) = (account.clone(), self.address.clone());
+            watchers.spawn(watcher::watch(account, address, self.recorder.clone()));
+        }
+
+        self.rounds().await?;
+
+        tell_phase.send_replace(Phase::Closing);
+        let peace = timeout(PEACE, async { while cast.join_next().await.is_some() {} }).await;
+        if peace.is_err() {
+            bail!("{} users could not end without faults", cast.len());
+        }
+        watchers.shutdown().await;
+        self.audit(&accounts, before_audit).await
+    }
+
+    async fn sign_up(&self) -> Vec<Account> {
+        let mut accounts = Vec::with_capacity(self.options.users);
+        for number in 0..self.options.users {
+            let email = format!("{}-{number}@example.com", self.name);
+            let mut client = self.client();
+            let index = UserIndex(number);
+            accounts.push(user::sign_up(index, email, &mut client, &self.recorder).await);
+        }
+        accounts
+    }
+
+    /// Whether a start is known again by its key: one that is sent twice tells.
+    async fn probe_keys(&self, accounts: &[Account]) -> anyhow::Result<Keys> {
+        let account = accounts.first().context("there must be a user")?;
+        let mut client = self.client();
+        let (operation, key) = self
+            .recorder
+            .decide(account.index, crate::history::Request::Start);
+        let call = Call::post("/api/sessions/start", &account.token, &key);
+        let mut keys = Keys::Honoured;
+        for _ in 0..2 {
+            let exchange = client.call::<SessionStarted>(call).await;
+            if matches!(exchange.answer, Answer::Failed(_)) {
+                keys = Keys::Ignored;
+            } else {
+                user::note(&self.recorder, operation, exchange, |started| {
+                    crate::history::Reply::Started(started.clone())
+                });
+            }
+        }
+        Ok(keys)
+    }
+
+    /// Lets the users and the operator begin.
+    async fn cast(
+        &self,
+        accounts: &[Account],
+        phase: &watch::Receiver<Phase>,
+    ) -> anyhow::Result<JoinSet<()>> {
+        let mut cast = JoinSet::new();
+        let operator = Operator {
+            program: self.program.clone(),
+            abilities: Abilities::of(&self.program).await?,
+            accounts: accounts.to_vec(),
+            recorder: self.recorder.clone(),
+            phase: phase.clone(),
+            random: decisions(self.seed, 1),
+        };
+        cast.spawn(operator.run());
+        for (account, stream) in accounts.iter().zip(2..) {
+            let user = User::new(
+                account.clone(),
+                self.client(),
+                self.recorder.clone(),
+                phase.clone(),
+                decisions(self.seed, stream),
+            );
+            cast.spawn(user.run());
+        }
+        Ok(cast)
+    }
+
+    async fn rounds(&mut self) -> anyhow::Result<()> {
+        let progress = ProgressBar::new(self.options.rounds.into()).with_style(
+            ProgressStyle::with_template("{bar:30} round {pos} of {len} [{elapsed}] {msg}")?,
+        );
+        for round in 1..=self.options.rounds {
+            self.nemesis
+                .round()
+                .await
+                .with_context(|| format!("in round {round}"))?;
+            self.rounds = round;
+            let every = self.options.verify_every;
+            if every > 0 && round.is_multiple_of(every) {
+                self.verify()
+                    .await
+                    .with_context(|| format!("after round {round}"))?;
+            }
+            let (operations, complaints) = self
+                .recorder
+                .read(|history| (history.operations.len(), history.complaints.len()));
+            progress.set_message(format!("{operations} operations, {complaints} complaints"));
+            progress.inc(1);
+        }
+        progress.finish_and_clear();
+        Ok(())
+    }
+
+    /// Ends the server in order, so that all is settled; then reads the records from a fresh one.
+    async fn audit(
+        &mut self,
+        accounts: &[Account],
+        before_audit: impl AsyncFnOnce(&Data) -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Records, String)> {
+        self.nemesis.stop().await?;
+        before_audit(&self.data).await?;
+        self.nemesis.start().await?;
+        let records = Records::read(&mut self.client(), accounts).await?;
+        self.nemesis.stop().await?;
+        let verified = self.verify().await.unwrap_or_else(|error| {
+            self.recorder.complain(format!("{error:#}"));
+            "violations".to_owned()
+        });
+        Ok((records, verified))
+    }
+
+    /// Has the program audit the whole database. Gives its summary.
+    async fn verify(&self) -> anyhow::Result<String> {
+        let output = self.program.run(&["verify"]).await?;
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if output.status.code() != Some(0) {
+            let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            bail!("minute-credit verify: {said} {error}");
+        }
+        Ok(said)
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.address.clone(), self.recorder.clone())
+    }
+
+    fn report(self, records: &Records, verified: String) -> anyhow::Result<Outcome> {
+        let terms = Terms {
+            signup: Credits::new(SIGNUP_CREDITS)?,
+            price: Credits::new(PRICE)?,
+            interval: Millis::new(self.options.interval_ms.into())?,
+            keys: self.keys,
+            lag_max: Millis::new(LAG_MAX_MS)?,
+        };
+        let history = self.recorder.read(Clone::clone);
+        let verdict = checker::check(&history, records, &terms);
+        let report = Report {
+            seed: self.seed,
+            rounds: self.rounds,
+            strikes: self.nemesis.strikes.clone(),
+            elapsed: self.stopwatch.elapsed(),
+            verified,
+            verdict,
+        };
+        let is_kept = self.options.dir.is_some() || !report.is_clean();
+        if is_kept {
+            report::keep(&self.folder.path, &history, records, &report.verdict)?;
+        }
+        let kept = is_kept.then(|| self.folder.keep());
+        Ok(Outcome { report, kept })
+    }
+}
+
+/// Where a run keeps its files.
+struct Folder {
+    path: PathBuf,
+    /// Deletes it, unless it is kept.
+    temporary: Option<TempDir>,
+}
+
+impl Folder {
+    fn make(wanted: Option<&PathBuf>) -> anyhow::Result<Self> {
+        let (path, temporary) = if let Some(wanted) = wanted {
+            std::fs::create_dir_all(wanted)
+                .with_context(|| format!("can't make {}", wanted.display()))?;
+            (wanted.clone(), None)
+        } else {
+            let made = tempfile::Builder::new()
+                .prefix("minute-credit-crash.")
+                .tempdir()?;
+            (made.path().to_owned(), Some(made))
+        };
+        Ok(Self {
+            path: path.canonicalize()?,
+            temporary,
+        })
+    }
+
+    fn keep(self) -> PathBuf {
+        self.temporary.map(TempDir::keep);
+        self.path
+    }
+}
+
+/// The program with the run's settings, and where that puts the data.
+fn program(
+    options: &Options,
+    dir: &std::path::Path,
+    name: &str,
+) -> anyhow::Result<(Program, Data)> {
+    let binary = options
+        .program
+        .canonicalize()
+        .with_context(|| format!("there is no {}: build it first", options.program.display()))?;
+    let program = Program::new(&binary, dir)
+        .with("PORT", 0)
+        .with("DATA_DIR", dir.join("data").display())
+        .with("MINUTE_CREDIT__NODE__NAME", name)
+        .with("MINUTE_CREDIT__SIGNUP__CREDITS", SIGNUP_CREDITS)
+        .with("MINUTE_CREDIT__TARIFF__CREDITS", PRICE)
+        .with("MINUTE_CREDIT__TARIFF__INTERVAL_MS", options.interval_ms)
+        .with("MINUTE_CREDIT__SETTLEMENT__EVERY_MS", SETTLE_EVERY_MS);
+    match options.store {
+        Store::Sqlite => {
+            let file = dir.join("data").join("minute-credit.db");
+            Ok((program, Data::Sqlite(file)))
+        }
+        Store::Postgres => {
+            let url = std::env::var("DATABASE_URL").context("DATABASE_URL must name a Postgres")?;
+            let mut program = program.with("DATABASE_URL", &url);
+            if let Ok(redis) = std::env::var("REDIS_URL") {
+                program = program.with("REDIS_URL", redis);
+            }
+            Ok((program, Data::Postgres(url)))
+        }
+    }
+}
+
+/// The source of one actor's decisions: each has its own, so that none depends on another's timing.
+fn decisions(seed: u64, stream: u64) -> StdRng {
+    StdRng::seed_from_u64(seed ^ stream.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+}

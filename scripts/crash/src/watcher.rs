@@ -1,0 +1,59 @@
+//! Somebody who watches a user's balance over a websocket, and comes back whenever it closes.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use schema::websocket::ServerMessage;
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::{client::Address, history::Recorder, user::Account};
+
+/// How long opening a websocket may take.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// The wait before a websocket is opened again.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// Watches until it is dropped.
+pub async fn watch(account: Account, mut address: Address, recorder: Recorder) {
+    loop {
+        // The sender lives as long as the run.
+        let Ok(server) = address
+            .wait_for(Option::is_some)
+            .await
+            .map(|server| *server)
+        else {
+            return;
+        };
+        if let Some(server) = server {
+            let url = format!("ws://{server}/ws?token={}", account.token);
+            // Errors are what the run is about; what was heard until then counts.
+            let _ = timeout_connect(&url, server, &account, &recorder).await;
+        }
+        sleep(RETRY_AFTER).await;
+    }
+}
+
+async fn timeout_connect(
+    url: &str,
+    server: std::net::SocketAddr,
+    account: &Account,
+    recorder: &Recorder,
+) -> anyhow::Result<()> {
+    let stream = TcpStream::connect(server).await?;
+    let handshake = tokio_tungstenite::client_async(url, stream);
+    let (mut socket, _) = timeout(PATIENCE, handshake).await??;
+    let stream = recorder.opened(account.index);
+    while let Some(message) = socket.next().await {
+        if let Message::Text(text) = message? {
+            match serde_json::from_str::<ServerMessage>(&text) {
+                Ok(message) => recorder.heard(stream, message),
+                Err(error) => recorder.complain(format!("a websocket said {text:?}: {error}")),
+            }
+        }
+    }
+    Ok(())
+}
