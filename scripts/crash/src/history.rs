@@ -11,6 +11,7 @@ use schema::{
     websocket::ServerMessage,
 };
 use serde::Serialize;
+use tokio::sync::Notify;
 
 use crate::moment::{Moment, Stopwatch};
 
@@ -268,6 +269,7 @@ pub struct Recorder {
     stopwatch: Stopwatch,
     history: Arc<Mutex<History>>,
     run: Arc<str>,
+    decided: Arc<Notify>,
 }
 
 impl Recorder {
@@ -277,6 +279,7 @@ impl Recorder {
             stopwatch,
             history: Arc::default(),
             run: run.into(),
+            decided: Arc::default(),
         }
     }
 
@@ -296,7 +299,13 @@ impl Recorder {
             key: key.clone(),
             attempts: Vec::new(),
         });
+        self.decided.notify_waiters();
         (id, key)
+    }
+
+    /// Returns when the next operation is decided on.
+    pub async fn decided(&self) {
+        self.decided.notified().await;
     }
 
     /// An attempt has ended.

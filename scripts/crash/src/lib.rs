@@ -19,7 +19,10 @@ pub mod user;
 pub mod watcher;
 
 pub mod nemesis;
-pub mod options;
+pub mod processes;
 pub mod program;
-pub mod run;
+pub mod proxy;
 pub mod server;
+
+pub mod options;
+pub mod run;

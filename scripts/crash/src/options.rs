@@ -18,6 +18,12 @@ pub enum Store {
 pub enum Faults {
     /// It is killed, told to end, taken over from, suspended.
     Kill,
+    /// Its connections to Postgres and Redis are cut, delayed and swallowed.
+    Cut,
+    /// Its disk is full, with SQLite.
+    DiskFull,
+    /// All that the store can suffer.
+    All,
 }
 
 /// Crashes a Minute-Credit server again and again under load, and accounts for every operation.

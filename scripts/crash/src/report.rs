@@ -29,6 +29,8 @@ pub struct Report {
     pub rounds: u32,
     /// What ended them.
     pub strikes: BTreeMap<Strike, u32>,
+    /// How many COMMITs were cut off.
+    pub cuts: u64,
     /// How long it all took.
     pub elapsed: Duration,
     /// What `minute-credit verify` said last.
@@ -62,6 +64,9 @@ impl Report {
         row("rounds", self.rounds.to_string())?;
         for (strike, count) in &self.strikes {
             row("", format!("{count} × {}", strike.as_str()))?;
+        }
+        if self.cuts > 0 {
+            row("", format!("{} COMMITs cut off", self.cuts))?;
         }
         for (sort, tally) in &self.verdict.tallies {
             row(

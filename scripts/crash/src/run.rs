@@ -1,6 +1,10 @@
 //! A run: prepare, let users and nemesis loose on each other, make peace, audit.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -14,10 +18,12 @@ use crate::{
     client::{Address, Answer, Call, Client},
     history::{Keys, Recorder, UserIndex},
     moment::Stopwatch,
-    nemesis::Nemesis,
+    nemesis::{Nemesis, Networks},
     operator::{Abilities, Operator},
-    options::{Options, Store},
+    options::{Faults, Options, Store},
+    processes::{Limits, Processes},
     program::Program,
+    proxy::Proxy,
     records::Records,
     report::{self, Report},
     server::Log,
@@ -59,7 +65,7 @@ pub async fn run(
     options: &Options,
     before_audit: impl AsyncFnOnce(&Data) -> anyhow::Result<()>,
 ) -> anyhow::Result<Outcome> {
-    let mut run = Run::prepare(options)?;
+    let mut run = Run::prepare(options).await?;
     let ended = run.rounds_and_audit(before_audit).await;
     let (records, verified) = ended.unwrap_or_else(|error| {
         run.recorder.complain(format!("{error:#}"));
@@ -79,6 +85,8 @@ struct Run<'a> {
     recorder: Recorder,
     data: Data,
     program: Program,
+    /// The program with a network that never fails.
+    auditor: Program,
     nemesis: Nemesis,
     address: Address,
     keys: Keys,
@@ -86,7 +94,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn prepare(options: &'a Options) -> anyhow::Result<Self> {
+    async fn prepare(options: &'a Options) -> anyhow::Result<Self> {
         let seed = options.seed.unwrap_or_else(|| rand::rng().random());
         // Users of another run on the same database have other names.
         let name = format!("crash-{:08x}", rand::rng().random::<u32>());
@@ -95,16 +103,21 @@ impl<'a> Run<'a> {
         let recorder = Recorder::new(stopwatch, &name);
         let log = Log::create(&folder.path.join("server.log"))?;
         eprintln!("seed {seed}, log {}", log.path().display());
-        let (program, data) = program(options, &folder.path, &name)?;
+        let Setup {
+            program,
+            auditor,
+            data,
+            networks,
+        } = set_up(options, &folder.path, &name).await?;
         let (tell, address) = watch::channel::<Option<SocketAddr>>(None);
-        let nemesis = Nemesis::new(
-            program.clone(),
-            tell,
-            recorder.clone(),
-            log,
-            decisions(seed, 0),
-            options,
-        );
+        let limits = match (options.store, options.faults) {
+            (Store::Sqlite, Faults::DiskFull | Faults::All) => Limits::FileSize,
+            _ => Limits::Off,
+        };
+        let recorder_of = recorder.clone();
+        let processes = Processes::new(program.clone(), limits, tell, recorder_of, log.clone());
+        let random = decisions(seed, 0);
+        let nemesis = Nemesis::new(processes, networks, recorder.clone(), log, random, options);
         Ok(Self {
             options,
             name,
@@ -114,6 +127,7 @@ impl<'a> Run<'a> {
             recorder,
             data,
             program,
+            auditor,
             nemesis,
             address,
             keys: Keys::Ignored,
@@ -125,7 +139,7 @@ impl<'a> Run<'a> {
         &mut self,
         before_audit: impl AsyncFnOnce(&Data) -> anyhow::Result<()>,
     ) -> anyhow::Result<(Records, String)> {
-        self.nemesis.start().await?;
+        self.nemesis.processes.start().await?;
         let accounts = self.sign_up().await;
         self.keys = self.probe_keys(&accounts).await?;
         let (tell_phase, phase) = watch::channel(Phase::Busy);
@@ -241,11 +255,11 @@ impl<'a> Run<'a> {
         accounts: &[Account],
         before_audit: impl AsyncFnOnce(&Data) -> anyhow::Result<()>,
     ) -> anyhow::Result<(Records, String)> {
-        self.nemesis.stop().await?;
+        self.nemesis.processes.stop().await?;
         before_audit(&self.data).await?;
-        self.nemesis.start().await?;
+        self.nemesis.processes.start().await?;
         let records = Records::read(&mut self.client(), accounts).await?;
-        self.nemesis.stop().await?;
+        self.nemesis.processes.stop().await?;
         let verified = self.verify().await.unwrap_or_else(|error| {
             self.recorder.complain(format!("{error:#}"));
             "violations".to_owned()
@@ -255,7 +269,7 @@ impl<'a> Run<'a> {
 
     /// Has the program audit the whole database. Gives its summary.
     async fn verify(&self) -> anyhow::Result<String> {
-        let output = self.program.run(&["verify"]).await?;
+        let output = self.auditor.run(&["verify"]).await?;
         let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         if output.status.code() != Some(0) {
             let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
@@ -281,7 +295,8 @@ impl<'a> Run<'a> {
         let report = Report {
             seed: self.seed,
             rounds: self.rounds,
-            strikes: self.nemesis.strikes.clone(),
+            strikes: self.nemesis.made.clone(),
+            cuts: self.nemesis.cuts(),
             elapsed: self.stopwatch.elapsed(),
             verified,
             verdict,
@@ -326,12 +341,16 @@ impl Folder {
     }
 }
 
-/// The program with the run's settings, and where that puts the data.
-fn program(
-    options: &Options,
-    dir: &std::path::Path,
-    name: &str,
-) -> anyhow::Result<(Program, Data)> {
+/// How the program is run.
+struct Setup {
+    program: Program,
+    auditor: Program,
+    data: Data,
+    networks: Option<Networks>,
+}
+
+/// The program with the run's settings, and what stands between it and its data.
+async fn set_up(options: &Options, dir: &Path, name: &str) -> anyhow::Result<Setup> {
     let binary = options
         .program
         .canonicalize()
@@ -343,21 +362,65 @@ fn program(
         .with("MINUTE_CREDIT__SIGNUP__CREDITS", SIGNUP_CREDITS)
         .with("MINUTE_CREDIT__TARIFF__CREDITS", PRICE)
         .with("MINUTE_CREDIT__TARIFF__INTERVAL_MS", options.interval_ms)
-        .with("MINUTE_CREDIT__SETTLEMENT__EVERY_MS", SETTLE_EVERY_MS);
+        .with("MINUTE_CREDIT__SETTLEMENT__EVERY_MS", SETTLE_EVERY_MS)
+        // Shorter than the outages, so that there are unknown outcomes.
+        .with("MINUTE_CREDIT__DATABASE__CONNECT_TIMEOUT_MS", 500)
+        .with("MINUTE_CREDIT__DATABASE__CALL_TIMEOUT_MS", 1_000)
+        .with("MINUTE_CREDIT__LIMITS__CALL_TIMEOUT_MS", 1_500);
     match options.store {
         Store::Sqlite => {
-            let file = dir.join("data").join("minute-credit.db");
-            Ok((program, Data::Sqlite(file)))
+            if options.faults == Faults::Cut {
+                bail!("--faults cut needs --store postgres");
+            }
+            Ok(Setup {
+                auditor: program.clone(),
+                program,
+                data: Data::Sqlite(dir.join("data").join("minute-credit.db")),
+                networks: None,
+            })
         }
         Store::Postgres => {
-            let url = std::env::var("DATABASE_URL").context("DATABASE_URL must name a Postgres")?;
-            let mut program = program.with("DATABASE_URL", &url);
-            if let Ok(redis) = std::env::var("REDIS_URL") {
-                program = program.with("REDIS_URL", redis);
+            if options.faults == Faults::DiskFull {
+                bail!("--faults disk-full needs --store sqlite");
             }
-            Ok((program, Data::Postgres(url)))
+            set_up_postgres(options, program).await
         }
     }
+}
+
+async fn set_up_postgres(options: &Options, program: Program) -> anyhow::Result<Setup> {
+    let url = std::env::var("DATABASE_URL").context("DATABASE_URL must name a Postgres")?;
+    let redis = std::env::var("REDIS_URL").ok();
+    let auditor = program.clone().with("DATABASE_URL", &url);
+    let data = Data::Postgres(url.clone());
+    if options.faults == Faults::Kill {
+        let program = match redis {
+            Some(redis) => auditor.clone().with("REDIS_URL", redis),
+            None => auditor.clone(),
+        };
+        return Ok(Setup {
+            program,
+            auditor,
+            data,
+            networks: None,
+        });
+    }
+    let (postgres, through) = Proxy::before(&url).await?;
+    let mut program = program.with("DATABASE_URL", through);
+    let redis = match redis {
+        Some(redis) => {
+            let (proxy, through) = Proxy::before(&redis).await?;
+            program = program.with("REDIS_URL", through);
+            Some(proxy)
+        }
+        None => None,
+    };
+    Ok(Setup {
+        program,
+        auditor,
+        data,
+        networks: Some(Networks { postgres, redis }),
+    })
 }
 
 /// The source of one actor's decisions: each has its own, so that none depends on another's timing.
