@@ -161,7 +161,8 @@ impl Operation {
         }
     }
 
-    fn unknown(&self) -> impl Iterator<Item = &Attempt> {
+    /// The attempts whose outcome was unknown when they ended.
+    pub fn unknown(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts
             .iter()
             .filter(|attempt| matches!(attempt.outcome, Outcome::Unknown(_)))

@@ -22,8 +22,9 @@ pub(super) fn check(seen: &Seen<'_>, records: &UserRecords, verdict: &mut Verdic
     }
 }
 
-/// Within one connection the balance rises by no more than what came in. A process that was suspended
-/// recovers in place, and then a balance may rise by what the suspension was worth.
+/// Within one connection the balance rises by no more than what came in. There are two exceptions. A
+/// process that was suspended recovers in place, and takes back what it counted meanwhile. And a
+/// session whose start never got an answer counts until it is ended at its start, for nothing.
 fn rises(seen: &Seen<'_>, stream: &Stream, verdict: &mut Verdict) {
     let mut risen = 0;
     let mut last: Option<(Moment, i64)> = None;
@@ -35,6 +36,7 @@ fn rises(seen: &Seen<'_>, stream: &Stream, verdict: &mut Verdict) {
         if let Some((before, balance)) = last
             && credits > balance
             && !was_suspended(seen, before, *at)
+            && !was_start_unknown(seen, before, *at)
         {
             risen += credits - balance;
             let came_in = came_in(seen, stream.opened, *at);
@@ -85,6 +87,15 @@ fn was_suspended(seen: &Seen<'_>, from: Moment, to: Moment) -> bool {
             .micros()
             .saturating_add(NOTICE_MICROS);
         suspension.stopped.0 < to && shown > from.micros()
+    })
+}
+
+/// Whether a start's outcome was unknown between two instants, or so shortly before that what follows
+/// from it may not have shown yet.
+fn was_start_unknown(seen: &Seen<'_>, from: Moment, to: Moment) -> bool {
+    seen.starts().flat_map(Operation::unknown).any(|attempt| {
+        let shown = attempt.ended.micros().saturating_add(NOTICE_MICROS);
+        attempt.sent < to && shown > from.micros()
     })
 }
 
