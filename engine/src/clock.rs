@@ -47,7 +47,11 @@ impl Clock {
     /// A clock that starts at the wall clock's time, or right after `latest`, the greatest instant
     /// recorded, where that is later.
     pub fn start(latest: Option<UnixMillis>) -> Result<Self, ClockError> {
-        let wall = wall_clock()?;
+        Self::start_from(wall_clock()?, latest)
+    }
+
+    /// A clock that starts at `wall`, what a wall clock says, by the same rule.
+    pub fn start_from(wall: UnixMillis, latest: Option<UnixMillis>) -> Result<Self, ClockError> {
         let Some(latest) = latest else {
             return Ok(Self::start_at(wall));
         };

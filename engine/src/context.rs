@@ -2,13 +2,12 @@
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
-use billing::{AfterCut, Span};
 use ractor::{ActorRef, DerivedActorRef};
 
 use crate::{
-    EngineSettings, clock::Clock, facts::NodeRun, ids::SessionIds, journal::Journal,
-    metronome::Metronome, mirror::Mirror, store::Store, supervisor::SupervisorMessage,
-    update::UserUpdate, watermark::Watermark,
+    EngineSettings, ids::SessionIds, journal::Journal, metronome::Metronome, mirror::Mirror,
+    store::Store, supervisor::SupervisorMessage, timeline::Timeline, update::UserUpdate,
+    watermark::Watermark,
 };
 
 /// What every session actor shares: references to its fellow actors, and what doesn't change while
@@ -16,16 +15,10 @@ use crate::{
 pub struct Context {
     /// How the engine runs.
     pub settings: EngineSettings,
-    /// The time.
-    pub clock: Clock,
+    /// The time, and the runs that this process serves.
+    pub timeline: Timeline,
     /// The database, for reading wallets; writing is the journal's.
     pub store: Arc<dyn Store>,
-    /// The run that this process serves.
-    pub run: NodeRun,
-    /// The node's earlier runs that its live sessions may have been served by.
-    pub earlier_runs: Vec<Span>,
-    /// What becomes of the sessions of those runs.
-    pub after_cut: AfterCut,
     /// Ids for new sessions.
     pub ids: SessionIds,
     /// Stamps for what callers ask for.

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::{
     clock::Clock,
     context::Context,
-    facts::NodeName,
+    facts::{NodeName, ProcessId, ResumePolicy},
     ids::SessionIds,
     journal::{Journal, JournalArguments},
     metronome::Metronome,
@@ -28,21 +28,13 @@ use crate::{
     session::{Request, Watched},
     store::{Store, StoreError},
     supervisor::{Supervisor, SupervisorMessage},
+    timeline::Timeline,
     update::UserUpdate,
     watermark::Watermark,
 };
 
 /// How often a shutdown looks whether all is recorded.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
-
-/// What happens to live sessions when a node comes back after a long time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecoveredSessions {
-    /// They go on; downtime is free.
-    Resume,
-    /// They end at the instant the node was last alive.
-    Stop,
-}
 
 /// How the engine runs.
 #[derive(Clone, Debug)]
@@ -55,10 +47,10 @@ pub struct EngineSettings {
     pub settle_every: Millis,
     /// With how much time left the balance is low.
     pub low_balance: Millis,
-    /// What happens to sessions found live at start-up.
-    pub recovered_sessions: RecoveredSessions,
-    /// After a longer gap, sessions end at the cut in any case.
-    pub resume_within: Millis,
+    /// Whether sessions go on that were live when the node was last alive.
+    pub resume: ResumePolicy,
+    /// For how long live sessions go on, charged, while nothing can be recorded. Then they pause.
+    pub outage_grace: Duration,
     /// How long a caller waits before an outcome is unknown.
     pub call_timeout: Duration,
     /// How many calls may wait for the engine at once; past that they are refused.
@@ -170,22 +162,23 @@ impl Engine {
     ) -> Result<Self, EngineStartError> {
         let latest_notice = store.latest_notice().await?;
         let ids = SessionIds::start(Arc::clone(&store)).await?;
-        let run = store.begin_run(&settings.node, clock.now()).await?;
-        clock.raise_to(run.started_at);
+        let process = ProcessId::random();
+        let run = store
+            .begin_run(&settings.node, &process, clock.now(), settings.resume)
+            .await?;
         let earlier_runs = store.earlier_runs(&run, UnixMillis::EPOCH).await?;
-        let after_cut = recovery::after_cut(
-            settings.recovered_sessions,
-            settings.resume_within,
-            &earlier_runs,
-            &run,
-        );
+        let epoch = run.epoch;
+        let timeline = Timeline::new(clock.clone(), run, earlier_runs);
 
         let (supervisor, _) = Supervisor::spawn(None, Supervisor, ()).await?;
-        let watermark = Watermark::new(clock.clone());
+        let watermark = Watermark::new(timeline.clone());
         let journal = Journal::start(JournalArguments {
-            run: run.clone(),
+            timeline: timeline.clone(),
             store: Arc::clone(&store),
             watermark: watermark.clone(),
+            grace: settings.outage_grace,
+            resume_policy: settings.resume,
+            supervisor: supervisor.clone(),
         })
         .await?;
         let mirror = match &settings.redis_url {
@@ -194,13 +187,10 @@ impl Engine {
         };
         let calls = Arc::new(Semaphore::new(settings.calls_max));
         let context = Arc::new(Context {
-            metronome: Metronome::start(clock.clone()),
+            metronome: Metronome::start(clock),
             settings,
-            clock,
+            timeline,
             store: Arc::clone(&store),
-            run,
-            earlier_runs,
-            after_cut,
             ids,
             watermark,
             journal,
@@ -221,8 +211,8 @@ impl Engine {
         };
         engine.routed().await;
         tracing::info!(
-            node = engine.context.run.node.as_str(),
-            epoch = engine.context.run.epoch,
+            node = engine.context.settings.node.as_str(),
+            epoch,
             sessions = adopted,
             "the engine runs"
         );
@@ -233,6 +223,7 @@ impl Engine {
     /// Starts a session for `user`; returns when it is durable.
     pub async fn start_session(&self, user: UserId) -> Result<Started, StartError> {
         if !self.context.journal.is_recording()
+            || !self.context.timeline.is_serving()
             || self.context.journal.queued() >= self.context.settings.calls_max
         {
             return Err(StartError::Unavailable);
@@ -272,7 +263,7 @@ impl Engine {
         match self.context.store.user(user).await {
             Ok(Some(record)) => Ok(LiveBalance {
                 credits: record.credits,
-                as_of: self.context.clock.now(),
+                as_of: self.context.timeline.now(),
                 session: None,
             }),
             Ok(None) => Err(BalanceError::UserUnknown),
@@ -319,9 +310,14 @@ impl Engine {
         self.context.journal.superseded().await;
     }
 
+    /// Whether another process runs under the engine's node's name.
+    pub fn is_superseded(&self) -> bool {
+        self.context.journal.is_superseded()
+    }
+
     /// The engine's clock.
     pub fn clock(&self) -> &Clock {
-        &self.context.clock
+        self.context.timeline.clock()
     }
 
     /// The engine's store, for accounts, history and audits.

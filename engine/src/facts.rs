@@ -1,7 +1,7 @@
 //! What is recorded: the facts that the journal writes, and the records that are read back.
 
-use billing::{BalanceChange, Opening, RecordedSession, Settlement, WalletVersion};
-use schema::{Credits, UnixMillis, UserId};
+use billing::{BalanceChange, Opening, RecordedSession, Settlement, Takeover, WalletVersion};
+use schema::{Credits, Millis, UnixMillis, UserId};
 
 /// The name under which a process serves sessions. Sessions stay with their node's name, not with
 /// the process: whoever runs under the name takes them over.
@@ -34,15 +34,55 @@ impl NodeName {
     }
 }
 
-/// One run of a process under its node's name, numbered from 1. Only the latest may write.
+/// Names one process, so that it can tell a run that it began itself from another's. Drawn by chance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessId(String);
+
+impl ProcessId {
+    /// A process of its own name.
+    pub fn random() -> Self {
+        Self(format!("{:032x}", rand::random::<u128>()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One run of a process under its node's name, numbered from 1. Only the latest may write. A process
+/// begins another run when it was suspended, or paused its sessions because the database was away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRun {
     /// The node.
     pub node: NodeName,
     /// The run's number.
     pub epoch: i64,
+    /// The process.
+    pub process: ProcessId,
     /// When it began to serve.
     pub started_at: UnixMillis,
+    /// What it does with the sessions that it found live.
+    pub takeover: Takeover,
+}
+
+/// Whether a run goes on with the sessions of the run before it, or ends them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResumePolicy {
+    /// It goes on if the node was away for no longer than this.
+    Within(Millis),
+    /// It ends them.
+    Never,
+}
+
+impl ResumePolicy {
+    /// What a run that begins at `started_at` does with sessions that were served until `cut`.
+    pub fn takeover(self, cut: UnixMillis, started_at: UnixMillis) -> Takeover {
+        match self {
+            Self::Within(gap_max) if started_at.since(cut) <= gap_max => Takeover::Resume,
+            Self::Within(_) | Self::Never => Takeover::End,
+        }
+    }
 }
 
 /// Something that a session decided and the journal records.

@@ -7,6 +7,10 @@
 //!
 //! While the database is away a batch is repeated until its outcome is known; every fact may be
 //! repeated. The journal never drops a fact and never reorders one user's.
+//!
+//! It owns the node's run. If the database is away for longer than the grace it lets time stand
+//! still; and when time stands still, for this reason or because the process was suspended, it begins
+//! the next run as soon as everything is recorded that was asked for in the last one.
 
 use std::{
     collections::VecDeque,
@@ -22,9 +26,12 @@ use schema::UnixMillis;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    facts::{Fact, FactOutcome, NodeRun, Refusal},
+    clock::Clock,
+    facts::{Fact, FactOutcome, NodeRun, Refusal, ResumePolicy},
     session::SessionMessage,
     store::{Store, StoreError},
+    supervisor::SupervisorMessage,
+    timeline::Timeline,
     watermark::{Stamp, Watermark},
 };
 
@@ -32,6 +39,8 @@ use crate::{
 const BATCH_MAX: usize = 1_000;
 /// How often the node is recorded to be alive. A crash costs at most about this much served time.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the next run can begin, while time stands still.
+const HALTED_EVERY: Duration = Duration::from_millis(50);
 /// The first wait before a failed batch is written again; it doubles up to [`RETRY_MAX`].
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// The longest wait before a failed batch is written again.
@@ -48,6 +57,8 @@ pub enum JournalMessage {
     Barrier(oneshot::Sender<()>),
     /// A batch has its outcomes; from the task that wrote it.
     Written(Batch, Vec<FactOutcome>),
+    /// The next run has begun; from the task that recorded it.
+    Begun(NodeRun),
     /// The run may write no more; from the task that tried to.
     Superseded,
 }
@@ -72,12 +83,18 @@ pub struct Batch {
 
 /// What the journal starts with.
 pub struct JournalArguments {
-    /// The run that it writes for.
-    pub run: NodeRun,
+    /// The runs that it writes for, now and later.
+    pub timeline: Timeline,
     /// Where it writes.
     pub store: Arc<dyn Store>,
     /// How far `alive_at` may go.
     pub watermark: Watermark,
+    /// For how long sessions go on while nothing can be recorded.
+    pub grace: Duration,
+    /// What a later run does with the sessions of the one before.
+    pub resume_policy: ResumePolicy,
+    /// Is told that time stands still, or goes on.
+    pub supervisor: ActorRef<SupervisorMessage>,
 }
 
 /// What the journal shows of itself to others.
@@ -100,6 +117,7 @@ impl Journal {
     /// Starts the journal.
     pub async fn start(arguments: JournalArguments) -> Result<Self, SpawnErr> {
         let (superseded, _) = watch::channel(false);
+        let timeline = arguments.timeline.clone();
         let status = Arc::new(Status {
             queued: AtomicUsize::new(0),
             is_recording: AtomicBool::new(true),
@@ -113,7 +131,7 @@ impl Journal {
             arguments,
         )
         .await?;
-        tokio::spawn(beat(actor.clone()));
+        tokio::spawn(beat(actor.clone(), timeline));
         Ok(Self { actor, status })
     }
 
@@ -149,6 +167,11 @@ impl Journal {
         self.status.is_recording.load(Ordering::Relaxed)
     }
 
+    /// Whether another process has taken over the node's name.
+    pub fn is_superseded(&self) -> bool {
+        *self.status.superseded.borrow()
+    }
+
     /// Returns when another process has taken over the node's name.
     pub async fn superseded(&self) {
         let mut superseded = self.status.superseded.subscribe();
@@ -158,14 +181,15 @@ impl Journal {
 }
 
 /// Reminds the journal to record that the node is alive, until the journal has stopped.
-async fn beat(journal: ActorRef<JournalMessage>) {
-    let mut interval = tokio::time::interval(ALIVE_EVERY);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        if journal.cast(JournalMessage::Alive).is_err() {
-            return;
-        }
+async fn beat(journal: ActorRef<JournalMessage>, timeline: Timeline) {
+    // The reading shows a suspension, and that there was none.
+    while journal.cast(JournalMessage::Alive).is_ok() {
+        tokio::time::sleep(if timeline.is_serving() {
+            ALIVE_EVERY
+        } else {
+            HALTED_EVERY
+        })
+        .await;
     }
 }
 
@@ -177,6 +201,9 @@ struct JournalActor {
 /// What waits, and what is being written.
 struct JournalState {
     arguments: JournalArguments,
+    run: NodeRun,
+    /// When something was recorded last, by the clock, which never stands still.
+    recorded_at: UnixMillis,
     waiting: VecDeque<Entry>,
     is_alive_due: bool,
     is_writing: bool,
@@ -199,6 +226,8 @@ impl Actor for JournalActor {
         arguments: JournalArguments,
     ) -> Result<JournalState, ActorProcessingErr> {
         Ok(JournalState {
+            run: arguments.timeline.runs().current,
+            recorded_at: arguments.timeline.clock().now(),
             arguments,
             waiting: VecDeque::new(),
             is_alive_due: false,
@@ -220,16 +249,13 @@ impl Actor for JournalActor {
                 state.asked += 1;
                 state.waiting.push_back(entry);
             }
-            JournalMessage::Alive if state.is_alive_due => {}
-            JournalMessage::Alive => {
-                state.asked += 1;
-                state.is_alive_due = true;
-            }
+            JournalMessage::Alive => state.beat(),
             JournalMessage::Barrier(reply) => state.barriers.push_back((state.asked, reply)),
             JournalMessage::Written(batch, outcomes) => self.deliver(batch, outcomes, state),
+            JournalMessage::Begun(run) => state.go_on(run),
             JournalMessage::Superseded => {
                 tracing::error!(
-                    node = state.arguments.run.node.as_str(),
+                    node = state.run.node.as_str(),
                     "another process runs under this node name"
                 );
                 // It stays, writes nothing more and answers nobody: what it holds is not known.
@@ -242,10 +268,58 @@ impl Actor for JournalActor {
     }
 }
 
+impl JournalState {
+    /// Asks to record that the node is alive; lets time stand still if that has failed for too long.
+    fn beat(&mut self) {
+        let JournalArguments {
+            timeline,
+            grace,
+            supervisor,
+            ..
+        } = &self.arguments;
+        let unrecorded_for = timeline.clock().now().since(self.recorded_at).to_duration();
+        if unrecorded_for > *grace && timeline.is_serving() {
+            tracing::warn!("nothing can be recorded: sessions pause, uncharged");
+            timeline.halt();
+            let _stopped = supervisor.cast(SupervisorMessage::TimeChanged);
+        }
+        if !self.is_alive_due {
+            self.asked += 1;
+            self.is_alive_due = true;
+        }
+    }
+
+    /// Lets time go on in `run`.
+    fn go_on(&mut self, run: NodeRun) {
+        tracing::info!(
+            node = run.node.as_str(),
+            epoch = run.epoch,
+            "time goes on in the next run"
+        );
+        self.is_writing = false;
+        self.recorded_at = self.arguments.timeline.clock().now();
+        self.run = run.clone();
+        self.arguments.timeline.resume(run);
+        let _stopped = self
+            .arguments
+            .supervisor
+            .cast(SupervisorMessage::TimeChanged);
+    }
+}
+
 impl JournalActor {
+    fn writer(&self, state: &JournalState) -> Writer {
+        Writer {
+            run: state.run.clone(),
+            store: Arc::clone(&state.arguments.store),
+            status: Arc::clone(&self.status),
+        }
+    }
+
     /// Tells the sessions what became of their facts.
     fn deliver(&self, batch: Batch, outcomes: Vec<FactOutcome>, state: &mut JournalState) {
         state.is_writing = false;
+        state.recorded_at = state.arguments.timeline.clock().now();
         state.done += batch.entries.len() as u64 + u64::from(batch.alive_at.is_some());
         self.status
             .queued
@@ -279,6 +353,16 @@ impl JournalActor {
         if state.is_writing {
             return;
         }
+        if let Some(cut) = state.arguments.timeline.halted_at()
+            && state.arguments.watermark.is_clear()
+        {
+            state.is_writing = true;
+            let (writer, arguments) = (self.writer(state), &state.arguments);
+            let clock = arguments.timeline.clock().clone();
+            let next = writer.begin_next_run(cut, clock, arguments.resume_policy, myself.clone());
+            tokio::spawn(next);
+            return;
+        }
         if state.waiting.is_empty() && !state.is_alive_due {
             // Nothing is asked for that is not done: a barrier put now need not wait.
             state.barriers.drain(..).for_each(|(_, reply)| {
@@ -307,11 +391,7 @@ impl JournalActor {
         state.is_alive_due = false;
         state.is_writing = true;
 
-        let writer = Writer {
-            run: state.arguments.run.clone(),
-            store: Arc::clone(&state.arguments.store),
-            status: Arc::clone(&self.status),
-        };
+        let writer = self.writer(state);
         tokio::spawn(writer.write(Batch { entries, alive_at }, myself.clone()));
     }
 }
@@ -324,6 +404,25 @@ struct Writer {
 }
 
 impl Writer {
+    /// Begins the next run of this process, which was alive up to `cut`.
+    async fn begin_next_run(
+        self,
+        cut: UnixMillis,
+        clock: Clock,
+        policy: ResumePolicy,
+        journal: ActorRef<JournalMessage>,
+    ) {
+        let message = loop {
+            let begin = || self.store.next_run(&self.run, cut, clock.now(), policy);
+            match self.patiently(begin).await {
+                Ok(run) => break JournalMessage::Begun(run),
+                Err(StoreError::Superseded) => break JournalMessage::Superseded,
+                Err(_) => tokio::time::sleep(RETRY_MAX).await,
+            }
+        };
+        let _stopped = journal.cast(message);
+    }
+
     async fn write(self, batch: Batch, journal: ActorRef<JournalMessage>) {
         let facts: Vec<Fact> = batch.entries.iter().map(|entry| entry.fact).collect();
         let message = match self.record(batch.alive_at, &facts).await {
@@ -365,25 +464,34 @@ impl Writer {
         }
     }
 
-    /// Records `facts` in one transaction, again and again while the database is away.
+    /// Records `facts` in one transaction.
     async fn record_together(
         &self,
         alive_at: Option<UnixMillis>,
         facts: &[Fact],
     ) -> Result<Vec<FactOutcome>, StoreError> {
+        self.patiently(|| self.store.record(&self.run, alive_at, facts))
+            .await
+    }
+
+    /// Makes the call, again and again while the database is away.
+    async fn patiently<T, F>(&self, call: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
         let mut wait = RETRY_MIN;
         loop {
-            let result = self.store.record(&self.run, alive_at, facts).await;
+            let result = call().await;
             let was_recording = self
                 .status
                 .is_recording
                 .swap(result.is_ok(), Ordering::Relaxed);
             match result {
-                Ok(outcomes) => {
+                Ok(value) => {
                     if !was_recording {
                         tracing::info!("the journal records again");
                     }
-                    return Ok(outcomes);
+                    return Ok(value);
                 }
                 Err(error) if error.is_transient() => {
                     if was_recording {
@@ -398,7 +506,7 @@ impl Writer {
                 Err(error) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
-                        "the database refused a batch"
+                        "the database refused what the journal records"
                     );
                     return Err(error);
                 }

@@ -20,6 +20,7 @@ mod notices;
 mod recovery;
 mod session;
 mod supervisor;
+mod timeline;
 mod watermark;
 
 pub mod clock;

@@ -6,37 +6,19 @@
 
 use std::sync::Arc;
 
-use billing::{AfterCut, Rebase, RecordedSession, Span, Wallet};
+use billing::{Rebase, RecordedSession, Wallet};
 use ractor::ActorRef;
-use schema::Millis;
 
 use crate::{
     context::Context,
-    engine::RecoveredSessions,
-    facts::{LiveSession, NodeName, NodeRun, WalletRecord},
+    facts::{LiveSession, NodeName, WalletRecord},
     store::StoreError,
     supervisor::SupervisorMessage,
+    timeline::Runs,
 };
 
 /// How many wallets are read at a time.
 const PAGE: u32 = 2_000;
-
-/// Whether sessions of earlier runs go on, given how long the node was away.
-pub fn after_cut(
-    policy: RecoveredSessions,
-    resume_within: Millis,
-    earlier_runs: &[Span],
-    run: &NodeRun,
-) -> AfterCut {
-    let gap = earlier_runs
-        .last()
-        .map_or(Millis::ZERO, |last| run.started_at.since(last.to));
-    if policy == RecoveredSessions::Stop || gap > resume_within {
-        AfterCut::End
-    } else {
-        AfterCut::ResumeAt(run.started_at)
-    }
-}
 
 /// Hands every wallet with a live session of our node to the supervisor. Returns how many there are.
 pub async fn adopt_all(
@@ -44,10 +26,11 @@ pub async fn adopt_all(
     supervisor: &ActorRef<SupervisorMessage>,
 ) -> Result<u64, StoreError> {
     let (mut adopted, mut after) = (0, None);
+    let runs = context.timeline.runs();
     loop {
         let page = context
             .store
-            .live_wallets(&context.run.node, after, PAGE)
+            .live_wallets(&context.settings.node, after, PAGE)
             .await?;
         let Some(last) = page.last() else {
             return Ok(adopted);
@@ -55,30 +38,24 @@ pub async fn adopt_all(
         after = Some(last.user);
         adopted += page.len() as u64;
         for record in page {
-            let _stopped = supervisor.cast(SupervisorMessage::Adopt(rebuild(&record, context)));
+            let wallet = rebuild(&record, &runs);
+            let runs = runs.all.len();
+            let _stopped = supervisor.cast(SupervisorMessage::Adopt { wallet, runs });
         }
     }
 }
 
-/// The wallet that follows from its record and the node's runs.
-pub fn rebuild(record: &WalletRecord, context: &Context) -> Wallet {
-    let sessions: Vec<RecordedSession> = ours(record, &context.run.node)
+/// The wallet that follows from its record and the node's `runs`.
+pub fn rebuild(record: &WalletRecord, runs: &Runs) -> Wallet {
+    let sessions: Vec<RecordedSession> = ours(record, &runs.current.node)
         .map(|live| live.session.clone())
         .collect();
-    let is_of_this_run =
-        |session: &RecordedSession| session.checkpoint.at >= context.run.started_at;
-    let after_cut = if sessions.iter().all(is_of_this_run) {
-        AfterCut::ResumeAt(context.run.started_at)
-    } else {
-        context.after_cut
-    };
     Wallet::recovered(
         record.user,
         record.version,
         record.credits,
         &sessions,
-        &context.earlier_runs,
-        after_cut,
+        &runs.all,
     )
 }
 

@@ -28,6 +28,7 @@ use crate::{
     journal::Entry,
     store::StoreError,
     supervisor::SupervisorMessage,
+    timeline::Moment,
     watermark::Stamp,
 };
 
@@ -81,6 +82,8 @@ pub enum SessionMessage {
     Loaded(Result<Option<WalletRecord>, StoreError>),
     /// Show the live state to the mirror; from the supervisor.
     Mirror,
+    /// Time stands still, or goes on; from the supervisor.
+    TimeChanged,
     /// Try again what failed a moment ago; from the session's own timer.
     Retry,
     /// Nothing is left to do and nothing is on its way: stop; from the supervisor.
@@ -92,7 +95,12 @@ pub enum Origin {
     /// The database, to be read at the first occasion.
     Database,
     /// A wallet as recovery rebuilt it.
-    Recovered(Wallet),
+    Recovered {
+        /// The wallet.
+        wallet: Wallet,
+        /// How many runs it was rebuilt from.
+        runs: usize,
+    },
 }
 
 /// What a session starts with.
@@ -134,6 +142,8 @@ pub struct SessionState {
     user: UserId,
     context: Arc<Context>,
     wallet: WalletState,
+    /// How many of our node's runs the wallet knows.
+    runs: usize,
     watched: Watched,
     reload: Reload,
     /// Whether a fact is with the journal; no other is sent meanwhile.
@@ -177,6 +187,7 @@ impl Actor for SessionActor {
         let mut state = SessionState {
             user,
             wallet: WalletState::Loading(Vec::new()),
+            runs: 0,
             watched,
             reload: Reload::NotNeeded,
             is_in_flight: false,
@@ -196,8 +207,8 @@ impl Actor for SessionActor {
         };
         match origin {
             Origin::Database => state.load(&myself, WalletVersion::default()),
-            Origin::Recovered(wallet) => {
-                state.adopt(wallet);
+            Origin::Recovered { wallet, runs } => {
+                state.adopt(wallet, runs);
                 state.follow_up(&myself);
             }
         }
@@ -223,6 +234,10 @@ impl Actor for SessionActor {
             } => state.take_outcome(&myself, &fact, outcome, stamp),
             SessionMessage::Loaded(result) => state.take_wallet(&myself, result),
             SessionMessage::Mirror => state.mirror(),
+            SessionMessage::TimeChanged => {
+                state.advance();
+                state.mirror();
+            }
             SessionMessage::Retry => state.reload = Reload::Needed,
             SessionMessage::Retire => {
                 myself.stop(None);
@@ -264,20 +279,22 @@ impl SessionState {
     }
 
     fn start(&mut self, reply: oneshot::Sender<Result<Started, StartError>>) {
+        let stamp = self.context.watermark.stamp();
+        let at = self.catch_up(stamp.moment());
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
-        let stamp = self.context.watermark.stamp();
-        let Some(id) = self.context.ids.next() else {
+        // Nothing is served while time stands still.
+        let id = self
+            .context
+            .ids
+            .next()
+            .filter(|_| stamp.moment().is_serving);
+        let Some(id) = id else {
             let _gone = reply.send(Err(StartError::Unavailable));
             return;
         };
-        match wallet.start(
-            stamp.at(),
-            id,
-            SlotNumber::default(),
-            self.context.settings.tariff,
-        ) {
+        match wallet.start(at, id, SlotNumber::default(), self.context.settings.tariff) {
             Ok(()) => {
                 self.starting = Some(reply);
                 self.start_stamp = Some(stamp);
@@ -293,15 +310,16 @@ impl SessionState {
     }
 
     fn stop(&mut self, reason: EndReason, reply: oneshot::Sender<Result<Stopped, StopError>>) {
+        let stamp = self.context.watermark.stamp();
+        let at = self.catch_up(stamp.moment());
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
-        let stamp = self.context.watermark.stamp();
         let Some(id) = wallet.sessions().first().map(|session| session.id) else {
             let _gone = reply.send(Err(StopError::NoActiveSession));
             return;
         };
-        match wallet.stop(stamp.at(), id, reason) {
+        match wallet.stop(at, id, reason) {
             Ok(_) => {
                 self.stopping.push(reply);
                 self.stop_stamp.get_or_insert(stamp);
@@ -322,9 +340,36 @@ impl SessionState {
     }
 
     fn advance(&mut self) {
+        let now = self.now();
         if let WalletState::Ready(wallet) = &mut self.wallet {
-            wallet.advance(self.context.clock.now());
+            wallet.advance(now);
         }
+    }
+}
+
+// --- time ---
+
+impl SessionState {
+    /// The time. The wallet knows of every run that has begun by then.
+    fn now(&mut self) -> UnixMillis {
+        let moment = self.context.timeline.moment();
+        self.catch_up(moment)
+    }
+
+    /// Lets the wallet know of the runs that have begun by `moment`, and returns its instant. Whoever
+    /// decides by a time has to come by here first: between two runs nothing is served.
+    fn catch_up(&mut self, moment: Moment) -> UnixMillis {
+        if self.runs < moment.runs
+            && let WalletState::Ready(wallet) = &mut self.wallet
+        {
+            let runs = self.context.timeline.runs().all;
+            let ended = runs.iter().skip(self.runs.saturating_sub(1));
+            for (before, run) in ended.zip(runs.iter().skip(self.runs)) {
+                wallet.taken_over(before.to, run);
+            }
+            self.runs = runs.len();
+        }
+        moment.at
     }
 }
 
@@ -404,6 +449,10 @@ impl SessionState {
     /// The next instant at which there is something to do: a depletion, the low-balance mark, a
     /// settlement; and, if somebody watches, the end of the interval in progress.
     fn next_deadline(&self) -> Option<UnixMillis> {
+        if !self.context.timeline.is_serving() {
+            // It will be told when time goes on.
+            return None;
+        }
         let WalletState::Ready(wallet) = &self.wallet else {
             return None;
         };

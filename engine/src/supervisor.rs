@@ -32,7 +32,12 @@ pub enum SupervisorMessage {
         context: Arc<Context>,
     },
     /// A recovered wallet with a live session; from recovery.
-    Adopt(Wallet),
+    Adopt {
+        /// The wallet.
+        wallet: Wallet,
+        /// How many runs it was rebuilt from.
+        runs: usize,
+    },
     /// A caller's request; from the engine.
     Request(UserId, Request),
     /// A session has nothing left to do; from that session.
@@ -50,6 +55,8 @@ pub enum SupervisorMessage {
     Barrier(oneshot::Sender<()>),
     /// Have every session show its state to the mirror; from the mirror.
     Mirror,
+    /// Have every session look at the time, which stands still or goes on since; from the journal.
+    TimeChanged,
 }
 
 /// The actor.
@@ -94,9 +101,10 @@ impl Actor for Supervisor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             SupervisorMessage::Begin { context } => state.context = Some(context),
-            SupervisorMessage::Adopt(wallet) => {
+            SupervisorMessage::Adopt { wallet, runs } => {
                 let user = wallet.user();
-                state.spawn(&myself, user, Origin::Recovered(wallet)).await;
+                let origin = Origin::Recovered { wallet, runs };
+                state.spawn(&myself, user, origin).await;
             }
             SupervisorMessage::Request(user, request) => {
                 state.route(&myself, user, request).await;
@@ -110,7 +118,8 @@ impl Actor for Supervisor {
             SupervisorMessage::Barrier(reply) => {
                 let _gone = reply.send(());
             }
-            SupervisorMessage::Mirror => state.mirror_all(),
+            SupervisorMessage::Mirror => state.tell_all(|| SessionMessage::Mirror),
+            SupervisorMessage::TimeChanged => state.tell_all(|| SessionMessage::TimeChanged),
         }
         Ok(())
     }
@@ -239,9 +248,9 @@ impl SupervisorState {
         }
     }
 
-    fn mirror_all(&mut self) {
-        for entry in self.sessions.values_mut() {
-            let _failed = entry.session.cast(SessionMessage::Mirror);
+    fn tell_all(&self, message: impl Fn() -> SessionMessage) {
+        for entry in self.sessions.values() {
+            let _failed = entry.session.cast(message());
         }
     }
 }

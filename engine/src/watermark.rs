@@ -3,6 +3,9 @@
 //! A start or a stop is stamped with the time at which it was taken, and the stamp is held until the
 //! fact is durable or refused. `alive_at` may then be set to any instant before all held stamps: a
 //! crash after that loses no fact that the alive time would count against the customer.
+//!
+//! While time stands still nothing is served, so a stamp holds nothing back then: what it dates
+//! counts from the instant up to which everything was served.
 
 use std::{
     collections::BTreeMap,
@@ -11,12 +14,12 @@ use std::{
 
 use schema::{Millis, UnixMillis};
 
-use crate::clock::Clock;
+use crate::timeline::{Moment, Timeline};
 
 /// Hands out stamps and knows the oldest that is held. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Watermark {
-    clock: Clock,
+    timeline: Timeline,
     /// How many stamps are held at each instant.
     held: Arc<Mutex<BTreeMap<UnixMillis, u32>>>,
 }
@@ -24,36 +27,44 @@ pub struct Watermark {
 /// The time at which something was asked for, held until it is recorded: drop it then.
 #[derive(Debug)]
 pub struct Stamp {
-    at: UnixMillis,
-    watermark: Watermark,
+    moment: Moment,
+    /// Where it is held, if it is.
+    watermark: Option<Watermark>,
 }
 
 impl Watermark {
-    /// A watermark that stamps with `clock`.
-    pub fn new(clock: Clock) -> Self {
+    /// A watermark that stamps with the time of `timeline`.
+    pub fn new(timeline: Timeline) -> Self {
         Self {
-            clock,
+            timeline,
             held: Arc::default(),
         }
     }
 
     /// Stamps something with the time now.
     pub fn stamp(&self) -> Stamp {
-        // Reading the clock inside the lock: no stamp can be older than a reached instant.
+        // Reading the time inside the lock: no stamp can be older than a reached instant.
         let mut held = self.lock();
-        let at = self.clock.now();
-        *held.entry(at).or_default() += 1;
+        let moment = self.timeline.moment();
+        if moment.is_serving {
+            *held.entry(moment.at).or_default() += 1;
+        }
         drop(held);
         Stamp {
-            at,
-            watermark: self.clone(),
+            moment,
+            watermark: moment.is_serving.then(|| self.clone()),
         }
+    }
+
+    /// Whether everything that was stamped is recorded.
+    pub fn is_clear(&self) -> bool {
+        self.lock().is_empty()
     }
 
     /// The latest instant before which nothing that was stamped is still to be recorded.
     pub fn reached(&self) -> UnixMillis {
         let held = self.lock();
-        let now = self.clock.now();
+        let now = self.timeline.now();
         let one = Millis::new(1).unwrap_or(Millis::ZERO);
         held.keys()
             .next()
@@ -67,19 +78,22 @@ impl Watermark {
 }
 
 impl Stamp {
-    /// The instant it holds.
-    pub const fn at(&self) -> UnixMillis {
-        self.at
+    /// The time that it was made.
+    pub const fn moment(&self) -> Moment {
+        self.moment
     }
 }
 
 impl Drop for Stamp {
     fn drop(&mut self) {
-        let mut held = self.watermark.lock();
-        if let Some(count) = held.get_mut(&self.at) {
+        let Some(watermark) = &self.watermark else {
+            return;
+        };
+        let mut held = watermark.lock();
+        if let Some(count) = held.get_mut(&self.moment.at) {
             *count -= 1;
             if *count == 0 {
-                held.remove(&self.at);
+                held.remove(&self.moment.at);
             }
         }
     }
@@ -89,17 +103,33 @@ impl Drop for Stamp {
 mod tests {
     use std::time::Duration;
 
+    use billing::Takeover;
+
     use super::*;
+    use crate::{
+        clock::Clock,
+        facts::{NodeName, NodeRun, ProcessId},
+    };
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_held_stamp_holds_it_back() {
-        let watermark = Watermark::new(Clock::start_at(UnixMillis::new(1_000).unwrap()));
+        let begin = UnixMillis::new(1_000).unwrap();
+        let run = NodeRun {
+            node: NodeName::new("a").unwrap(),
+            epoch: 1,
+            process: ProcessId::random(),
+            started_at: begin,
+            takeover: Takeover::Resume,
+        };
+        let timeline = Timeline::new(Clock::start_at(begin), run, Vec::new());
+        let watermark = Watermark::new(timeline.clone());
         assert_eq!(watermark.reached().get(), 1_000);
         let (first, twin) = (watermark.stamp(), watermark.stamp());
         tokio::time::advance(Duration::from_millis(5)).await;
         let second = watermark.stamp();
         tokio::time::advance(Duration::from_millis(5)).await;
-        assert_eq!((first.at().get(), second.at().get()), (1_000, 1_005));
+        let instants = [&first, &second].map(|stamp| stamp.moment().at.get());
+        assert_eq!(instants, [1_000, 1_005]);
         assert_eq!(watermark.reached().get(), 999);
         drop(first);
         assert_eq!(watermark.reached().get(), 999);
@@ -107,5 +137,10 @@ mod tests {
         assert_eq!(watermark.reached().get(), 1_004);
         drop(second);
         assert_eq!(watermark.reached().get(), 1_010);
+
+        timeline.halt();
+        let halted = watermark.stamp();
+        assert_eq!(halted.moment().at.get(), 1_010);
+        assert!(watermark.is_clear(), "nothing is served meanwhile");
     }
 }

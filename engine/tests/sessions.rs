@@ -10,13 +10,18 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
+use billing::{ChargedAt, Tariff};
 use engine::{
-    EngineSettings,
-    engine::{RecoveredSessions, StartError, StopError},
-    store::Store,
+    Clock, EngineSettings,
+    engine::{StartError, StopError},
+    facts::ResumePolicy,
+    store::{AdjustError, Store},
 };
-use schema::{Credits, SessionId, UserId, session::EndReason, websocket::ServerMessage};
-use support::world::{BEGIN, World, ms, pass, settings};
+use schema::{Credits, Millis, SessionId, UserId, session::EndReason, websocket::ServerMessage};
+use support::{
+    memory::MemoryStore,
+    world::{BEGIN, World, ms, pass, settings},
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_session_ends_by_itself_when_the_credits_run_out() {
@@ -240,6 +245,100 @@ async fn credits_that_come_in_move_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_revoke_moves_the_end_and_is_no_event() {
+    let world = World::begin().await;
+    let user = world.store.add_user(10);
+    let started = world.engine.start_session(user).await.unwrap();
+    pass(7_000).await;
+    world.revoke(user, 8).await.unwrap();
+    pass(1_000).await;
+    let balance = world.engine.balance(user).await.unwrap();
+    let depletes_at = balance.session.unwrap().depletes_at.unwrap();
+    assert_eq!(
+        (
+            balance.credits.get(),
+            depletes_at.since(started.started_at).get()
+        ),
+        (1, 12_000)
+    );
+    let free = world.revoke(user, 1).await;
+    assert!(
+        matches!(free, Err(AdjustError::MoreThanFree { free }) if free.is_zero()),
+        "the last interval is held"
+    );
+    assert!(
+        !world
+            .events()
+            .iter()
+            .any(|event| matches!(event, ServerMessage::CreditsAdded { .. }))
+    );
+    pass(10_000).await;
+    assert_eq!(world.store.usage(started.session), [2]);
+}
+
+/// Another process takes the credits between a start's decision and its record.
+#[tokio::test(start_paused = true)]
+async fn a_start_that_a_revoke_overtakes_never_was() {
+    let check = async |stopped_after_ms: Option<u64>, charged_at| {
+        let settings = EngineSettings {
+            tariff: Tariff::new(
+                Credits::new(1).unwrap(),
+                Millis::new(500).unwrap(),
+                charged_at,
+            )
+            .unwrap(),
+            ..settings()
+        };
+        let world = World::begin_on(
+            Arc::new(MemoryStore::default()),
+            Clock::start_at(ms(BEGIN)),
+            settings,
+        )
+        .await;
+        let user = world.store.add_user(10);
+        world.store.set_read_only(true);
+        let start = async { world.engine.start_session(user).await };
+        let others = async {
+            pass(100).await;
+            let stop = async {
+                pass(stopped_after_ms.unwrap_or(0)).await;
+                match stopped_after_ms {
+                    Some(_) => world.stop(user).await,
+                    None => Err(StopError::NoActiveSession),
+                }
+            };
+            let revoke = async {
+                pass(1_500).await;
+                world.revoke(user, 10).await.unwrap();
+                world.store.set_read_only(false);
+            };
+            tokio::join!(stop, revoke).0
+        };
+        let (started, stopped) = tokio::join!(start, others);
+        let what = format!("stopped after {stopped_after_ms:?}, charged at the {charged_at:?}");
+        assert!(
+            matches!(started, Err(StartError::InsufficientCredits)),
+            "{what}: {started:?}"
+        );
+        assert!(
+            matches!(stopped, Err(StopError::NoActiveSession)),
+            "{what}: {stopped:?}"
+        );
+        pass(3_000).await;
+        assert_eq!(world.store.all_sessions(), [], "{what}");
+        assert_eq!(world.engine.live_sessions(), 0);
+        assert_eq!(world.events(), [], "{what}");
+        world.grant(user, 1).await;
+        world.engine.start_session(user).await.unwrap();
+    };
+    for charged_at in [ChargedAt::End, ChargedAt::Start] {
+        check(None, charged_at).await;
+        check(Some(700), charged_at).await;
+    }
+    check(Some(100), ChargedAt::Start).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_outlives_its_process() {
     let world = World::begin().await;
     let user = world.store.add_user(100);
@@ -306,7 +405,7 @@ async fn after_a_long_absence_sessions_end_where_they_were_cut() {
         world.engine.shutdown(Duration::from_secs(5)).await;
         pass(away_ms).await;
         let settings = EngineSettings {
-            recovered_sessions: policy,
+            resume: policy,
             ..settings()
         };
         let world = World::begin_on(
@@ -329,9 +428,10 @@ async fn after_a_long_absence_sessions_end_where_they_were_cut() {
             (!is_resumed).then_some(EndReason::Engine)
         );
     };
-    check(RecoveredSessions::Resume, 599_000, true).await;
-    check(RecoveredSessions::Resume, 601_000, false).await;
-    check(RecoveredSessions::Stop, 1_000, false).await;
+    let within = ResumePolicy::Within(Millis::new(600_000).unwrap());
+    check(within, 599_000, true).await;
+    check(within, 601_000, false).await;
+    check(ResumePolicy::Never, 1_000, false).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -57,7 +57,7 @@ enum Command {
     /// List users, or set a user's password
     #[command(subcommand)]
     User(user::Command),
-    /// Give credits to a user
+    /// Show a wallet; give credits, take them back, or refund a session
     #[command(subcommand)]
     Credits(credits::Command),
 }

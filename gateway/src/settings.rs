@@ -15,8 +15,7 @@ use std::{
 use billing::{ChargedAt, Tariff};
 use engine::{
     EngineSettings,
-    engine::RecoveredSessions,
-    facts::NodeName,
+    facts::{NodeName, ResumePolicy},
     store::{StoreLocation, StoreSettings},
 };
 use pasetors::{keys::SymmetricKey, version4::V4};
@@ -310,20 +309,25 @@ fn engine(reader: &Reader) -> Result<EngineSettings, SettingsError> {
         settle_every: millis(reader, "settlement.every_ms", 1_000)?,
         low_balance: Millis::new(low_balance)
             .map_err(|error| reader.wrong("session.low_balance_seconds", &error.to_string()))?,
-        recovered_sessions: reader.choice(
-            "recovery.sessions",
-            "\"resume\" or \"stop\"",
-            |word| match word {
-                "resume" => Some(RecoveredSessions::Resume),
-                "stop" => Some(RecoveredSessions::Stop),
-                _ => None,
-            },
-        )?,
-        resume_within: millis(reader, "recovery.resume_within_ms", 0)?,
+        resume: resume_policy(reader)?,
+        outage_grace: reader.duration("outage.grace_ms", 1_000)?,
         call_timeout: reader.duration("limits.call_timeout_ms", 10)?,
         calls_max: reader.count("limits.calls_max", 1, 1_000_000)?,
         redis_url,
     })
+}
+
+fn resume_policy(reader: &Reader) -> Result<ResumePolicy, SettingsError> {
+    let within = ResumePolicy::Within(millis(reader, "recovery.resume_within_ms", 0)?);
+    reader.choice(
+        "recovery.sessions",
+        "\"resume\" or \"stop\"",
+        |word| match word {
+            "resume" => Some(within),
+            "stop" => Some(ResumePolicy::Never),
+            _ => None,
+        },
+    )
 }
 
 fn tariff(reader: &Reader) -> Result<Tariff, SettingsError> {

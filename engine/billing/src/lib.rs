@@ -16,7 +16,7 @@ mod tariff;
 mod wallet;
 
 pub use meter::{Checkpoint, Meter, Span};
-pub use recovery::{AfterCut, RecordedSession};
+pub use recovery::{RecordedSession, Run, Takeover};
 pub use tariff::{ChargedAt, Intervals, InvalidTariff, Tariff};
 pub use wallet::{
     BalanceChange, End, Opening, Rebase, Session, Settled, Settlement, SlotNumber, StartRejection,

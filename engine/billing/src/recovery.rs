@@ -28,15 +28,6 @@ pub struct RecordedSession {
     pub pauses: Vec<Span>,
 }
 
-/// What becomes of the sessions that are still live after the last of the earlier runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AfterCut {
-    /// They go on from this instant.
-    ResumeAt(UnixMillis),
-    /// They end at the instant their node was last alive.
-    End,
-}
-
 /// What a meter does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum MeterTurn {
@@ -46,24 +37,55 @@ pub(crate) enum MeterTurn {
     On,
 }
 
-/// A point at which a session's meter changes: it runs from here, or stands still.
+/// A run of the node that serves a session: it is served from `from` to `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// When the run began.
+    pub from: UnixMillis,
+    /// Its last `alive_at`; [`UnixMillis::MAX`] for the run that lasts.
+    pub to: UnixMillis,
+    /// What it did with the sessions that it found live.
+    pub takeover: Takeover,
+}
+
+/// What a run does with the sessions that the one before it left live. It is a recorded fact like the
+/// run itself: a replay comes out the same whatever the settings say by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takeover {
+    /// They go on; the time between the two runs is free.
+    Resume,
+    /// They ended at the instant that the run before was last alive.
+    End,
+}
+
+/// What happens to a session in a replay. At one instant in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    /// Its meter stands still.
+    Off,
+    /// It ends, by the engine.
+    End,
+    /// Its meter runs.
+    On,
+}
+
+/// A point at which something happens to a session.
 struct Change {
     at: UnixMillis,
     session: SessionId,
-    meter: MeterTurn,
+    turn: Turn,
 }
 
 impl Wallet {
-    /// The wallet as it stands after `runs`, its node's earlier runs, each from its start to its last
-    /// `alive_at`, in order and not overlapping; then `after_cut` decides. What became of sessions is
-    /// decided, not recorded: see [`Wallet::settlement_due`].
+    /// The wallet as it stands in the last of `runs`: all of its node's that could have served it, in
+    /// order and not overlapping. What became of sessions is decided, not recorded: see
+    /// [`Wallet::settlement_due`].
     pub fn recovered(
         user: UserId,
         version: WalletVersion,
         ledger_balance: Credits,
         recorded: &[RecordedSession],
-        runs: &[Span],
-        after_cut: AfterCut,
+        runs: &[Run],
     ) -> Self {
         let sessions = recorded.iter().map(stopped_at_checkpoint).collect();
         let mut wallet = Self::new(user, version, ledger_balance, UnixMillis::EPOCH, sessions);
@@ -72,32 +94,35 @@ impl Wallet {
             .iter()
             .flat_map(|session| changes_of(session, runs))
             .collect();
-        if let AfterCut::ResumeAt(resumed_at) = after_cut {
-            let on = Span {
-                from: resumed_at,
-                to: UnixMillis::MAX,
-            };
-            changes.extend(
-                recorded
-                    .iter()
-                    .flat_map(|session| changes_of(session, &[on])),
-            );
-        }
-        // A meter that stops and one that starts at the same instant: what stops comes first.
-        changes.sort_by_key(|change| (change.at, change.meter));
+        changes.sort_by_key(|change| (change.at, change.turn));
         for change in changes.iter().filter(|change| change.at < UnixMillis::MAX) {
             wallet.advance(change.at);
-            wallet.turn_meter(change.session, change.at, change.meter);
-        }
-        if after_cut == AfterCut::End {
-            let cut = runs.last().map_or(UnixMillis::EPOCH, |run| run.to);
-            for session in recorded {
-                // A settlement can be recorded a moment before the node is recorded to be alive.
-                let at = cut.max(session.checkpoint.at);
-                let _end = wallet.stop(at, session.id, EndReason::Engine);
+            match change.turn {
+                Turn::Off => wallet.turn_meter(change.session, change.at, MeterTurn::Off),
+                Turn::On => wallet.turn_meter(change.session, change.at, MeterTurn::On),
+                Turn::End => {
+                    let _end = wallet.stop(change.at, change.session, EndReason::Engine);
+                }
             }
         }
         wallet
+    }
+
+    /// Lets `run` take over from the one that lasted up to `cut`, without reading anything again: what
+    /// [`Wallet::recovered`] would say of this wallet. Nothing may have been decided past `cut`.
+    pub fn taken_over(&mut self, cut: UnixMillis, run: &Run) {
+        self.pause(cut);
+        match run.takeover {
+            Takeover::Resume => self.resume(run.from),
+            Takeover::End => {
+                let live = self.sessions().iter().filter(|session| session.is_live());
+                let live: Vec<SessionId> = live.map(|session| session.id).collect();
+                for session in live {
+                    let _end = self.stop(cut, session, EndReason::Engine);
+                }
+                self.advance(run.from);
+            }
+        }
     }
 }
 
@@ -117,37 +142,41 @@ fn stopped_at_checkpoint(recorded: &RecordedSession) -> Session {
     }
 }
 
-/// When the session's meter ran during `runs`: since its checkpoint, and not during its pauses.
-fn changes_of(session: &RecordedSession, runs: &[Span]) -> Vec<Change> {
+/// What happens to the session in `runs`: its meter runs since its checkpoint, while a run lasts and
+/// the session is not paused; and it ends where a run did not take it over.
+fn changes_of(session: &RecordedSession, runs: &[Run]) -> Vec<Change> {
     let mut changes = Vec::new();
+    let mut cut = UnixMillis::EPOCH;
     for run in runs {
-        let mut from = run.from.max(session.checkpoint.at);
-        let mut served = |span: Span| {
-            if span.from < span.to {
-                changes.push(Change {
-                    at: span.from,
-                    session: session.id,
-                    meter: MeterTurn::On,
-                });
-                changes.push(Change {
-                    at: span.to,
-                    session: session.id,
-                    meter: MeterTurn::Off,
-                });
+        let mut add = |at, turn| {
+            changes.push(Change {
+                at,
+                session: session.id,
+                turn,
+            });
+        };
+        // What was settled in the run was taken over by it.
+        if run.takeover == Takeover::End && session.checkpoint.at < run.from {
+            // A settlement can be recorded a moment before the node is recorded to be alive.
+            add(cut.max(session.checkpoint.at), Turn::End);
+        }
+        let mut served = |from, to| {
+            if from < to {
+                add(from, Turn::On);
+                add(to, Turn::Off);
             }
         };
+        let mut from = run.from.max(session.checkpoint.at);
         for pause in session
             .pauses
             .iter()
             .filter(|pause| pause.to > session.checkpoint.at && pause.from < run.to)
         {
-            served(Span {
-                from,
-                to: pause.from,
-            });
+            served(from, pause.from);
             from = from.max(pause.to);
         }
-        served(Span { from, to: run.to });
+        served(from, run.to);
+        cut = run.to;
     }
     changes
 }
@@ -170,12 +199,23 @@ mod tests {
         }
     }
 
-    fn recovered(
-        credits: i64,
-        start: i64,
-        runs: &[Span],
-        after_cut: AfterCut,
-    ) -> (Wallet, SessionId) {
+    fn run(from: i64, to: i64) -> Run {
+        Run {
+            from: ms(from),
+            to: ms(to),
+            takeover: Takeover::Resume,
+        }
+    }
+
+    fn last(from: i64, takeover: Takeover) -> Run {
+        Run {
+            from: ms(from),
+            to: UnixMillis::MAX,
+            takeover,
+        }
+    }
+
+    fn recovered(credits: i64, start: i64, runs: &[Run]) -> (Wallet, SessionId) {
         let id = SessionId::new(1).unwrap();
         let session = RecordedSession {
             id,
@@ -197,14 +237,7 @@ mod tests {
         let credits = Credits::new(credits).unwrap();
         let user = UserId::new(1).unwrap();
         (
-            Wallet::recovered(
-                user,
-                WalletVersion::default(),
-                credits,
-                &[session],
-                runs,
-                after_cut,
-            ),
+            Wallet::recovered(user, WalletVersion::default(), credits, &[session], runs),
             id,
         )
     }
@@ -213,8 +246,8 @@ mod tests {
     #[test]
     fn downtime_is_free() {
         let check = |what: &str, start: i64, alive: i64, stop: i64, served: i64, consumed: i64| {
-            let (mut wallet, id) =
-                recovered(100, start, &[span(0, alive)], AfterCut::ResumeAt(ms(8_900)));
+            let runs = [run(0, alive), last(8_900, Takeover::Resume)];
+            let (mut wallet, id) = recovered(100, start, &runs);
             let end = wallet.stop(ms(stop), id, EndReason::User).unwrap();
             assert_eq!(
                 (end.served.get(), end.consumed.get(), end.at.get()),
@@ -244,7 +277,8 @@ mod tests {
     #[test]
     fn sessions_that_are_not_resumed_end_at_the_cut() {
         let check = |start: i64, alive: i64, ended_at: i64, consumed: i64| {
-            let (wallet, id) = recovered(100, start, &[span(0, alive)], AfterCut::End);
+            let runs = [run(0, alive), last(8_900, Takeover::End)];
+            let (wallet, id) = recovered(100, start, &runs);
             let end = wallet.session(id).unwrap().end.unwrap();
             assert_eq!(
                 (end.at.get(), end.consumed.get(), end.reason),
@@ -285,8 +319,7 @@ mod tests {
             WalletVersion::default(),
             Credits::new(50).unwrap(),
             &[session],
-            &[span(0, 899_500)],
-            AfterCut::End,
+            &[run(0, 899_500), last(910_000, Takeover::End)],
         );
         let end = wallet.session(id).unwrap().end.unwrap();
         assert_eq!((end.at, end.served), (checkpoint.at, checkpoint.served));
@@ -295,8 +328,8 @@ mod tests {
 
     #[test]
     fn a_depletion_that_nobody_wrote_down_keeps_its_instant() {
-        let resumed = AfterCut::ResumeAt(ms(90_000));
-        let (wallet, id) = recovered(2, 500, &[span(0, 20_000), span(30_000, 40_000)], resumed);
+        let resumed = last(90_000, Takeover::Resume);
+        let (wallet, id) = recovered(2, 500, &[run(0, 20_000), run(30_000, 40_000), resumed]);
         let end = wallet.session(id).unwrap().end.unwrap();
         assert_eq!(
             (end.at.get(), end.consumed.get(), end.reason),
@@ -327,18 +360,63 @@ mod tests {
             },
             pauses: vec![span(5_000, 22_000)],
         };
-        let runs = [span(0, 10_000), span(20_000, 24_500)];
+        let resumed = last(30_000, Takeover::Resume);
+        let runs = [run(0, 10_000), run(20_000, 24_500), resumed];
         let mut wallet = Wallet::recovered(
             UserId::new(1).unwrap(),
             WalletVersion::default(),
             Credits::new(50).unwrap(),
             &[session],
             &runs,
-            AfterCut::ResumeAt(ms(30_000)),
         );
         wallet.advance(ms(30_500));
         let served = wallet.session(id).unwrap().meter.served(ms(30_500));
         assert_eq!(served.get(), 3_000 + 1_000 + 2_500 + 500);
         assert_eq!(wallet.balance().get(), 50 - (7 - 3));
+    }
+
+    #[test]
+    fn an_end_at_an_earlier_cut_stays() {
+        let ended = last(20_000, Takeover::End);
+        let runs = [
+            run(0, 5_000),
+            Run {
+                to: ms(26_500),
+                ..ended
+            },
+            last(30_000, Takeover::Resume),
+        ];
+        let check = |start: i64, ended_at: Option<i64>| {
+            let (mut wallet, id) = recovered(100, start, &runs);
+            wallet.advance(ms(40_000));
+            let end = wallet.session(id).unwrap().end;
+            assert_eq!(end.map(|end| end.at.get()), ended_at, "started at {start}");
+        };
+        check(1_000, Some(5_000));
+        check(5_400, Some(5_400));
+        check(20_000, None);
+    }
+
+    /// The same facts, once replayed from the start and once taken over in place.
+    #[test]
+    fn a_run_in_place_is_a_recovery_by_another_name() {
+        for takeover in [Takeover::Resume, Takeover::End] {
+            for (credits, cut) in [(100, 7_300), (100, 12_000), (1, 7_300), (2, 30_000)] {
+                let next = last(90_000, takeover);
+                let (mut in_place, id) = recovered(credits, 500, &[last(0, Takeover::Resume)]);
+                in_place.advance(ms(cut));
+                in_place.taken_over(ms(cut), &next);
+                let (mut replayed, _) = recovered(credits, 500, &[run(0, cut), next]);
+                for wallet in [&mut in_place, &mut replayed] {
+                    wallet.advance(ms(200_000));
+                }
+                assert_eq!(in_place.settlement_due(), replayed.settlement_due());
+                assert_eq!(
+                    in_place.session(id).unwrap().meter.served(ms(200_000)),
+                    replayed.session(id).unwrap().meter.served(ms(200_000)),
+                    "{takeover:?} {credits} {cut}"
+                );
+            }
+        }
     }
 }

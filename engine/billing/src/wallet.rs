@@ -129,16 +129,21 @@ impl Wallet {
         )
     }
 
-    /// The ledger's balance less what of `totals`, one for each session, is not settled. Every
-    /// transition leaves all totals covered; a wallet overdrawn by a fault has nothing left.
+    /// [`Wallet::left`], as an amount. Every transition leaves all totals covered; a wallet overdrawn
+    /// by a fault has nothing left.
     fn less(&self, totals: impl Iterator<Item = Option<Credits>>) -> Credits {
-        let left = totals.zip(&self.sessions).try_fold(
+        self.left(totals).map_or(Credits::ZERO, nearest)
+    }
+
+    /// The ledger's balance less what of `totals`, one for each session, is not settled; nothing
+    /// where one is beyond all amounts.
+    fn left(&self, totals: impl Iterator<Item = Option<Credits>>) -> Option<i128> {
+        totals.zip(&self.sessions).try_fold(
             i128::from(self.ledger_balance),
             |left, (total, session)| {
                 Some(left - i128::from(total?.get()) + i128::from(session.settled.total.get()))
             },
-        );
-        left.map_or(Credits::ZERO, nearest)
+        )
     }
 
     // --- transitions ---

@@ -46,7 +46,7 @@ impl SessionState {
                     error = &refusal as &dyn std::error::Error,
                     "a settlement was refused"
                 );
-                self.stop_stamp = self.stop_stamp.take().or(stamp);
+                // Its stamp goes: what is refused holds nothing back.
                 self.reload = Reload::Underway;
                 retry_later(myself.clone());
             }
@@ -54,11 +54,12 @@ impl SessionState {
     }
 
     pub(super) fn opened(&mut self, id: SessionId, version: WalletVersion) {
+        let now = self.now();
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
         wallet.start_recorded(id, version);
-        wallet.advance(self.context.clock.now());
+        wallet.advance(now);
         self.is_low_told = false;
         let Some(session) = wallet.session(id).copied() else {
             return;
@@ -77,11 +78,8 @@ impl SessionState {
             return;
         }
         self.live.set(1);
-        self.settle_at = next_settlement(
-            session.started_at,
-            self.context.clock.now(),
-            self.context.settings.settle_every,
-        );
+        self.settle_at =
+            next_settlement(session.started_at, now, self.context.settings.settle_every);
         self.tell(News::Event(ServerMessage::SessionStarted {
             session_id: id,
             started_at: session.started_at,
@@ -90,10 +88,6 @@ impl SessionState {
     }
 
     pub(super) fn start_refused(&mut self, id: SessionId, refusal: Refusal) {
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
-        wallet.start_refused(id);
         let error = match refusal {
             Refusal::SlotTaken => StartError::SessionActive,
             Refusal::UserUnknown => StartError::UserUnknown,
@@ -106,6 +100,16 @@ impl SessionState {
                 StartError::Unavailable
             }
         };
+        self.withdraw_start(id, error);
+    }
+
+    /// Forgets a start that was not recorded and won't be, and tells whoever waits for it or its end.
+    pub(super) fn withdraw_start(&mut self, id: SessionId, error: StartError) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        wallet.start_refused(id);
+        self.start_stamp = None;
         if let Some(reply) = self.starting.take() {
             let _gone = reply.send(Err(error));
         }
@@ -113,6 +117,7 @@ impl SessionState {
             let _gone = reply.send(Err(StopError::NoActiveSession));
         }
         self.stop_stamp = None;
+        self.start_queued();
     }
 
     pub(super) fn settled(&mut self, settlement: &Settlement, version: WalletVersion) {
@@ -154,6 +159,11 @@ impl SessionState {
             credits_consumed: consumed,
             final_credits,
         }));
+        self.start_queued();
+    }
+
+    /// Tries the starts that wait; those that still have to wait are queued again.
+    pub(super) fn start_queued(&mut self) {
         for reply in std::mem::take(&mut self.queued_starts) {
             self.start(reply);
         }

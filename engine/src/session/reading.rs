@@ -40,8 +40,8 @@ impl SessionState {
         };
         match (result, &mut self.wallet) {
             (Ok(Some(record)), WalletState::Loading(_)) => {
-                let wallet = recovery::rebuild(&record, &self.context);
-                self.adopt(wallet);
+                let runs = self.context.timeline.runs();
+                self.adopt(recovery::rebuild(&record, &runs), runs.all.len());
             }
             (Ok(Some(record)), WalletState::Ready(_)) => self.rebase(&record),
             (Ok(None), WalletState::Loading(_)) => self.refuse_waiting(&StartError::UserUnknown),
@@ -67,16 +67,17 @@ impl SessionState {
     }
 
     /// Takes `wallet` for its own, and then what waited for it.
-    pub(super) fn adopt(&mut self, wallet: Wallet) {
-        let now = self.context.clock.now();
+    pub(super) fn adopt(&mut self, wallet: Wallet, runs: usize) {
         let live = wallet.sessions().iter().filter(|session| session.is_live());
         self.live.set(live.clone().count());
-        if let Some(session) = live.clone().next() {
-            self.settle_at =
-                next_settlement(session.started_at, now, self.context.settings.settle_every);
-        }
+        let started_at = live.clone().next().map(|session| session.started_at);
         let before = std::mem::replace(&mut self.wallet, WalletState::Ready(wallet));
+        self.runs = runs;
+        let now = self.now();
         self.advance();
+        if let Some(started_at) = started_at {
+            self.settle_at = next_settlement(started_at, now, self.context.settings.settle_every);
+        }
         if let WalletState::Loading(waiting) = before {
             for request in waiting {
                 self.handle_request(request);
@@ -86,13 +87,15 @@ impl SessionState {
     }
 
     pub(super) fn rebase(&mut self, record: &WalletRecord) {
+        let now = self.now();
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
-        let facts = recovery::rebase_of(record, &self.context.run.node);
-        let ended = wallet.rebase(self.context.clock.now(), &facts);
-        wallet.advance(self.context.clock.now());
+        let facts = recovery::rebase_of(record, &self.context.settings.node);
+        let ended = wallet.rebase(now, &facts);
+        wallet.advance(now);
         let credits = wallet.balance();
+        let uncovered_start = wallet.uncovered_start();
         if !ended.is_empty() {
             // Somebody else ended it, and has told whoever asked.
             self.live.set(0);
@@ -100,6 +103,9 @@ impl SessionState {
                 let _gone = reply.send(Err(StopError::NoActiveSession));
             }
             self.stop_stamp = None;
+        }
+        if let Some(id) = uncovered_start {
+            self.withdraw_start(id, StartError::InsufficientCredits);
         }
         for change in &record.changes {
             if let Ok(amount) = Credits::new(change.amount.get())
@@ -109,6 +115,7 @@ impl SessionState {
                 self.tell(News::Event(ServerMessage::CreditsAdded { amount, credits }));
             }
         }
+        self.start_queued();
         self.mirror();
     }
 

@@ -67,6 +67,8 @@ impl SessionState {
             .sessions()
             .iter()
             .find(|session| session.is_live() && session.is_recorded);
+        // While time stands still no interval ends and no credits run out.
+        let is_serving = self.context.timeline.is_serving();
         let session = session.and_then(|session| {
             Some(ActiveSession {
                 session_id: session.id,
@@ -74,8 +76,8 @@ impl SessionState {
                 consumed: session.charge(wallet.instant())?,
                 credits_per_interval: session.tariff.price(),
                 interval_ms: session.tariff.interval(),
-                next_charge_at: wallet.next_boundary(session.id),
-                depletes_at: wallet.depletes_at(session.id),
+                next_charge_at: wallet.next_boundary(session.id).filter(|_| is_serving),
+                depletes_at: wallet.depletes_at(session.id).filter(|_| is_serving),
             })
         });
         Some(LiveBalance {

@@ -3,7 +3,7 @@
 use std::{ops::Range, time::Duration};
 
 use async_trait::async_trait;
-use billing::{Span, WalletVersion};
+use billing::{Run, WalletVersion};
 use futures_util::future::BoxFuture;
 use schema::{
     Credits, EntryId, SessionId, UnixMillis, UserId, ledger::LedgerEntry, session::SessionRecord,
@@ -12,14 +12,14 @@ use sqlx::PgPool;
 
 use super::{
     AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-    SessionCursor, Store, StoreError, StoreLocation, StoreSettings, UserRecord, accounts,
+    SessionCursor, Standing, Store, StoreError, StoreLocation, StoreSettings, UserRecord, accounts,
     audit::{self, AuditPage},
     connection::{Connection, Unit},
     history, journal, postgres, runs,
     sqlite::{self, SqlitePools},
     wallets,
 };
-use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, WalletRecord};
+use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, ProcessId, ResumePolicy, WalletRecord};
 
 /// An open database.
 #[derive(Debug)]
@@ -163,17 +163,31 @@ impl Store for Database {
             .await
     }
 
-    async fn begin_run(&self, node: &NodeName, now: UnixMillis) -> Result<NodeRun, StoreError> {
-        let node = node.clone();
-        self.write(move |connection| Box::pin(runs::begin(connection, node, now)))
+    async fn begin_run(
+        &self,
+        node: &NodeName,
+        process: &ProcessId,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError> {
+        let (node, process) = (node.clone(), process.clone());
+        self.write(move |connection| Box::pin(runs::begin(connection, node, process, now, policy)))
             .await
     }
 
-    async fn earlier_runs(
+    async fn next_run(
         &self,
         run: &NodeRun,
-        since: UnixMillis,
-    ) -> Result<Vec<Span>, StoreError> {
+        cut: UnixMillis,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError> {
+        let run = run.clone();
+        self.write(move |connection| Box::pin(runs::next(connection, run, cut, now, policy)))
+            .await
+    }
+
+    async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis) -> Result<Vec<Run>, StoreError> {
         let run = run.clone();
         self.read(move |connection| Box::pin(runs::earlier(connection, run, since)))
             .await
@@ -219,6 +233,15 @@ impl Store for Database {
 
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
         self.write(move |connection| Box::pin(wallets::adjust(connection, adjustment)))
+            .await
+    }
+
+    async fn standing(
+        &self,
+        user: UserId,
+        now: UnixMillis,
+    ) -> Result<Option<Standing>, StoreError> {
+        self.snapshot(move |connection| Box::pin(wallets::standing_of(connection, user, now)))
             .await
     }
 

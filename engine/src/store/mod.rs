@@ -32,15 +32,14 @@ pub use database::Database;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use billing::WalletVersion;
+use billing::{Run, WalletVersion};
 use schema::{
     Credits, CreditsChange, EntryId, SessionId, UnixMillis, UserId,
     ledger::{EntryKind, LedgerEntry},
     session::SessionRecord,
 };
 
-use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, WalletRecord};
-use billing::Span;
+use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, ProcessId, ResumePolicy, WalletRecord};
 
 /// Where a store is and how patient it is.
 #[derive(Clone, Debug)]
@@ -162,6 +161,10 @@ pub struct Adjustment {
     pub kind: EntryKind,
     /// What comes in or goes out; not zero.
     pub amount: CreditsChange,
+    /// The session that a refund is for; nothing for all other kinds.
+    pub session: Option<SessionId>,
+    /// What a revoke does where fewer credits are free than it asks for.
+    pub shortfall: Shortfall,
     /// The writer's clock. It counts from the greatest of this, every node's `alive_at` that
     /// serves the wallet, and the wallet's last instant.
     pub at: UnixMillis,
@@ -173,6 +176,17 @@ pub struct Adjustment {
     pub idempotency_key: String,
 }
 
+/// What a revoke does where fewer credits are free than it asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shortfall {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It takes what is free. Of a repeat nothing else can be asked than that it covers what was
+    /// taken: how much was asked for at first is not recorded.
+    TakeWhatIsFree,
+}
+
 /// An adjustment as recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adjusted {
@@ -180,27 +194,69 @@ pub struct Adjusted {
     pub entry: EntryId,
     /// From when it counts.
     pub at: UnixMillis,
+    /// What it moved.
+    pub amount: CreditsChange,
     /// The ledger's balance right after it.
     pub balance_after: Credits,
     /// Whether the key had been used, for the same adjustment, and nothing was changed now.
     pub is_repeat: bool,
 }
 
-/// Why an adjustment was not made.
+/// Why an adjustment was not made, in the order in which it is tried.
 #[derive(Debug, thiserror::Error)]
 pub enum AdjustError {
+    /// Nothing is moved, or in the wrong direction, or by an entry that no operator can make, or
+    /// with a session where there can be none, or without one.
+    #[error("no operator can make such a ledger entry")]
+    Nonsense,
     /// There is no such user.
     #[error("there is no such user")]
     UserUnknown,
     /// The key belongs to another adjustment of this wallet.
-    #[error("the idempotency key was used for a different adjustment")]
+    #[error("the idempotency key was used for a different adjustment of this wallet")]
     KeyConflict,
-    /// The wallet would hold less than nothing, or more than a wallet can.
-    #[error("the wallet can't take that amount")]
-    OutOfRange,
+    /// The session that a refund is for is not the user's.
+    #[error("the user has no such session")]
+    SessionUnknown,
+    /// All refunds of a session together would exceed what it has cost.
+    #[error("the session has cost {spent} so far, and {refunded} of it is refunded")]
+    MoreThanSpent {
+        /// What the ledger says that it has cost.
+        spent: Credits,
+        /// What was refunded before.
+        refunded: Credits,
+    },
+    /// More would be taken than is free.
+    #[error("only {free} credits are free, the others are used or held by a live session")]
+    MoreThanFree {
+        /// The balance less what live sessions have used and hold.
+        free: Credits,
+    },
+    /// The wallet would hold more than a wallet can.
+    #[error("the wallet holds {balance} and can't take so much more")]
+    MoreThanFits {
+        /// What it holds.
+        balance: Credits,
+    },
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A wallet as an operator sees it: as recorded, and what follows for now if its live sessions run
+/// on.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// As recorded.
+    pub record: WalletRecord,
+    /// The instant that the rest holds for.
+    pub at: UnixMillis,
+    /// The balance, before holds.
+    pub balance: Credits,
+    /// What is neither used nor held.
+    pub free: Credits,
+    /// What each live session has cost.
+    pub consumed: Vec<(SessionId, Credits)>,
 }
 
 /// Word that somebody else has written to a user's row.
@@ -234,12 +290,28 @@ pub trait Store: Send + Sync + 'static {
 
     /// Begins the node's next run, in one transaction: the run before it, if any, may write no
     /// more. The run starts at `now` or right after the last `alive_at`, whichever is later.
-    async fn begin_run(&self, node: &NodeName, now: UnixMillis) -> Result<NodeRun, StoreError>;
+    async fn begin_run(
+        &self,
+        node: &NodeName,
+        process: &ProcessId,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError>;
+
+    /// Begins another run of the process that runs as `run`, which was alive up to `cut`, in one
+    /// transaction. May be repeated: a run that it began already is returned once more.
+    /// [`StoreError::Superseded`] if another process has begun one since.
+    async fn next_run(
+        &self,
+        run: &NodeRun,
+        cut: UnixMillis,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError>;
 
     /// The node's runs before `run` that were alive at or after `since`, each from its start to its
     /// last `alive_at`, in order.
-    async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis)
-    -> Result<Vec<Span>, StoreError>;
+    async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis) -> Result<Vec<Run>, StoreError>;
 
     /// Up to `limit` wallets with a live session of `node`, ordered by user id, after `after`. Their
     /// `changes` are empty.
@@ -276,6 +348,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Changes a balance from outside the engine, and leaves a notice for the wallet's owner.
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError>;
+
+    /// The user's wallet as it stands at `now`, or as soon after as an adjustment would count from.
+    async fn standing(&self, user: UserId, now: UnixMillis)
+    -> Result<Option<Standing>, StoreError>;
 
     /// Up to `limit` notices after the one numbered `after`, in order; `None` for the oldest kept.
     async fn notices(&self, after: Option<i64>, limit: u32) -> Result<Vec<Notice>, StoreError>;

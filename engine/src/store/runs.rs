@@ -1,13 +1,13 @@
 //! Runs of nodes: who may write under a node's name, and when it was alive (law 8).
 
-use billing::Span;
+use billing::{Run, Takeover};
 use schema::UnixMillis;
 
 use super::{
     StoreError,
     connection::{Connection, Sql},
 };
-use crate::facts::{NodeName, NodeRun};
+use crate::facts::{NodeName, NodeRun, ProcessId, ResumePolicy};
 
 /// Succeeds if the database answers.
 pub(super) async fn ping(connection: &mut Connection) -> Result<(), StoreError> {
@@ -36,6 +36,48 @@ pub(super) async fn latest_alive_at(
         .transpose()?)
 }
 
+/// A run in the database.
+#[derive(sqlx::FromRow)]
+pub(super) struct RunRow {
+    epoch: i64,
+    started_at: i64,
+    alive_at: i64,
+    resumes: bool,
+}
+
+impl RunRow {
+    /// The run as recorded, up to its last `alive_at`.
+    pub(super) fn run(&self) -> Result<Run, StoreError> {
+        Ok(Run {
+            from: UnixMillis::new(self.started_at)?,
+            to: UnixMillis::new(self.alive_at)?,
+            takeover: self.takeover(),
+        })
+    }
+
+    const fn takeover(&self) -> Takeover {
+        if self.resumes {
+            Takeover::Resume
+        } else {
+            Takeover::End
+        }
+    }
+}
+
+/// All runs of the node, in order.
+pub(super) async fn all(
+    connection: &mut Connection,
+    node: &NodeName,
+) -> Result<Vec<RunRow>, StoreError> {
+    connection
+        .rows(
+            "SELECT epoch, started_at, alive_at, resumes FROM node_runs
+             WHERE node = $1 ORDER BY epoch",
+            &[node.as_str().into()],
+        )
+        .await
+}
+
 /// Begins the node's next run.
 ///
 /// Clearing the old row's flag is what shuts the run before out: a journal transaction that waits
@@ -44,32 +86,122 @@ pub(super) async fn latest_alive_at(
 pub(super) async fn begin(
     connection: &mut Connection,
     node: NodeName,
+    process: ProcessId,
     now: UnixMillis,
+    policy: ResumePolicy,
 ) -> Result<NodeRun, StoreError> {
-    connection
-        .lock(&format!("runs of {}", node.as_str()))
-        .await?;
+    lock_runs(connection, &node).await?;
     let before: Option<(i64, i64)> = connection
         .row(
             "UPDATE node_runs SET is_current = FALSE WHERE node = $1 AND is_current RETURNING epoch, alive_at",
             &[node.as_str().into()],
         )
         .await?;
-    let (epoch, started_at) = match before {
-        Some((epoch, alive_at)) => (epoch + 1, now.max(UnixMillis::new(alive_at + 1)?)),
-        None => (1, now),
+    let run = match before {
+        Some((epoch, alive_at)) => {
+            let cut = UnixMillis::new(alive_at)?;
+            following(node, epoch, process, cut, now, policy)?
+        }
+        None => NodeRun {
+            node,
+            epoch: 1,
+            process,
+            started_at: now,
+            takeover: Takeover::Resume,
+        },
     };
-    connection
-        .execute(
-            "INSERT INTO node_runs (node, epoch, started_at, alive_at, is_current) VALUES ($1, $2, $3, $3, TRUE)",
-            &[node.as_str().into(), epoch.into(), started_at.get().into()],
-        )
-        .await?;
-    Ok(NodeRun {
+    insert(connection, &run).await?;
+    Ok(run)
+}
+
+/// Begins another run of the process that runs as `run`, which was alive up to `cut`.
+pub(super) async fn next(
+    connection: &mut Connection,
+    run: NodeRun,
+    cut: UnixMillis,
+    now: UnixMillis,
+    policy: ResumePolicy,
+) -> Result<NodeRun, StoreError> {
+    let NodeRun {
         node,
         epoch,
-        started_at,
+        process,
+        ..
+    } = run;
+    lock_runs(connection, &node).await?;
+    let ended: Option<(i64,)> = connection
+        .row(
+            "UPDATE node_runs SET is_current = FALSE, alive_at = CASE WHEN alive_at < $3 THEN $3 ELSE alive_at END
+             WHERE node = $1 AND epoch = $2 AND is_current RETURNING alive_at",
+            &[node.as_str().into(), epoch.into(), cut.get().into()],
+        )
+        .await?;
+    if let Some((alive_at,)) = ended {
+        let cut = UnixMillis::new(alive_at)?;
+        let run = following(node, epoch, process, cut, now, policy)?;
+        insert(connection, &run).await?;
+        return Ok(run);
+    }
+    // It is over already. If it was ended by a call of ours whose reply got lost, that began the next.
+    let current: Option<RunRow> = connection
+        .row(
+            "SELECT epoch, started_at, alive_at, resumes FROM node_runs
+             WHERE node = $1 AND epoch = $2 AND process = $3 AND is_current",
+            &[
+                node.as_str().into(),
+                (epoch + 1).into(),
+                process.as_str().into(),
+            ],
+        )
+        .await?;
+    let current = current.ok_or(StoreError::Superseded)?;
+    Ok(NodeRun {
+        node,
+        epoch: current.epoch,
+        process,
+        started_at: UnixMillis::new(current.started_at)?,
+        takeover: current.takeover(),
     })
+}
+
+/// The run after the one numbered `epoch`, which was alive up to `cut`.
+fn following(
+    node: NodeName,
+    epoch: i64,
+    process: ProcessId,
+    cut: UnixMillis,
+    now: UnixMillis,
+    policy: ResumePolicy,
+) -> Result<NodeRun, StoreError> {
+    let started_at = now.max(UnixMillis::new(cut.get() + 1)?);
+    Ok(NodeRun {
+        node,
+        epoch: epoch + 1,
+        process,
+        started_at,
+        takeover: policy.takeover(cut, started_at),
+    })
+}
+
+async fn lock_runs(connection: &mut Connection, node: &NodeName) -> Result<(), StoreError> {
+    connection.lock(&format!("runs of {}", node.as_str())).await
+}
+
+async fn insert(connection: &mut Connection, run: &NodeRun) -> Result<(), StoreError> {
+    connection
+        .execute(
+            "INSERT INTO node_runs (node, epoch, process, started_at, alive_at, resumes, is_current)
+             VALUES ($1, $2, $3, $4, $4, $5 = 1, TRUE)",
+            &[
+                run.node.as_str().into(),
+                run.epoch.into(),
+                run.process.as_str().into(),
+                run.started_at.get().into(),
+                i64::from(run.takeover == Takeover::Resume).into(),
+            ],
+        )
+        .await?;
+    Ok(())
 }
 
 /// The node's runs before `run` that were alive at or after `since`.
@@ -77,25 +209,11 @@ pub(super) async fn earlier(
     connection: &mut Connection,
     run: NodeRun,
     since: UnixMillis,
-) -> Result<Vec<Span>, StoreError> {
-    let rows: Vec<(i64, i64)> = connection
-        .rows(
-            "SELECT started_at, alive_at FROM node_runs
-             WHERE node = $1 AND epoch < $2 AND alive_at >= $3 ORDER BY epoch",
-            &[
-                run.node.as_str().into(),
-                run.epoch.into(),
-                since.get().into(),
-            ],
-        )
-        .await?;
-    rows.into_iter()
-        .map(|(from, to)| {
-            Ok(Span {
-                from: UnixMillis::new(from)?,
-                to: UnixMillis::new(to)?,
-            })
-        })
+) -> Result<Vec<Run>, StoreError> {
+    let rows = all(connection, &run.node).await?;
+    rows.iter()
+        .filter(|row| row.epoch < run.epoch && row.alive_at >= since.get())
+        .map(RunRow::run)
         .collect()
 }
 

@@ -21,11 +21,18 @@ use super::{StoreError, StoreSettings, migrations};
 
 /// The migrations, oldest first. One that was released is never changed.
 pub(super) fn own_migrations() -> Vec<Migration> {
-    vec![migrations::simple(
-        1,
-        "wallets, sessions, ledger",
-        include_str!("../../../schema/migrations/sqlite/0001_wallets_sessions_ledger.sql"),
-    )]
+    vec![
+        migrations::simple(
+            1,
+            "wallets, sessions, ledger",
+            include_str!("../../../schema/migrations/sqlite/0001_wallets_sessions_ledger.sql"),
+        ),
+        migrations::simple(
+            2,
+            "runs in place",
+            include_str!("../../../schema/migrations/sqlite/0002_runs_in_place.sql"),
+        ),
+    ]
 }
 
 /// The pools of an SQLite file.

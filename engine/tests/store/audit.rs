@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use billing::{
-    AfterCut, ChargedAt, Rebase, RecordedSession, SlotNumber, Tariff, Wallet, WalletVersion,
-};
+use billing::{ChargedAt, Rebase, RecordedSession, Run, SlotNumber, Tariff, Wallet, WalletVersion};
 use engine::{
     facts::{Fact, FactOutcome, NodeRun, WalletRecord},
-    store::{AdjustError, Adjustment},
+    store::{AdjustError, Adjustment, Shortfall},
 };
-use schema::{CreditsChange, Millis, SessionId, UserId, ledger::EntryKind, session::EndReason};
+use schema::{
+    CreditsChange, Millis, SessionId, UnixMillis, UserId, ledger::EntryKind, session::EndReason,
+};
 
 use crate::{
     on_both,
-    support::{START, TestDatabase, at, credits, ended, node, opening, session, settlement},
+    support::{START, TestDatabase, at, begin_run, credits, ended, opening, session, settlement},
 };
 
 on_both! {
@@ -75,7 +75,7 @@ impl Activity {
         for grant in [100, 40, 25, 1_000] {
             let user = activity.database.user(grant).await;
             let wallet = activity.database.wallet(user).await;
-            activity.wallets.push(rebuilt(&wallet, &[], AfterCut::End));
+            activity.wallets.push(rebuilt(&wallet, &[]));
         }
         activity
     }
@@ -168,6 +168,8 @@ impl Activity {
             } else {
                 CreditsChange::outgoing(amount)
             },
+            session: None,
+            shortfall: Shortfall::Refuse,
             at: at(self.now),
             reason: "chance".to_owned(),
             operator: "test".to_owned(),
@@ -175,7 +177,7 @@ impl Activity {
         };
         let since = self.wallets[which].version();
         match self.database.store.adjust(adjustment).await {
-            Ok(_) | Err(AdjustError::OutOfRange) => {}
+            Ok(_) | Err(AdjustError::MoreThanFree { .. }) => {}
             Err(error) => panic!("{error}"),
         }
         let record = self
@@ -202,19 +204,15 @@ impl Activity {
 
     /// The process dies and comes back after a while; what it did since its last `alive_at` is free.
     async fn crash(&mut self) {
-        self.now += i64::try_from(self.draw(60_000)).unwrap();
+        self.now += i64::try_from(self.draw(80_000)).unwrap();
         let store = &self.database.store;
-        self.run = store.begin_run(&node("a"), at(self.now)).await.unwrap();
+        self.run = begin_run(store, "a", self.now).await;
         self.now = self.run.started_at.get() - START;
         let runs = store.earlier_runs(&self.run, at(0)).await.unwrap();
-        let after_cut = if self.draw(4) == 0 {
-            AfterCut::End
-        } else {
-            AfterCut::ResumeAt(self.run.started_at)
-        };
+        let runs: Vec<Run> = runs.into_iter().chain([lasting(&self.run)]).collect();
         for which in 0..self.wallets.len() {
             let record = self.database.wallet(self.wallets[which].user()).await;
-            self.wallets[which] = rebuilt(&record, &runs, after_cut);
+            self.wallets[which] = rebuilt(&record, &runs);
         }
     }
 
@@ -232,20 +230,21 @@ impl Activity {
     }
 }
 
-fn rebuilt(record: &WalletRecord, runs: &[billing::Span], after_cut: AfterCut) -> Wallet {
+fn lasting(run: &NodeRun) -> Run {
+    Run {
+        from: run.started_at,
+        to: UnixMillis::MAX,
+        takeover: run.takeover,
+    }
+}
+
+fn rebuilt(record: &WalletRecord, runs: &[Run]) -> Wallet {
     let live: Vec<RecordedSession> = record
         .live
         .iter()
         .map(|live| live.session.clone())
         .collect();
-    Wallet::recovered(
-        record.user,
-        record.version,
-        record.credits,
-        &live,
-        runs,
-        after_cut,
-    )
+    Wallet::recovered(record.user, record.version, record.credits, &live, runs)
 }
 
 async fn every_page_is_audited_once(database: Arc<TestDatabase>) {
@@ -406,11 +405,7 @@ async fn downtime_that_was_charged_is_found(database: Arc<TestDatabase>) {
     database
         .must_record(&first, 5_000, &[Fact::Settlement(interim)])
         .await;
-    let second = database
-        .store
-        .begin_run(&node("a"), at(8_900))
-        .await
-        .unwrap();
+    let second = begin_run(&database.store, "a", 8_900).await;
     let last = ended(settlement(user, 3, 1, 2, 1, 7_200, 9_900), EndReason::User);
     database
         .must_record(&second, 9_900, &[Fact::Settlement(last)])

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use billing::{ChargedAt, Settled, SlotNumber, Span, Tariff};
+use billing::{ChargedAt, Run, Settled, SlotNumber, Span, Takeover, Tariff};
 use engine::{
     facts::{Fact, FactOutcome, NodeRun, Refusal},
     store::StoreError,
@@ -11,7 +11,10 @@ use schema::{Millis, UserId, session::EndReason};
 
 use crate::{
     on_both,
-    support::{TestDatabase, at, credits, ended, node, opening, session, settlement, version},
+    support::{
+        TestDatabase, at, begin_run, credits, ended, node, opening, session, settlement, version,
+        within_a_minute,
+    },
 };
 
 on_both! {
@@ -21,6 +24,7 @@ on_both! {
     one_refused_fact_spoils_nothing
     a_superseded_run_writes_nothing
     runs_of_a_node_follow_each_other
+    a_run_in_place_may_be_begun_again_but_not_after_another_process
     runs_that_begin_at_once_leave_one_that_writes
     of_a_hundred_starts_at_once_one_wins
     session_ids_are_never_given_out_twice
@@ -388,12 +392,7 @@ async fn a_superseded_run_writes_nothing(database: Arc<TestDatabase>) {
     let store = &database.store;
     let (first, user) = (database.run("a").await, database.user(100).await);
     database.must_record(&first, 500, &[]).await;
-    let second = database
-        .another()
-        .await
-        .begin_run(&node("a"), at(100))
-        .await
-        .unwrap();
+    let second = begin_run(&database.another().await, "a", 100).await;
     assert_eq!((first.epoch, second.epoch), (1, 2));
     assert_eq!(
         second.started_at,
@@ -422,7 +421,7 @@ async fn a_superseded_run_writes_nothing(database: Arc<TestDatabase>) {
     let stranger = NodeRun {
         node: node("b"),
         epoch: 1,
-        started_at: at(0),
+        ..first
     };
     assert!(matches!(
         store.record(&stranger, None, &[]).await,
@@ -436,14 +435,15 @@ async fn runs_of_a_node_follow_each_other(database: Arc<TestDatabase>) {
     let first = database.run("a").await;
     database.must_record(&first, 4_000, &[]).await;
     database.must_record(&first, 3_000, &[]).await;
-    let second = store.begin_run(&node("a"), at(10_000)).await.unwrap();
+    let second = begin_run(store, "a", 10_000).await;
     database.must_record(&second, 12_000, &[]).await;
-    let third = store.begin_run(&node("a"), at(20_000)).await.unwrap();
+    let third = begin_run(store, "a", 20_000).await;
     database.run("b").await;
 
-    let span = |from, to| Span {
+    let span = |from, to| Run {
         from: at(from),
         to: at(to),
+        takeover: Takeover::Resume,
     };
     let all = [span(0, 4_000), span(10_000, 12_000)];
     assert_eq!(store.earlier_runs(&third, at(0)).await.unwrap(), all);
@@ -456,11 +456,60 @@ async fn runs_of_a_node_follow_each_other(database: Arc<TestDatabase>) {
     assert_eq!(store.latest_alive_at().await.unwrap(), Some(at(20_000)));
 }
 
+async fn a_run_in_place_may_be_begun_again_but_not_after_another_process(
+    database: Arc<TestDatabase>,
+) {
+    let store = &database.store;
+    let first = database.run("a").await;
+    database.must_record(&first, 4_000, &[]).await;
+    let policy = within_a_minute();
+    let second = store
+        .next_run(&first, at(4_500), at(64_500), policy)
+        .await
+        .unwrap();
+    assert_eq!(
+        (second.epoch, second.started_at, second.takeover),
+        (2, at(64_500), Takeover::Resume)
+    );
+    assert_eq!(second.process, first.process);
+    let cut = Run {
+        from: at(0),
+        to: at(4_500),
+        takeover: Takeover::Resume,
+    };
+    assert_eq!(store.earlier_runs(&second, at(0)).await.unwrap(), [cut]);
+    assert!(matches!(
+        store.record(&first, Some(at(9_000)), &[]).await,
+        Err(StoreError::Superseded)
+    ));
+    // The reply got lost; the call is repeated, later and by another clock.
+    let repeated = store.next_run(&first, at(4_500), at(70_000), policy).await;
+    assert_eq!(repeated.unwrap(), second);
+    database.must_record(&second, 65_000, &[]).await;
+
+    let third = store.next_run(&second, at(66_000), at(126_001), policy);
+    assert_eq!(
+        third.await.unwrap().takeover,
+        Takeover::End,
+        "it was away for too long"
+    );
+    let other = begin_run(&database.another().await, "a", 130_000).await;
+    for run in [&first, &second] {
+        assert!(matches!(
+            store.next_run(run, at(140_000), at(141_000), policy).await,
+            Err(StoreError::Superseded)
+        ));
+    }
+    let alive = store.latest_alive_at().await.unwrap();
+    assert_eq!(alive, Some(other.started_at), "nothing was written");
+    assert_eq!(database.violations().await, []);
+}
+
 async fn runs_that_begin_at_once_leave_one_that_writes(database: Arc<TestDatabase>) {
     let first = database.run("a").await;
     let begin = (0..10).map(|_| {
         let store = Arc::clone(&database.store);
-        tokio::spawn(async move { store.begin_run(&node("a"), at(5)).await.unwrap() })
+        tokio::spawn(async move { begin_run(&store, "a", 5).await })
     });
     let begin: Vec<_> = begin.collect();
     let write = (0..50).map(|_| {

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     on_both,
-    support::{self, Kind, TestDatabase, at, credits, node, opening, version},
+    support::{self, Kind, TestDatabase, at, begin_run, credits, opening, version},
 };
 
 on_both! {
@@ -37,9 +37,9 @@ async fn migrations_run_once(database: Arc<TestDatabase>) {
     again.close().await;
     assert_eq!(
         database
-            .number("SELECT count(*) FROM _sqlx_migrations")
+            .number("SELECT max(version) - count(*) FROM _sqlx_migrations")
             .await,
-        1
+        0
     );
 }
 
@@ -285,7 +285,7 @@ async fn a_call_that_times_out_leaves_nothing_behind(database: Arc<TestDatabase>
     }
     let wallet = database.wallet(user).await;
     assert_eq!((wallet.version, wallet.live.len()), (version(2), 1));
-    let next = hasty.begin_run(&node("a"), at(20)).await.unwrap();
+    let next = begin_run(&hasty, "a", 20).await;
     assert_eq!(next.epoch, 2);
     assert_eq!(database.violations().await, []);
     hasty.close().await;

@@ -12,7 +12,7 @@ use std::{
 
 use billing::{ChargedAt, Opening, Settlement, SlotNumber, Tariff, WalletVersion};
 use engine::{
-    facts::{Fact, FactOutcome, NodeName, NodeRun, WalletRecord},
+    facts::{Fact, FactOutcome, NodeName, NodeRun, ProcessId, ResumePolicy, WalletRecord},
     store::{self, NewUser, Store, StoreLocation, StoreSettings, audit::Violation},
 };
 use schema::{Credits, Millis, SessionId, UnixMillis, UserId, session::EndReason};
@@ -30,6 +30,18 @@ pub const START: i64 = 1_700_000_000_000;
 pub struct TestDatabase {
     pub store: Arc<dyn Store>,
     pub settings: StoreSettings,
+}
+
+/// How long a node of the tests may be away, so that its sessions go on: a minute.
+pub fn within_a_minute() -> ResumePolicy {
+    ResumePolicy::Within(Millis::new(60_000).unwrap())
+}
+
+/// A run of another process of the node `name`, from `now` on.
+pub async fn begin_run(store: &Arc<dyn Store>, name: &str, now: i64) -> NodeRun {
+    let (node, process) = (node(name), ProcessId::random());
+    let begun = store.begin_run(&node, &process, at(now), within_a_minute());
+    begun.await.unwrap()
 }
 
 /// Which database.
@@ -190,7 +202,7 @@ impl TestDatabase {
 
     /// A run of the node `name`, from the start on.
     pub async fn run(&self, name: &str) -> NodeRun {
-        self.store.begin_run(&node(name), at(0)).await.unwrap()
+        begin_run(&self.store, name, 0).await
     }
 
     /// A new user with `grant` credits.

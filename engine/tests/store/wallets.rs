@@ -5,14 +5,16 @@ use std::{collections::HashSet, sync::Arc};
 use billing::BalanceChange;
 use engine::{
     facts::{Fact, FactOutcome},
-    store::{AdjustError, Adjusted, Adjustment},
+    store::{AdjustError, Adjusted, Adjustment, Shortfall, Store},
 };
 use schema::{Credits, CreditsChange, UserId, ledger::EntryKind, session::EndReason};
 use sqlx::postgres::PgListener;
 
 use crate::{
     on_both,
-    support::{Kind, TestDatabase, at, credits, ended, opening, settlement, version},
+    support::{
+        Kind, TestDatabase, at, begin_run, credits, ended, opening, session, settlement, version,
+    },
 };
 
 on_both! {
@@ -20,6 +22,10 @@ on_both! {
     an_adjustment_that_makes_no_sense_is_refused
     an_adjustment_counts_from_the_latest_instant_known
     what_sessions_used_or_hold_cannot_be_revoked
+    a_revoke_takes_what_is_free_if_told_to
+    a_refund_never_exceeds_what_the_session_cost
+    a_hundred_grants_at_once_with_one_key_are_one
+    a_hundred_refunds_at_once_stay_below_the_cost
     downtime_is_not_used
     notices_are_told_in_order
     old_notices_are_forgotten
@@ -33,6 +39,8 @@ fn grant(user: UserId, amount: i64, key: &str) -> Adjustment {
         user,
         kind: EntryKind::Grant,
         amount: CreditsChange::incoming(credits(amount)),
+        session: None,
+        shortfall: Shortfall::Refuse,
         at: at(10),
         reason: "a good reason".to_owned(),
         operator: "ops".to_owned(),
@@ -47,6 +55,30 @@ fn revoke(user: UserId, amount: i64, millis: i64) -> Adjustment {
         at: at(millis),
         idempotency_key: format!("revoke {amount} at {millis}"),
         ..grant(user, 1, "")
+    }
+}
+
+fn refund(user: UserId, of: i64, amount: i64, key: &str) -> Adjustment {
+    Adjustment {
+        kind: EntryKind::Refund,
+        session: Some(session(of)),
+        ..grant(user, amount, key)
+    }
+}
+
+/// A session of the user's that has ended and cost `total`. The wallet is at version 1 before.
+async fn a_session_that_cost(database: &TestDatabase, user: UserId, id: i64, total: i64) {
+    let run = database.run(&format!("node-{id}")).await;
+    let served = total * 6_000;
+    let last = ended(
+        settlement(user, 2, id, 1, total, served, served),
+        EndReason::User,
+    );
+    for fact in [
+        Fact::Opening(opening(user, 1, id, 0)),
+        Fact::Settlement(last),
+    ] {
+        database.must_record(&run, served, &[fact]).await;
     }
 }
 
@@ -75,6 +107,7 @@ async fn a_grant_is_made_once(database: Arc<TestDatabase>) {
         grant(user, 51, "k"),
         Adjustment {
             kind: EntryKind::Refund,
+            session: Some(session(1)),
             ..grant(user, 50, "k")
         },
         grant(user, 50, "signup"),
@@ -131,7 +164,7 @@ async fn an_adjustment_that_makes_no_sense_is_refused(database: Arc<TestDatabase
                 amount: CreditsChange::default(),
                 ..grant(user, 5, "a")
             },
-            "the wallet can't",
+            "no operator can",
         ),
         (
             "a grant that takes",
@@ -139,7 +172,7 @@ async fn an_adjustment_that_makes_no_sense_is_refused(database: Arc<TestDatabase
                 amount: outgoing,
                 ..grant(user, 5, "a")
             },
-            "the wallet can't",
+            "no operator can",
         ),
         (
             "a revoke that gives",
@@ -147,7 +180,7 @@ async fn an_adjustment_that_makes_no_sense_is_refused(database: Arc<TestDatabase
                 kind: EntryKind::Revoke,
                 ..grant(user, 5, "a")
             },
-            "the wallet can't",
+            "no operator can",
         ),
         (
             "usage",
@@ -156,17 +189,38 @@ async fn an_adjustment_that_makes_no_sense_is_refused(database: Arc<TestDatabase
                 amount: outgoing,
                 ..grant(user, 5, "a")
             },
-            "the wallet can't",
+            "no operator can",
+        ),
+        (
+            "a grant for a session",
+            Adjustment {
+                session: Some(session(1)),
+                ..grant(user, 5, "a")
+            },
+            "no operator can",
+        ),
+        (
+            "a refund for no session",
+            Adjustment {
+                kind: EntryKind::Refund,
+                ..grant(user, 5, "a")
+            },
+            "no operator can",
+        ),
+        (
+            "a refund for a session that never was",
+            refund(user, 1, 5, "a"),
+            "the user has no such session",
         ),
         (
             "more than a wallet holds",
             grant(user, Credits::MAX.get(), "a"),
-            "the wallet can't",
+            "the wallet holds 100 and",
         ),
         (
             "more than there is",
             revoke(user, 101, 10),
-            "the wallet can't",
+            "only 100 credits are free",
         ),
     ];
     for (what, adjustment, reason) in table {
@@ -222,7 +276,7 @@ async fn what_sessions_used_or_hold_cannot_be_revoked(database: Arc<TestDatabase
     let refused = async |amount, millis| {
         let result = store.adjust(revoke(user, amount, millis)).await;
         assert!(
-            matches!(result, Err(AdjustError::OutOfRange)),
+            matches!(result, Err(AdjustError::MoreThanFree { free }) if free < credits(amount)),
             "{amount} at {millis}: {result:?}"
         );
     };
@@ -251,16 +305,12 @@ async fn downtime_is_not_used(database: Arc<TestDatabase>) {
     database
         .must_record(&first, 5_000, &[Fact::Opening(opening(user, 1, 1, 0))])
         .await;
-    let second = database
-        .store
-        .begin_run(&first.node, at(8_900))
-        .await
-        .unwrap();
+    let second = begin_run(&database.store, "a", 8_900).await;
     database.must_record(&second, 9_900, &[]).await;
     // 5.0 s and 1.0 s: one interval is charged, and the next one held.
     assert!(matches!(
         database.store.adjust(revoke(user, 99, 0)).await,
-        Err(AdjustError::OutOfRange)
+        Err(AdjustError::MoreThanFree { free }) if free == credits(98)
     ));
     assert_eq!(
         database
@@ -271,6 +321,151 @@ async fn downtime_is_not_used(database: Arc<TestDatabase>) {
             .balance_after,
         credits(2)
     );
+}
+
+async fn a_revoke_takes_what_is_free_if_told_to(database: Arc<TestDatabase>) {
+    let (run, user) = (database.run("a").await, database.user(100).await);
+    database
+        .must_record(&run, 12_500, &[Fact::Opening(opening(user, 1, 1, 0))])
+        .await;
+    let all = Adjustment {
+        shortfall: Shortfall::TakeWhatIsFree,
+        ..revoke(user, 1_000, 0)
+    };
+    // Two intervals are charged, and one is held.
+    let store = &database.store;
+    let taken = store.adjust(all.clone()).await.unwrap();
+    assert_eq!((taken.amount.get(), taken.balance_after), (-97, credits(3)));
+    let again = store.adjust(all.clone()).await.unwrap();
+    assert_eq!(
+        again,
+        Adjusted {
+            is_repeat: true,
+            ..taken
+        }
+    );
+    for (amount, shortfall) in [(96, Shortfall::TakeWhatIsFree), (1_000, Shortfall::Refuse)] {
+        let other = Adjustment {
+            amount: CreditsChange::outgoing(credits(amount)),
+            shortfall,
+            ..all.clone()
+        };
+        let result = store.adjust(other).await;
+        assert!(matches!(result, Err(AdjustError::KeyConflict)), "{amount}");
+    }
+    let more = Adjustment {
+        idempotency_key: "another".to_owned(),
+        ..all
+    };
+    let result = store.adjust(more).await;
+    assert!(
+        matches!(result, Err(AdjustError::MoreThanFree { free }) if free.is_zero()),
+        "{result:?}"
+    );
+    let standing = store.standing(user, at(0)).await.unwrap().unwrap();
+    assert_eq!(
+        (standing.at, standing.balance, standing.free),
+        (at(12_500), credits(1), credits(0))
+    );
+    assert_eq!(standing.consumed, [(session(1), credits(2))]);
+    assert_eq!(database.violations().await, []);
+}
+
+async fn a_refund_never_exceeds_what_the_session_cost(database: Arc<TestDatabase>) {
+    let (user, other) = (database.user(100).await, database.user(100).await);
+    a_session_that_cost(&database, user, 1, 5).await;
+    a_session_that_cost(&database, other, 2, 5).await;
+    let store = &database.store;
+    let first = store.adjust(refund(user, 1, 3, "k")).await.unwrap();
+    assert_eq!(first.balance_after, credits(98));
+    let again = store.adjust(refund(user, 1, 3, "k")).await.unwrap();
+    assert_eq!((again.entry, again.is_repeat), (first.entry, true));
+    for conflict in [
+        refund(user, 1, 2, "k"),
+        refund(user, 2, 3, "k"),
+        grant(user, 3, "k"),
+    ] {
+        let result = store.adjust(conflict).await;
+        assert!(
+            matches!(result, Err(AdjustError::KeyConflict)),
+            "{result:?}"
+        );
+    }
+    let result = store.adjust(refund(user, 1, 3, "more")).await;
+    assert!(
+        matches!(result, Err(AdjustError::MoreThanSpent { spent, refunded })
+            if (spent, refunded) == (credits(5), credits(3))),
+        "{result:?}"
+    );
+    let result = store.adjust(refund(user, 2, 1, "another's")).await;
+    assert!(matches!(result, Err(AdjustError::SessionUnknown)));
+    store.adjust(refund(user, 1, 2, "the rest")).await.unwrap();
+
+    let entries = store.ledger(user, None, 2).await.unwrap();
+    let told: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry.kind, entry.amount.get(), entry.session_id))
+        .collect();
+    let of_session = |amount| (EntryKind::Refund, amount, Some(session(1)));
+    assert_eq!(told, [of_session(2), of_session(3)]);
+    assert_eq!(database.violations().await, []);
+}
+
+async fn a_hundred_grants_at_once_with_one_key_are_one(database: Arc<TestDatabase>) {
+    let user = database.user(100).await;
+    let other = database.another().await;
+    let results = at_once(&[&database.store, &other], |_| grant(user, 7, "k")).await;
+    let mut entries = HashSet::new();
+    for result in results {
+        let adjusted = result.unwrap();
+        assert_eq!(adjusted.balance_after, credits(107));
+        entries.insert(adjusted.entry);
+    }
+    assert_eq!(entries.len(), 1);
+    assert_eq!(database.wallet(user).await.credits, credits(107));
+    assert_eq!(database.violations().await, []);
+    other.close().await;
+}
+
+async fn a_hundred_refunds_at_once_stay_below_the_cost(database: Arc<TestDatabase>) {
+    let user = database.user(100).await;
+    a_session_that_cost(&database, user, 1, 17).await;
+    let other = database.another().await;
+    let results = at_once(&[&database.store, &other], |n| {
+        refund(user, 1, 2, &format!("key {n}"))
+    })
+    .await;
+    let made = results.iter().filter(|result| result.is_ok()).count();
+    assert_eq!(made, 8);
+    for result in results.into_iter().filter_map(Result::err) {
+        assert!(
+            matches!(result, AdjustError::MoreThanSpent { .. }),
+            "{result:?}"
+        );
+    }
+    let wallet = database.wallet(user).await;
+    assert_eq!(wallet.credits, credits(100 - 17 + 16));
+    assert_eq!(database.violations().await, []);
+    other.close().await;
+}
+
+/// Makes a hundred adjustments at the same time, by these stores in turn.
+async fn at_once(
+    stores: &[&Arc<dyn Store>],
+    adjustment: impl Fn(usize) -> Adjustment,
+) -> Vec<Result<Adjusted, AdjustError>> {
+    let adjustments = stores.iter().cycle().take(100).enumerate();
+    let tasks: Vec<_> = adjustments
+        .map(|(n, store)| {
+            let (store, adjustment) = (Arc::clone(store), adjustment(n));
+            tokio::spawn(async move { store.adjust(adjustment).await })
+        })
+        .collect();
+    let mut results = Vec::new();
+    for task in tasks {
+        results.push(task.await.unwrap());
+    }
+    results
 }
 
 async fn notices_are_told_in_order(database: Arc<TestDatabase>) {

@@ -2,7 +2,7 @@
 //! wallets, sessions, runs and the ledger; it has no passwords, no tokens and no audit.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     sync::{
         Mutex, MutexGuard,
@@ -13,13 +13,17 @@ use std::{
 
 use async_trait::async_trait;
 use billing::{
-    BalanceChange, Checkpoint, Opening, RecordedSession, Settled, Settlement, Span, WalletVersion,
+    BalanceChange, Checkpoint, Opening, RecordedSession, Run, Settled, Settlement, Takeover,
+    Wallet, WalletVersion,
 };
 use engine::{
-    facts::{Fact, FactOutcome, LiveSession, NodeName, NodeRun, Refusal, WalletRecord},
+    facts::{
+        Fact, FactOutcome, LiveSession, NodeName, NodeRun, ProcessId, Refusal, ResumePolicy,
+        WalletRecord,
+    },
     store::{
         AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-        SessionCursor, Store, StoreError, UserRecord, audit::AuditPage,
+        SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord, audit::AuditPage,
     },
 };
 use rand::{RngExt, rngs::StdRng};
@@ -28,6 +32,8 @@ use schema::{
     ledger::{EntryKind, LedgerEntry},
     session::{EndReason, SessionRecord},
 };
+
+use super::world::BEGIN;
 
 /// The store. Its faults can be switched while it is used.
 #[derive(Default)]
@@ -76,7 +82,9 @@ struct Data {
     ledger: Vec<(UserId, WalletVersion, LedgerEntry)>,
     runs: Vec<RunRow>,
     notices: Vec<Notice>,
-    adjusted: BTreeMap<(UserId, String), Adjusted>,
+    /// Sessions whose start was stale because of a revoke.
+    overtaken: BTreeSet<SessionId>,
+    adjusted: BTreeMap<(UserId, String), (EntryKind, Option<SessionId>, Adjusted)>,
     next_session: i64,
 }
 
@@ -97,9 +105,8 @@ struct SessionRow {
 }
 
 struct RunRow {
-    node: NodeName,
-    epoch: i64,
-    span: Span,
+    run: NodeRun,
+    alive_at: UnixMillis,
     is_current: bool,
 }
 
@@ -187,26 +194,89 @@ impl MemoryStore {
         }
     }
 
+    /// The runs, each from its start to its last `alive_at`, in ms since [`BEGIN`]; the one that lasts
+    /// has no end.
+    pub fn runs(&self) -> Vec<(i64, Option<i64>)> {
+        let data = self.data();
+        let runs = data.runs.iter().map(|row| {
+            let alive_at = row.alive_at.get() - BEGIN;
+            let to = (!row.is_current).then_some(alive_at);
+            (row.run.started_at.get() - BEGIN, to)
+        });
+        runs.collect()
+    }
+
+    /// What came into the wallet before `end`, less what went out up to then: what came in at that very
+    /// instant may have come after it.
+    pub fn moved_before(&self, user: UserId, end: UnixMillis) -> i64 {
+        let data = self.data();
+        let entries = data.ledger.iter().filter(|(owner, ..)| *owner == user);
+        let amounts = entries.map(|(_, _, entry)| (entry.at, entry.amount.get()));
+        amounts
+            .filter(|(at, amount)| *at < end || (*at == end && *amount < 0))
+            .map(|(_, amount)| amount)
+            .sum()
+    }
+
+    /// For how long the session's node could have served it: while its runs lasted. That a run lasted
+    /// shows by its `alive_at`, and by what it recorded of the session.
+    pub fn available(&self, session: SessionId) -> Millis {
+        let data = self.data();
+        let row = &data.sessions[&session];
+        let usage = data.ledger.iter().map(|(_, _, entry)| entry);
+        let usage = usage.filter(|entry| entry.session_id == Some(session));
+        let mut proofs: Vec<UnixMillis> = usage.map(|entry| entry.at).collect();
+        proofs.push(row.recorded.checkpoint.at);
+        let runs = || data.runs.iter().filter(|run| run.run.node == row.node);
+        let nexts = runs().skip(1).map(|next| next.run.started_at);
+        let spans = runs().zip(nexts.chain([UnixMillis::MAX]));
+        let available = spans.map(|(run, next)| {
+            let from = run.run.started_at;
+            let own = proofs.iter().filter(|proof| (from..next).contains(proof));
+            let to = own.fold(run.alive_at, |to, proof| to.max(*proof));
+            let to = to.min(row.recorded.checkpoint.at);
+            to.since(from.max(row.recorded.started_at)).get()
+        });
+        Millis::new(available.sum()).unwrap()
+    }
+
     /// The greatest instant at which the node's current run was alive.
     pub fn alive_at(&self) -> UnixMillis {
         self.data()
             .runs
             .iter()
-            .map(|run| run.span.to)
+            .map(|run| run.alive_at)
             .max()
             .unwrap()
     }
 
     /// What the session was settled for, one amount for each ledger entry.
     pub fn usage(&self, session: SessionId) -> Vec<i64> {
+        let amounts = self.amounts(EntryKind::Usage, session);
+        amounts.into_iter().map(|amount| -amount).collect()
+    }
+
+    /// What of the session's cost was refunded.
+    pub fn refunded(&self, session: SessionId) -> i64 {
+        self.amounts(EntryKind::Refund, session).into_iter().sum()
+    }
+
+    fn amounts(&self, kind: EntryKind, session: SessionId) -> Vec<i64> {
         let data = self.data();
         let of_session = data
             .ledger
             .iter()
-            .filter(|(_, _, entry)| entry.session_id == Some(session));
-        of_session
-            .map(|(_, _, entry)| -entry.amount.get())
-            .collect()
+            .filter(|(_, _, entry)| entry.kind == kind && entry.session_id == Some(session));
+        of_session.map(|(_, _, entry)| entry.amount.get()).collect()
+    }
+
+    /// How many starts were stale by a revoke and never recorded.
+    pub fn overtaken_starts(&self) -> usize {
+        let data = self.data();
+        let overtaken = data.overtaken.iter();
+        overtaken
+            .filter(|session| !data.sessions.contains_key(session))
+            .count()
     }
 
     fn data(&self) -> MutexGuard<'_, Data> {
@@ -268,6 +338,49 @@ impl Data {
         })
     }
 
+    fn begin_run(
+        &mut self,
+        node: &NodeName,
+        process: &ProcessId,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> NodeRun {
+        let before = self.runs.iter_mut().rfind(|row| row.run.node == *node);
+        let (epoch, started_at, takeover) = before.map_or((1, now, Takeover::Resume), |row| {
+            row.is_current = false;
+            let started_at = now.max(UnixMillis::new(row.alive_at.get() + 1).unwrap());
+            let takeover = policy.takeover(row.alive_at, started_at);
+            (row.run.epoch + 1, started_at, takeover)
+        });
+        let run = NodeRun {
+            node: node.clone(),
+            epoch,
+            process: process.clone(),
+            started_at,
+            takeover,
+        };
+        self.runs.push(RunRow {
+            run: run.clone(),
+            alive_at: started_at,
+            is_current: true,
+        });
+        run
+    }
+
+    fn runs_before(&self, run: &NodeRun) -> Vec<Run> {
+        let earlier = self
+            .runs
+            .iter()
+            .filter(|row| row.run.node == run.node && row.run.epoch < run.epoch);
+        earlier
+            .map(|row| Run {
+                from: row.run.started_at,
+                to: row.alive_at,
+                takeover: row.run.takeover,
+            })
+            .collect()
+    }
+
     fn enter(&mut self, user: UserId, version: WalletVersion, entry: LedgerEntry) {
         self.ledger.push((user, version, entry));
     }
@@ -300,6 +413,13 @@ impl Data {
             return FactOutcome::Refused(Refusal::UserUnknown);
         };
         if row.version != opening.version && sabotage != Some(Sabotage::VersionsIgnored) {
+            let last = self
+                .ledger
+                .iter()
+                .rfind(|(owner, ..)| *owner == opening.user);
+            if last.is_some_and(|(_, _, entry)| entry.kind == EntryKind::Revoke) {
+                self.overtaken.insert(opening.session);
+            }
             return FactOutcome::Stale;
         }
         if is_taken {
@@ -387,6 +507,131 @@ impl Data {
         }
         FactOutcome::Recorded
     }
+
+    fn adjust(&mut self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
+        let wallet = self
+            .wallet(adjustment.user, None)
+            .ok_or(AdjustError::UserUnknown)?;
+        let key = (adjustment.user, adjustment.idempotency_key.clone());
+        if let Some((kind, session, adjusted)) = self.adjusted.get(&key) {
+            let (made, asked) = (adjusted.amount.get(), adjustment.amount.get());
+            let is_same = (*kind, *session) == (adjustment.kind, adjustment.session)
+                && (made == asked
+                    || (adjustment.shortfall == Shortfall::TakeWhatIsFree && made > asked));
+            return if is_same {
+                Ok(Adjusted {
+                    is_repeat: true,
+                    ..*adjusted
+                })
+            } else {
+                Err(AdjustError::KeyConflict)
+            };
+        }
+        let current = self.runs.iter().filter(|run| run.is_current);
+        let alive_at = current.map(|run| run.alive_at).max();
+        let at = adjustment
+            .at
+            .max(wallet.last_instant)
+            .max(alive_at.unwrap_or(UnixMillis::EPOCH));
+        let amount = self.permitted(&adjustment, &wallet, at)?;
+        let balance = wallet.credits;
+        let balance_after = balance
+            .checked_change(amount)
+            .ok_or(AdjustError::MoreThanFits { balance })?;
+        let (entry_id, notice) = (self.entry_id(), self.notices.len() as i64 + 1);
+        let row = self
+            .users
+            .get_mut(&adjustment.user.get())
+            .ok_or(AdjustError::UserUnknown)?;
+        row.credits = balance_after;
+        row.version = row.version.next();
+        row.last_instant = at;
+        let version = row.version;
+        let entry = LedgerEntry {
+            entry_id,
+            at,
+            kind: adjustment.kind,
+            amount,
+            balance_after,
+            session_id: adjustment.session,
+            reason: Some(adjustment.reason),
+        };
+        self.enter(adjustment.user, version, entry);
+        self.notices.push(Notice {
+            id: notice,
+            user: adjustment.user,
+        });
+        let adjusted = Adjusted {
+            entry: entry_id,
+            at,
+            amount,
+            balance_after,
+            is_repeat: false,
+        };
+        self.adjusted
+            .insert(key, (adjustment.kind, adjustment.session, adjusted));
+        Ok(adjusted)
+    }
+
+    /// What may be moved: a revoke takes no more than is free, and all refunds of a session give no
+    /// more than it has cost.
+    fn permitted(
+        &self,
+        adjustment: &Adjustment,
+        wallet: &WalletRecord,
+        at: UnixMillis,
+    ) -> Result<CreditsChange, AdjustError> {
+        if adjustment.kind == EntryKind::Revoke {
+            let free = self.free(wallet, at);
+            if free.checked_change(adjustment.amount).is_none() {
+                let takes_less =
+                    adjustment.shortfall == Shortfall::TakeWhatIsFree && !free.is_zero();
+                return if takes_less {
+                    Ok(CreditsChange::outgoing(free))
+                } else {
+                    Err(AdjustError::MoreThanFree { free })
+                };
+            }
+        }
+        if adjustment.kind == EntryKind::Refund {
+            let session = adjustment.session.ok_or(AdjustError::Nonsense)?;
+            let row = self.sessions.get(&session);
+            let row = row.filter(|row| row.user == adjustment.user);
+            let spent = row.ok_or(AdjustError::SessionUnknown)?.recorded.settled;
+            let refunds = self.ledger.iter().filter(|(_, _, entry)| {
+                entry.kind == EntryKind::Refund && entry.session_id == Some(session)
+            });
+            let refunded = refunds.map(|(_, _, entry)| entry.amount.get()).sum();
+            let (spent, refunded) = (spent.total, Credits::new(refunded).unwrap());
+            if refunded.get() + adjustment.amount.get() > spent.get() {
+                return Err(AdjustError::MoreThanSpent { spent, refunded });
+            }
+        }
+        Ok(adjustment.amount)
+    }
+
+    /// What the wallet has at `at` that its sessions neither used nor hold, if they run on until then.
+    fn free(&self, wallet: &WalletRecord, at: UnixMillis) -> Credits {
+        let recorded: Vec<RecordedSession> = wallet
+            .live
+            .iter()
+            .map(|live| live.session.clone())
+            .collect();
+        let runs = self.runs.iter().map(|row| Run {
+            from: row.run.started_at,
+            to: if row.is_current {
+                UnixMillis::MAX
+            } else {
+                row.alive_at
+            },
+            takeover: row.run.takeover,
+        });
+        let runs: Vec<Run> = runs.collect();
+        let (user, version, credits) = (wallet.user, wallet.version, wallet.credits);
+        let mut wallet = Wallet::recovered(user, version, credits, &recorded, &runs);
+        wallet.advance(at);
+        wallet.free()
+    }
 }
 
 #[async_trait]
@@ -396,42 +641,49 @@ impl Store for MemoryStore {
     }
 
     async fn latest_alive_at(&self) -> Result<Option<UnixMillis>, StoreError> {
-        Ok(self.up()?.runs.iter().map(|run| run.span.to).max())
+        Ok(self.up()?.runs.iter().map(|run| run.alive_at).max())
     }
 
-    async fn begin_run(&self, node: &NodeName, now: UnixMillis) -> Result<NodeRun, StoreError> {
+    async fn begin_run(
+        &self,
+        node: &NodeName,
+        process: &ProcessId,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError> {
+        Ok(self.up()?.begin_run(node, process, now, policy))
+    }
+
+    async fn next_run(
+        &self,
+        run: &NodeRun,
+        cut: UnixMillis,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError> {
+        let fate = self.fate().await?;
         let mut data = self.up()?;
-        let mut started_at = now;
-        for run in data.runs.iter_mut().filter(|run| run.node == *node) {
-            run.is_current = false;
-            started_at = started_at.max(UnixMillis::new(run.span.to.get() + 1).unwrap());
-        }
-        let epoch = data.runs.iter().filter(|run| run.node == *node).count() as i64 + 1;
-        let span = Span {
-            from: started_at,
-            to: started_at,
+        let current = data
+            .runs
+            .iter_mut()
+            .find(|row| row.run.node == run.node && row.is_current)
+            .ok_or(StoreError::Superseded)?;
+        let next = if current.run.epoch == run.epoch {
+            current.alive_at = current.alive_at.max(cut);
+            data.begin_run(&run.node, &run.process, now, policy)
+        } else if current.run.epoch == run.epoch + 1 && current.run.process == run.process {
+            current.run.clone()
+        } else {
+            return Err(StoreError::Superseded);
         };
-        data.runs.push(RunRow {
-            node: node.clone(),
-            epoch,
-            span,
-            is_current: true,
-        });
-        Ok(NodeRun {
-            node: node.clone(),
-            epoch,
-            started_at,
-        })
+        if fate == Fate::ReplyLost {
+            return Err(lost());
+        }
+        Ok(next)
     }
 
-    async fn earlier_runs(&self, run: &NodeRun, _: UnixMillis) -> Result<Vec<Span>, StoreError> {
-        let data = self.up()?;
-        Ok(data
-            .runs
-            .iter()
-            .filter(|row| row.node == run.node && row.epoch < run.epoch)
-            .map(|row| row.span)
-            .collect())
+    async fn earlier_runs(&self, run: &NodeRun, _: UnixMillis) -> Result<Vec<Run>, StoreError> {
+        Ok(self.up()?.runs_before(run))
     }
 
     async fn live_wallets(
@@ -479,10 +731,10 @@ impl Store for MemoryStore {
         let mut data = self.up()?;
         let current = data.runs.iter_mut().find(|row| {
             let may_write = row.is_current || sabotage == Some(Sabotage::EpochsIgnored);
-            row.node == run.node && row.epoch == run.epoch && may_write
+            row.run.node == run.node && row.run.epoch == run.epoch && may_write
         });
         let current = current.ok_or(StoreError::Superseded)?;
-        current.span.to = current.span.to.max(alive_at.unwrap_or(UnixMillis::EPOCH));
+        current.alive_at = current.alive_at.max(alive_at.unwrap_or(UnixMillis::EPOCH));
         let outcomes = facts.iter().map(|fact| match fact {
             Fact::Opening(opening) => data.open(&run.node, opening, sabotage),
             Fact::Settlement(settlement) => data.settle(settlement, sabotage),
@@ -505,62 +757,15 @@ impl Store for MemoryStore {
 
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
         let fate = self.fate().await?;
-        let mut data = self.up()?;
-        let key = (adjustment.user, adjustment.idempotency_key.clone());
-        if let Some(adjusted) = data.adjusted.get(&key) {
-            return Ok(Adjusted {
-                is_repeat: true,
-                ..*adjusted
-            });
-        }
-        let alive_at = data
-            .runs
-            .iter()
-            .filter(|run| run.is_current)
-            .map(|run| run.span.to)
-            .max();
-        let (entry_id, notice) = (data.entry_id(), data.notices.len() as i64 + 1);
-        let row = data
-            .users
-            .get_mut(&adjustment.user.get())
-            .ok_or(AdjustError::UserUnknown)?;
-        let at = adjustment
-            .at
-            .max(row.last_instant)
-            .max(alive_at.unwrap_or(UnixMillis::EPOCH));
-        let balance_after = row
-            .credits
-            .checked_change(adjustment.amount)
-            .ok_or(AdjustError::OutOfRange)?;
-        row.credits = balance_after;
-        row.version = row.version.next();
-        row.last_instant = at;
-        let version = row.version;
-        let entry = LedgerEntry {
-            entry_id,
-            at,
-            kind: adjustment.kind,
-            amount: adjustment.amount,
-            balance_after,
-            session_id: None,
-            reason: Some(adjustment.reason),
-        };
-        data.enter(adjustment.user, version, entry);
-        data.notices.push(Notice {
-            id: notice,
-            user: adjustment.user,
-        });
-        let adjusted = Adjusted {
-            entry: entry_id,
-            at,
-            balance_after,
-            is_repeat: false,
-        };
-        data.adjusted.insert(key, adjusted);
+        let adjusted = self.up()?.adjust(adjustment)?;
         if fate == Fate::ReplyLost {
             return Err(lost().into());
         }
         Ok(adjusted)
+    }
+
+    async fn standing(&self, _: UserId, _: UnixMillis) -> Result<Option<Standing>, StoreError> {
+        Err(not_kept())
     }
 
     async fn notices(&self, after: Option<i64>, limit: u32) -> Result<Vec<Notice>, StoreError> {

@@ -8,9 +8,9 @@ use std::{
 use billing::{ChargedAt, Tariff};
 use engine::{
     Clock, Engine, EngineSettings,
-    engine::{RecoveredSessions, StopError, Stopped},
-    facts::NodeName,
-    store::{Adjustment, Store},
+    engine::{StopError, Stopped},
+    facts::{NodeName, ResumePolicy},
+    store::{AdjustError, Adjusted, Adjustment, Shortfall, Store},
     update::{News, UserUpdate},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -102,6 +102,18 @@ impl World {
         balances.collect()
     }
 
+    /// When the credits were told to run out, in the order of telling.
+    pub fn told_depletions(&self) -> Vec<Option<UnixMillis>> {
+        let heard = self.heard.lock().unwrap();
+        let sessions = heard.iter().filter_map(|update| match &update.news {
+            News::Balance(balance) => balance.session,
+            News::Event(_) => None,
+        });
+        let mut told: Vec<_> = sessions.map(|session| session.depletes_at).collect();
+        told.dedup();
+        told
+    }
+
     pub fn events(&self) -> Vec<ServerMessage> {
         let heard = self.heard.lock().unwrap();
         let events = heard.iter().filter_map(|update| match &update.news {
@@ -112,16 +124,33 @@ impl World {
     }
 
     pub async fn grant(&self, user: UserId, credits: i64) {
+        let amount = CreditsChange::incoming(Credits::new(credits).unwrap());
+        self.adjust(user, EntryKind::Grant, amount).await.unwrap();
+    }
+
+    pub async fn revoke(&self, user: UserId, credits: i64) -> Result<Adjusted, AdjustError> {
+        let amount = CreditsChange::outgoing(Credits::new(credits).unwrap());
+        self.adjust(user, EntryKind::Revoke, amount).await
+    }
+
+    async fn adjust(
+        &self,
+        user: UserId,
+        kind: EntryKind,
+        amount: CreditsChange,
+    ) -> Result<Adjusted, AdjustError> {
         let adjustment = Adjustment {
             user,
-            kind: EntryKind::Grant,
-            amount: CreditsChange::incoming(Credits::new(credits).unwrap()),
+            kind,
+            amount,
+            session: None,
+            shortfall: Shortfall::Refuse,
             at: self.engine.clock().now(),
             reason: "for the test".to_owned(),
             operator: "test".to_owned(),
-            idempotency_key: format!("grant-{credits}"),
+            idempotency_key: format!("{} of {}", kind.as_str(), amount.get()),
         };
-        self.store.adjust(adjustment).await.unwrap();
+        self.store.adjust(adjustment).await
     }
 }
 
@@ -136,8 +165,8 @@ pub fn settings() -> EngineSettings {
         tariff: Tariff::new(Credits::new(1).unwrap(), millis(6_000), ChargedAt::End).unwrap(),
         settle_every: millis(900_000),
         low_balance: millis(60_000),
-        recovered_sessions: RecoveredSessions::Resume,
-        resume_within: millis(600_000),
+        resume: ResumePolicy::Within(millis(600_000)),
+        outage_grace: Duration::from_mins(1),
         call_timeout: Duration::from_secs(5),
         calls_max: 1_000,
         redis_url: None,

@@ -1,94 +1,354 @@
-//! `minute-credit credits`: changes of balances by an operator.
+//! `minute-credit credits`: looking at a wallet, and changing its balance as an operator.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use anyhow::Context;
-use clap::Subcommand;
-use engine::store::{AdjustError, Adjustment};
-use schema::{Credits, CreditsChange, ledger::EntryKind};
+use clap::{Args, Subcommand};
+use engine::{
+    Clock,
+    store::{AdjustError, Adjusted, Adjustment, Shortfall, Standing, Store, UserRecord},
+};
+use jiff::Timestamp;
+use schema::{
+    Credits, CreditsChange, SessionId, UnixMillis,
+    ledger::{EntryKind, LedgerEntry},
+};
 
 use crate::settings::Settings;
 
-/// `grant EMAIL AMOUNT`
+/// The longest reason, in characters.
+const REASON_MAX: usize = 500;
+/// The longest operator's name or key, in characters.
+const NAME_MAX: usize = 100;
+
+/// What all the changes have in common.
+const ABOUT_KEYS: &str = "\
+It is done once for each key, however often the command is repeated. Without --key a fresh key is
+made and printed: repeat with it if the outcome was unknown.
+";
+
+/// `show`, `grant`, `revoke` or `refund`
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// Give credits to a user; a running session goes on with them
+    /// Show a wallet: its balance, what of it is free, the live session and the last ledger entries
     #[command(after_help = "\
-The grant is made once for each key, however often the command is repeated. Without --key a fresh
-key is made and printed: repeat with it if the outcome was unknown.
-
 Example:
-  minute-credit credits grant ada@example.com 500 --reason 'support case 17' --key case-17")]
-    Grant {
+  minute-credit credits show ada@example.com")]
+    Show {
         /// The user's email
         email: String,
-        /// How many credits, at least 1
-        #[arg(value_parser = parse_amount)]
-        amount: Credits,
-        /// Why, for the ledger
+        /// How many ledger entries to show
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+        entries: u32,
+    },
+    /// Give credits to a user; a running session goes on with them
+    #[command(after_help = format!("{ABOUT_KEYS}
+Example:
+  minute-credit credits grant ada@example.com 500 --reason 'support case 17' --key case-17"))]
+    Grant(Order),
+    /// Take credits back that are free: neither used nor held by a running session, which ends sooner
+    #[command(after_help = format!("{ABOUT_KEYS}
+Example:
+  minute-credit credits revoke ada@example.com 500 --up-to --reason 'chargeback 4711'"))]
+    Revoke {
+        #[command(flatten)]
+        order: Order,
+        /// Take what is free if that is less, instead of nothing
         #[arg(long)]
-        reason: String,
-        /// Who grants it, for the ledger
-        #[arg(long, env = "USER", hide_env_values = true)]
-        operator: String,
-        /// The idempotency key
-        #[arg(long)]
-        key: Option<String>,
+        up_to: bool,
+    },
+    /// Give back what a session cost; all refunds of a session never exceed its cost
+    #[command(after_help = format!("{ABOUT_KEYS}
+Example:
+  minute-credit credits refund ada@example.com 12 --session 345 --reason 'no picture, case 18'"))]
+    Refund {
+        #[command(flatten)]
+        order: Order,
+        /// The session, by its id
+        #[arg(long, value_name = "ID", value_parser = parse_session)]
+        session: SessionId,
     },
 }
 
+/// Whose balance is to be changed, by how much, and what the ledger says about it.
+#[derive(Args)]
+pub(super) struct Order {
+    /// The user's email
+    email: String,
+    /// How many credits, at least 1
+    #[arg(value_parser = parse_amount)]
+    amount: Credits,
+    /// Why, for the ledger
+    #[arg(long, value_parser = parse_reason)]
+    reason: String,
+    /// Who does it, for the ledger
+    #[arg(long, env = "USER", hide_env_values = true, value_parser = parse_name)]
+    operator: String,
+    /// The idempotency key
+    #[arg(long, value_parser = parse_name)]
+    key: Option<String>,
+}
+
+/// What is to be done with an order.
+#[derive(Clone, Copy)]
+struct Deed {
+    kind: EntryKind,
+    session: Option<SessionId>,
+    shortfall: Shortfall,
+}
+
 pub(super) async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> {
-    let Command::Grant {
-        email,
-        amount,
-        reason,
-        operator,
-        key,
-    } = command;
+    let deed = |kind| Deed {
+        kind,
+        session: None,
+        shortfall: Shortfall::Refuse,
+    };
+    match command {
+        Command::Show { email, entries } => show(settings, &email, entries).await,
+        Command::Grant(order) => adjust(settings, order, deed(EntryKind::Grant)).await,
+        Command::Revoke { order, up_to } => {
+            let shortfall = if up_to {
+                Shortfall::TakeWhatIsFree
+            } else {
+                Shortfall::Refuse
+            };
+            let deed = Deed {
+                shortfall,
+                ..deed(EntryKind::Revoke)
+            };
+            adjust(settings, order, deed).await
+        }
+        Command::Refund { order, session } => {
+            let deed = Deed {
+                session: Some(session),
+                ..deed(EntryKind::Refund)
+            };
+            adjust(settings, order, deed).await
+        }
+    }
+}
+
+/// Opens the database, and finds the user in it.
+async fn find(
+    settings: &Settings,
+    email: &str,
+) -> anyhow::Result<(Arc<dyn Store>, Clock, UserRecord)> {
     let (store, clock) = super::open_existing(settings).await?;
     let user = store
-        .user_by_email(&email)
+        .user_by_email(email)
         .await
         .context("the user could not be read")?;
     let user = user.with_context(|| format!("nobody has the email {email}"))?;
-    let key = key.unwrap_or_else(|| format!("cli-{:032x}", rand::random::<u128>()));
+    Ok((store, clock, user))
+}
+
+// --- changing ---
+
+async fn adjust(settings: &Settings, order: Order, deed: Deed) -> anyhow::Result<ExitCode> {
+    let (store, clock, user) = find(settings, &order.email).await?;
+    let key = order
+        .key
+        .unwrap_or_else(|| format!("cli-{:032x}", rand::random::<u128>()));
+    let amount = if deed.kind == EntryKind::Revoke {
+        CreditsChange::outgoing(order.amount)
+    } else {
+        CreditsChange::incoming(order.amount)
+    };
     let adjustment = Adjustment {
         user: user.id,
-        kind: EntryKind::Grant,
-        amount: CreditsChange::incoming(amount),
+        kind: deed.kind,
+        amount,
+        session: deed.session,
+        shortfall: deed.shortfall,
         at: clock.now(),
-        reason,
-        operator,
+        reason: order.reason,
+        operator: order.operator,
         idempotency_key: key.clone(),
     };
-    let adjusted = store.adjust(adjustment).await.map_err(|error| {
-        let is_unknown = matches!(&error, AdjustError::Store(error) if error.is_transient());
-        let error = anyhow::Error::from(error);
-        if is_unknown {
-            error.context(format!(
-                "whether the credits were granted is unknown: repeat with --key {key}"
-            ))
-        } else {
-            error.context("no credits were granted")
-        }
-    })?;
+    let adjusted = store.adjust(adjustment).await;
     store.close().await;
-    let done = if adjusted.is_repeat {
-        "had been granted before, nothing changed"
-    } else {
-        "granted"
-    };
-    println!(
-        "{amount} credits to {}: {done} (key {key}, ledger entry {}, balance {})",
-        user.email, adjusted.entry, adjusted.balance_after
-    );
+    let adjusted = adjusted.map_err(|error| explained(error, deed, &key))?;
+    println!("{}", told(&user.email, deed, &key, &adjusted));
     Ok(ExitCode::SUCCESS)
 }
+
+/// What became of an adjustment that came back with `error`.
+fn explained(error: AdjustError, deed: Deed, key: &str) -> anyhow::Error {
+    let past = past(deed.kind);
+    let may_take_less = matches!(&error, AdjustError::MoreThanFree { free } if !free.is_zero())
+        && deed.shortfall == Shortfall::Refuse;
+    let is_unknown = matches!(&error, AdjustError::Store(error) if error.is_transient());
+    let error = anyhow::Error::from(error);
+    if is_unknown {
+        return error.context(format!(
+            "whether the credits were {past} is unknown: repeat with --key {key}"
+        ));
+    }
+    let hint = if may_take_less {
+        " (--up-to takes what is free)"
+    } else {
+        ""
+    };
+    error.context(format!("no credits were {past}{hint}"))
+}
+
+/// What was done, in a line.
+fn told(email: &str, deed: Deed, key: &str, adjusted: &Adjusted) -> String {
+    let past = past(deed.kind);
+    let done = if adjusted.is_repeat {
+        format!("had been {past} before, nothing changed")
+    } else {
+        past.to_owned()
+    };
+    let side = if deed.kind == EntryKind::Revoke {
+        "of"
+    } else {
+        "to"
+    };
+    let session = deed
+        .session
+        .map_or_else(String::new, |session| format!(" for session {session}"));
+    format!(
+        "{} credits {side} {email}: {done}{session} (key {key}, ledger entry {}, balance {})",
+        adjusted.amount.get().unsigned_abs(),
+        adjusted.entry,
+        adjusted.balance_after
+    )
+}
+
+const fn past(kind: EntryKind) -> &'static str {
+    match kind {
+        EntryKind::Revoke => "revoked",
+        EntryKind::Refund => "refunded",
+        _ => "granted",
+    }
+}
+
+// --- looking ---
+
+async fn show(settings: &Settings, email: &str, entries: u32) -> anyhow::Result<ExitCode> {
+    let (store, clock, user) = find(settings, email).await?;
+    let read = || "the wallet could not be read";
+    let standing = store
+        .standing(user.id, clock.now())
+        .await
+        .with_context(read)?;
+    let standing = standing.with_context(|| format!("nobody has the email {email} any more"))?;
+    let entries = store
+        .ledger(user.id, None, entries)
+        .await
+        .with_context(read)?;
+    store.close().await;
+    let mut out = io::stdout().lock();
+    write_standing(&mut out, &user, &standing)?;
+    write_entries(&mut out, &entries)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_standing(out: &mut impl Write, user: &UserRecord, standing: &Standing) -> io::Result<()> {
+    let Standing {
+        record,
+        at,
+        balance,
+        free,
+        consumed,
+    } = standing;
+    writeln!(out, "user     {}, {}", user.id, user.email)?;
+    writeln!(out, "at       {}", time(*at))?;
+    writeln!(out, "balance  {balance}")?;
+    writeln!(out, "free     {free}")?;
+    writeln!(out, "ledger   {}", record.credits)?;
+    if record.live.is_empty() {
+        writeln!(out, "session  none is live")?;
+    }
+    for live in &record.live {
+        let id = live.session.id;
+        let cost = consumed
+            .iter()
+            .find(|(session, _)| *session == id)
+            .map_or(Credits::ZERO, |(_, cost)| *cost);
+        writeln!(
+            out,
+            "session  {id} is live since {}, has cost {cost} of which {} are in the ledger, at node {}",
+            time(live.session.started_at),
+            live.session.settled.total,
+            live.node.as_str()
+        )?;
+    }
+    Ok(())
+}
+
+fn write_entries(out: &mut impl Write, entries: &[LedgerEntry]) -> io::Result<()> {
+    if entries.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\n{:>8}  {:<24}  {:<12}  {:>8}  {:>8}  {:>8}  reason",
+        "entry", "at", "kind", "amount", "balance", "session"
+    )?;
+    for entry in entries {
+        let session = entry
+            .session_id
+            .map_or_else(String::new, |session| session.to_string());
+        let line = format!(
+            "{:>8}  {:<24}  {:<12}  {:>+8}  {:>8}  {session:>8}  {}",
+            entry.entry_id,
+            time(entry.at),
+            entry.kind.as_str(),
+            entry.amount.get(),
+            entry.balance_after,
+            entry.reason.as_deref().unwrap_or_default()
+        );
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// The instant as people write it; its number if it is beyond what they do.
+fn time(at: UnixMillis) -> String {
+    Timestamp::from_millisecond(at.get())
+        .map_or_else(|_| at.to_string(), |time| format!("{time:.3}"))
+}
+
+// --- arguments ---
 
 fn parse_amount(text: &str) -> Result<Credits, String> {
     let amount = text.parse::<i64>().map_err(|error| error.to_string())?;
     match Credits::new(amount) {
         Ok(amount) if !amount.is_zero() => Ok(amount),
-        _ => Err("must be at least 1".to_owned()),
+        _ => Err(format!("must be from 1 to {}", Credits::MAX)),
     }
+}
+
+fn parse_session(text: &str) -> Result<SessionId, String> {
+    let id = text.parse::<i64>().map_err(|error| error.to_string())?;
+    SessionId::new(id).map_err(|error| error.to_string())
+}
+
+fn parse_reason(text: &str) -> Result<String, String> {
+    parse_words(text, REASON_MAX)
+}
+
+fn parse_name(text: &str) -> Result<String, String> {
+    parse_words(text, NAME_MAX)
+}
+
+/// A line of 1 to `max` characters, without space around it.
+fn parse_words(text: &str, max: usize) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Err("must not be empty".to_owned());
+    }
+    if text.chars().count() > max {
+        return Err(format!("must have {max} characters at most"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("must be one line without control characters".to_owned());
+    }
+    Ok(text.to_owned())
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::store::Adjustment;
+use engine::store::{Adjustment, Shortfall};
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use schema::{Credits, CreditsChange, ledger::EntryKind};
@@ -189,6 +189,8 @@ async fn credits_from_another_process_are_told() {
         user: user.id,
         kind: EntryKind::Grant,
         amount: CreditsChange::incoming(Credits::new(50).unwrap()),
+        session: None,
+        shortfall: Shortfall::Refuse,
         at: user.created_at,
         reason: "test".to_owned(),
         operator: "tester".to_owned(),
@@ -201,7 +203,7 @@ async fn credits_from_another_process_are_told() {
         (&json!(150), &json!(false))
     );
 
-    post("/api/sessions/start")
+    let started = post("/api/sessions/start")
         .token(&token)
         .send(&server)
         .await
@@ -212,6 +214,25 @@ async fn credits_from_another_process_are_told() {
         (&told["amount"], &told["credits"]),
         (&json!(50), &json!(200))
     );
+
+    // What goes out is seen by the balance and the end alone.
+    let revoke = Adjustment {
+        kind: EntryKind::Revoke,
+        amount: CreditsChange::outgoing(Credits::new(120).unwrap()),
+        ..grant("a revoke")
+    };
+    store.adjust(revoke).await.unwrap();
+    let told = loop {
+        let told = socket.next().await;
+        assert_ne!(told["type"], "credits_added", "{told}");
+        if told["credits"] == 80 {
+            break told;
+        }
+    };
+    assert_eq!(
+        told["depletesAt"].as_i64(),
+        started["startedAt"].as_i64().map(|at| at + 480_000)
+    );
     let stopped = post("/api/sessions/stop")
         .token(&token)
         .send(&server)
@@ -219,7 +240,7 @@ async fn credits_from_another_process_are_told() {
         .expect(200);
     assert_eq!(
         (&stopped["creditsConsumed"], &stopped["finalCredits"]),
-        (&json!(0), &json!(200))
+        (&json!(0), &json!(80))
     );
 }
 

@@ -4,6 +4,7 @@
 
 mod program;
 
+mod credits;
 mod serve;
 mod settings;
 mod tools;

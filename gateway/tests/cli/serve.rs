@@ -5,6 +5,7 @@ use std::{
     io::Write,
     net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
+    time::Duration,
 };
 
 use crate::program::{Program, Serving, left};
@@ -65,6 +66,41 @@ fn whoever_starts_under_the_name_takes_over() {
     );
     let stopped = second.ask("POST", "/api/sessions/stop", &token, "");
     assert!(stopped.contains("Session stopped"), "{stopped}");
+}
+
+/// A stopped process can't serve; it is free for the customer, and needs no restart.
+#[test]
+fn a_suspended_process_recovers_in_place() {
+    let program = Program::new();
+    let mut command = program.command(&["serve"]);
+    command.env("MINUTE_CREDIT__TARIFF__INTERVAL_MS", "1000");
+    let mut serving = Serving::start(command);
+    let token = serving.sign_up("ada@example.com");
+    serving.ask("POST", "/api/sessions/start", &token, "");
+    serving.signal("STOP");
+    let asleep = Duration::from_secs(15);
+    std::thread::sleep(asleep);
+    serving.signal("CONT");
+    serving.wait_for_line("time goes on in the next run");
+    let stopped = serving.ask("POST", "/api/sessions/stop", &token, "");
+    assert!(stopped.contains("Session stopped"), "{stopped}");
+    let history = serving.ask("GET", "/api/sessions", &token, "");
+    let number = |name: &str| -> u64 {
+        let (_, rest) = history
+            .split_once(&format!("\"{name}\":"))
+            .unwrap_or_else(|| panic!("{history}"));
+        let digits = rest.split(|c: char| !c.is_ascii_digit()).next();
+        digits.unwrap().parse().unwrap()
+    };
+    let asleep_ms = u64::try_from(asleep.as_millis()).unwrap();
+    let lasted_ms = number("endedAt") - number("startedAt");
+    assert!(
+        number("servedMs") + asleep_ms <= lasted_ms,
+        "what it slept is not served: {history}"
+    );
+    serving.signal("TERM");
+    assert_eq!(serving.wait().0, Some(0));
+    program.run(&["verify"]).ok();
 }
 
 #[test]

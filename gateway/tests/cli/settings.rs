@@ -50,7 +50,10 @@ fn every_command_has_help() {
         &["fixture", "--help"],
         &["user", "--help"],
         &["user", "set-password", "--help"],
+        &["credits", "show", "--help"],
         &["credits", "grant", "--help"],
+        &["credits", "revoke", "--help"],
+        &["credits", "refund", "--help"],
     ] {
         let help = program.run(command).ok();
         assert!(help.contains("Usage: minute-credit"), "{help}");

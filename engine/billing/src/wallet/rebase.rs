@@ -79,6 +79,23 @@ impl Wallet {
         ended_elsewhere
     }
 
+    /// A start that is not recorded and, after a [`Wallet::rebase`], no longer covered: its session's
+    /// first interval never began, or what the session has cost until a stop is gone. Whoever took
+    /// the credits could not know of the start. Nobody was told of it either, so it may be
+    /// withdrawn, see [`Wallet::start_refused`].
+    pub fn uncovered_start(&self) -> Option<SessionId> {
+        let start = self.sessions.iter().find(|session| !session.is_recorded)?;
+        let never_began = start
+            .end
+            .is_some_and(|end| end.reason == EndReason::Depleted && end.at == start.started_at);
+        let committed = self
+            .sessions
+            .iter()
+            .map(|session| session.committed(self.instant));
+        let is_overdrawn = self.left(committed).is_none_or(|left| left < 0);
+        (never_began || is_overdrawn).then_some(start.id)
+    }
+
     /// Goes back to the first of `changes` and from there on takes every decision anew, with the
     /// changes; commands keep their instants.
     fn replay(&mut self, changes: &[BalanceChange]) {

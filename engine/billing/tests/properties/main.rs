@@ -6,6 +6,7 @@
     reason = "a test that panics has failed"
 )]
 
+mod cuts;
 mod extremes;
 mod model;
 mod world;

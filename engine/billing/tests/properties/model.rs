@@ -126,6 +126,23 @@ impl Model {
         }
     }
 
+    /// The engine ends every session.
+    pub(crate) fn end_all(&mut self) {
+        let (at_ms, reason) = (self.now_ms, EndReason::Engine);
+        for session in &mut self.sessions {
+            if matches!(session.state, State::Ended { .. }) {
+                continue;
+            }
+            session.state = State::Ended { at_ms, reason };
+            session.held = 0;
+            if session.served_ms == 0 {
+                // What never was served is free.
+                self.balance += session.consumed;
+                session.consumed = 0;
+            }
+        }
+    }
+
     pub(crate) fn serve_one_ms(&mut self) {
         for session in self
             .sessions
@@ -167,7 +184,7 @@ impl Model {
         }
     }
 
-    fn command(&mut self, command: Command) {
+    pub(crate) fn command(&mut self, command: Command) {
         match command {
             Command::Start {
                 id,

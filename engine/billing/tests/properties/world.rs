@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use billing::{
-    BalanceChange, Opening, Rebase, Settled, Settlement, SlotNumber, Tariff, Wallet, WalletVersion,
+    BalanceChange, Checkpoint, Opening, Rebase, RecordedSession, Run, Settled, Settlement,
+    SlotNumber, Takeover, Tariff, Wallet, WalletVersion,
 };
 use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId, session::EndReason};
 
@@ -47,12 +48,21 @@ pub(crate) enum Chore {
     Notice,
 }
 
+/// How a node comes to stand still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// Its process dies, and all that it knows is what is recorded.
+    Crash,
+    /// Its process goes on in another run.
+    InPlace,
+}
+
 /// A database with one wallet, to the rules of laws 4 and 7.
 #[derive(Debug, Default)]
 struct Database {
     version: i64,
     ledger_balance: i64,
-    live: BTreeMap<SessionId, Settled>,
+    live: BTreeMap<SessionId, RecordedSession>,
     ended: BTreeMap<SessionId, Settlement>,
     started: BTreeMap<SessionId, UnixMillis>,
     changes: Vec<(i64, BalanceChange)>,
@@ -66,7 +76,19 @@ impl Database {
         if !self.started.contains_key(&opening.session) {
             self.write_from(opening.version)?;
             self.started.insert(opening.session, opening.started_at);
-            self.live.insert(opening.session, Settled::default());
+            let session = RecordedSession {
+                id: opening.session,
+                slot: opening.slot,
+                tariff: opening.tariff,
+                started_at: opening.started_at,
+                settled: Settled::default(),
+                checkpoint: Checkpoint {
+                    at: opening.started_at,
+                    served: Millis::ZERO,
+                },
+                pauses: Vec::new(),
+            };
+            self.live.insert(opening.session, session);
         }
         Ok(opening.version.next())
     }
@@ -77,16 +99,19 @@ impl Database {
             self.live.get(&settlement.session),
             self.ended.get(&settlement.session),
         ) {
-            (Some(settled), _) => settlement.end.is_none() && same(settled.seq, settled.total),
+            (Some(RecordedSession { settled, .. }), _) => {
+                settlement.end.is_none() && same(settled.seq, settled.total)
+            }
             (None, Some(ended)) => same(ended.seq, ended.total),
             (None, None) => panic!("a settlement of a session that never started: {settlement:?}"),
         };
         if !is_recorded {
             self.write_from(settlement.version)?;
-            let settled = self
+            let session = self
                 .live
                 .get_mut(&settlement.session)
                 .expect("only live sessions settle");
+            let settled = &mut session.settled;
             assert_eq!(
                 settlement.seq,
                 settled.seq + 1,
@@ -105,6 +130,10 @@ impl Database {
             *settled = Settled {
                 seq: settlement.seq,
                 total: settlement.total,
+            };
+            session.checkpoint = Checkpoint {
+                at: settlement.at,
+                served: settlement.served,
             };
             if settlement.end.is_some() {
                 self.live.remove(&settlement.session);
@@ -147,7 +176,7 @@ impl Database {
             live: self
                 .live
                 .iter()
-                .map(|(id, settled)| (*id, *settled))
+                .map(|(id, session)| (*id, session.settled))
                 .collect(),
         }
     }
@@ -158,6 +187,8 @@ impl Database {
 pub(crate) struct World {
     pub(crate) wallet: Wallet,
     database: Database,
+    /// The runs of the node, the last of which lasts.
+    runs: Vec<Run>,
 }
 
 impl World {
@@ -174,7 +205,44 @@ impl World {
             ms(0),
             Vec::new(),
         );
-        Self { wallet, database }
+        let first = Run {
+            from: ms(0),
+            to: UnixMillis::MAX,
+            takeover: Takeover::Resume,
+        };
+        Self {
+            wallet,
+            database,
+            runs: vec![first],
+        }
+    }
+
+    /// Everything that was asked for up to `cut` is recorded; then the node stands still, by a crash or
+    /// in place, until `back`.
+    pub(crate) fn cut(&mut self, cut: i64, back: i64, takeover: Takeover, kind: Cut) {
+        self.finish(cut);
+        if let Some(run) = self.runs.last_mut() {
+            run.to = ms(cut);
+        }
+        let run = Run {
+            from: ms(back),
+            to: UnixMillis::MAX,
+            takeover,
+        };
+        self.runs.push(run);
+        match kind {
+            Cut::InPlace => self.wallet.taken_over(ms(cut), &run),
+            Cut::Crash => {
+                let recorded: Vec<RecordedSession> = self.database.live.values().cloned().collect();
+                self.wallet = Wallet::recovered(
+                    self.wallet.user(),
+                    WalletVersion::new(self.database.version),
+                    credits(self.database.ledger_balance),
+                    &recorded,
+                    &self.runs,
+                );
+            }
+        }
     }
 
     /// Whether the owner knows all that others wrote.
@@ -363,7 +431,7 @@ impl World {
             .database
             .live
             .iter()
-            .map(|(id, settled)| {
+            .map(|(id, RecordedSession { settled, .. })| {
                 let session = self
                     .wallet
                     .session(*id)

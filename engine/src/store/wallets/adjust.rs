@@ -3,15 +3,16 @@
 
 use std::collections::HashMap;
 
-use billing::{AfterCut, RecordedSession, Session, Span, Wallet, WalletVersion};
-use schema::{Credits, EntryId, UnixMillis, ledger::EntryKind};
+use billing::{Run, Session, Wallet, WalletVersion};
+use schema::{Credits, CreditsChange, EntryId, SessionId, UnixMillis, UserId, ledger::EntryKind};
 
 use super::{leave_notice, wallet};
 use crate::{
     facts::WalletRecord,
     store::{
-        AdjustError, Adjusted, Adjustment, StoreError,
+        AdjustError, Adjusted, Adjustment, Shortfall, Standing, StoreError,
         connection::{Connection, Sql, Value},
+        runs::{self, RunRow},
     },
 };
 
@@ -20,14 +21,6 @@ const ISSUANCE: i64 = -1;
 /// The house's account that takes in what is used.
 const REVENUE: i64 = -2;
 
-/// A run of a node in the database.
-#[derive(sqlx::FromRow)]
-struct RunRow {
-    started_at: i64,
-    alive_at: i64,
-    is_current: bool,
-}
-
 /// An adjustment in the database.
 #[derive(sqlx::FromRow)]
 struct RepeatRow {
@@ -35,6 +28,7 @@ struct RepeatRow {
     at: i64,
     kind: String,
     amount: i64,
+    session_id: Option<i64>,
     balance_after: i64,
 }
 
@@ -43,10 +37,7 @@ pub(in crate::store) async fn adjust(
     connection: &mut Connection,
     adjustment: Adjustment,
 ) -> Result<Adjusted, AdjustError> {
-    let (house, is_incoming) = direction(adjustment.kind).ok_or(AdjustError::OutOfRange)?;
-    if adjustment.amount.get() == 0 || (adjustment.amount.get() > 0) != is_incoming {
-        return Err(AdjustError::OutOfRange);
-    }
+    let house = house_account(&adjustment).ok_or(AdjustError::Nonsense)?;
     lock_user(connection, &adjustment).await?;
     if let Some(repeat) = repeat(connection, &adjustment).await? {
         return repeat;
@@ -56,18 +47,19 @@ pub(in crate::store) async fn adjust(
         return Err(AdjustError::UserUnknown);
     };
     let runs = runs_of(connection, &wallet).await?;
-    let at = instant(&adjustment, &wallet, &runs)?;
-    let balance_after = wallet
-        .credits
-        .checked_change(adjustment.amount)
-        .ok_or(AdjustError::OutOfRange)?;
-    if !is_incoming
-        && free(&wallet, &runs, at)?
-            .checked_change(adjustment.amount)
-            .is_none()
-    {
-        return Err(AdjustError::OutOfRange);
-    }
+    let at = instant(adjustment.at, &wallet, &runs);
+    let amount = match adjustment.kind {
+        EntryKind::Revoke => takeable(&adjustment, standing(wallet.clone(), &runs, at).free)?,
+        EntryKind::Refund => {
+            refuse_beyond_cost(connection, &adjustment).await?;
+            adjustment.amount
+        }
+        _ => adjustment.amount,
+    };
+    let balance = wallet.credits;
+    let balance_after = balance
+        .checked_change(amount)
+        .ok_or(AdjustError::MoreThanFits { balance })?;
 
     connection
         .execute(
@@ -81,20 +73,119 @@ pub(in crate::store) async fn adjust(
             ],
         )
         .await?;
+    let version = wallet.version.next();
+    let entry = insert_entry(
+        connection,
+        &adjustment,
+        house,
+        amount,
+        at,
+        (version, balance_after),
+    )
+    .await?;
+    leave_notice(connection, adjustment.user, adjustment.at).await?;
+    Ok(Adjusted {
+        entry,
+        at,
+        amount,
+        balance_after,
+        is_repeat: false,
+    })
+}
+
+/// The user's wallet as it stands at `now`, or as soon after as it counts from.
+pub(in crate::store) async fn standing_of(
+    connection: &mut Connection,
+    user: UserId,
+    now: UnixMillis,
+) -> Result<Option<Standing>, StoreError> {
+    let Some(wallet) = wallet(connection, user, WalletVersion::new(i64::MAX)).await? else {
+        return Ok(None);
+    };
+    let runs = runs_of(connection, &wallet).await?;
+    let at = instant(now, &wallet, &runs);
+    Ok(Some(standing(wallet, &runs, at)))
+}
+
+/// The house's account that the adjustment moves from or to; nothing where no operator can make it.
+fn house_account(adjustment: &Adjustment) -> Option<i64> {
+    let amount = adjustment.amount.get();
+    let (house, is_incoming) = match adjustment.kind {
+        EntryKind::SignupGrant | EntryKind::Grant => (ISSUANCE, true),
+        EntryKind::Refund => (REVENUE, true),
+        EntryKind::Revoke => (ISSUANCE, false),
+        _ => return None,
+    };
+    let is_for_session = adjustment.kind == EntryKind::Refund;
+    let makes_sense = amount != 0
+        && (amount > 0) == is_incoming
+        && adjustment.session.is_some() == is_for_session;
+    makes_sense.then_some(house)
+}
+
+/// What a revoke takes where `free` credits are free.
+fn takeable(adjustment: &Adjustment, free: Credits) -> Result<CreditsChange, AdjustError> {
+    let is_enough = free.checked_change(adjustment.amount).is_some();
+    match adjustment.shortfall {
+        _ if is_enough => Ok(adjustment.amount),
+        Shortfall::TakeWhatIsFree if !free.is_zero() => Ok(CreditsChange::outgoing(free)),
+        Shortfall::TakeWhatIsFree | Shortfall::Refuse => Err(AdjustError::MoreThanFree { free }),
+    }
+}
+
+/// Refuses a refund of a session that isn't the user's, and one by which all its refunds would
+/// exceed what it has cost. Two refunds at once are of one user, whose lock the caller holds.
+async fn refuse_beyond_cost(
+    connection: &mut Connection,
+    adjustment: &Adjustment,
+) -> Result<(), AdjustError> {
+    let session = adjustment.session.map(SessionId::get);
+    let spent: Option<(i64,)> = connection
+        .row(
+            "SELECT credits_consumed FROM sessions WHERE id = $1 AND user_id = $2",
+            &[session.into(), adjustment.user.get().into()],
+        )
+        .await?;
+    let (spent,) = spent.ok_or(AdjustError::SessionUnknown)?;
+    let refunded: Option<(i64,)> = connection
+        .row(
+            "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger
+             WHERE user_id = $2 AND session_id = $1 AND kind = 'refund'",
+            &[session.into(), adjustment.user.get().into()],
+        )
+        .await?;
+    let refunded = Credits::new(refunded.map_or(0, |(sum,)| sum)).map_err(StoreError::from)?;
+    let spent = Credits::new(spent).map_err(StoreError::from)?;
+    refunded
+        .checked_change(adjustment.amount)
+        .filter(|sum| *sum <= spent)
+        .map(drop)
+        .ok_or(AdjustError::MoreThanSpent { spent, refunded })
+}
+
+async fn insert_entry(
+    connection: &mut Connection,
+    adjustment: &Adjustment,
+    house: i64,
+    amount: CreditsChange,
+    at: UnixMillis,
+    (version, balance_after): (WalletVersion, Credits),
+) -> Result<EntryId, StoreError> {
     let wallet_account = adjustment.user.get();
-    let (from, to) = if is_incoming {
+    let (from, to) = if amount.get() > 0 {
         (house, wallet_account)
     } else {
         (wallet_account, house)
     };
-    let values: [Value; 11] = [
+    let values: [Value; 12] = [
         adjustment.user.get().into(),
         at.get().into(),
         adjustment.kind.as_str().into(),
         from.into(),
         to.into(),
-        adjustment.amount.get().abs().into(),
-        wallet.version.next().get().into(),
+        amount.get().abs().into(),
+        adjustment.session.map(SessionId::get).into(),
+        version.get().into(),
         balance_after.get().into(),
         adjustment.reason.as_str().into(),
         adjustment.operator.as_str().into(),
@@ -102,33 +193,15 @@ pub(in crate::store) async fn adjust(
     ];
     let entry: Option<(i64,)> = connection
         .row(
-            "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, wallet_version, balance_after,
-                reason, operator, idempotency_key, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $2) RETURNING id",
+            "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, session_id, wallet_version,
+                balance_after, reason, operator, idempotency_key, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $2) RETURNING id",
             &values,
         )
         .await?;
     let (entry,) =
         entry.ok_or_else(|| StoreError::Corrupt("a ledger entry was not written".to_owned()))?;
-    leave_notice(connection, adjustment.user, adjustment.at).await?;
-    let entry = EntryId::new(entry).map_err(StoreError::from)?;
-    Ok(Adjusted {
-        entry,
-        at,
-        balance_after,
-        is_repeat: false,
-    })
-}
-
-/// The house's account that an entry of this kind moves from or to, and whether the wallet gains; or
-/// nothing where an operator can't make such an entry.
-const fn direction(kind: EntryKind) -> Option<(i64, bool)> {
-    match kind {
-        EntryKind::SignupGrant | EntryKind::Grant => Some((ISSUANCE, true)),
-        EntryKind::Refund => Some((REVENUE, true)),
-        EntryKind::Revoke => Some((ISSUANCE, false)),
-        _ => None,
-    }
+    Ok(EntryId::new(entry)?)
 }
 
 async fn lock_user(
@@ -150,18 +223,26 @@ async fn repeat(
 ) -> Result<Option<Result<Adjusted, AdjustError>>, StoreError> {
     let row: Option<RepeatRow> = connection
         .row(
-            "SELECT id, at, kind, CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount, balance_after
+            "SELECT id, at, kind, CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount, session_id,
+                balance_after
              FROM ledger WHERE user_id = $1 AND idempotency_key = $2",
             &[adjustment.user.get().into(), adjustment.idempotency_key.as_str().into()],
         )
         .await?;
     let Some(row) = row else { return Ok(None) };
-    if row.kind != adjustment.kind.as_str() || row.amount != adjustment.amount.get() {
+    let asked = adjustment.amount.get();
+    let is_same_amount = row.amount == asked
+        || (adjustment.shortfall == Shortfall::TakeWhatIsFree && row.amount > asked);
+    let is_same = row.kind == adjustment.kind.as_str()
+        && row.session_id == adjustment.session.map(SessionId::get)
+        && is_same_amount;
+    if !is_same {
         return Ok(Some(Err(AdjustError::KeyConflict)));
     }
     Ok(Some(Ok(Adjusted {
         entry: EntryId::new(row.id)?,
         at: UnixMillis::new(row.at)?,
+        amount: CreditsChange::try_from(row.amount)?,
         balance_after: Credits::new(row.balance_after)?,
         is_repeat: true,
     })))
@@ -171,76 +252,52 @@ async fn repeat(
 async fn runs_of(
     connection: &mut Connection,
     wallet: &WalletRecord,
-) -> Result<HashMap<String, Vec<RunRow>>, StoreError> {
-    let mut runs: HashMap<String, Vec<RunRow>> = HashMap::new();
+) -> Result<HashMap<String, Vec<Run>>, StoreError> {
+    let mut runs: HashMap<String, Vec<Run>> = HashMap::new();
     for session in &wallet.live {
-        let node = session.node.as_str();
-        if !runs.contains_key(node) {
-            let sql = "SELECT started_at, alive_at, is_current FROM node_runs WHERE node = $1 ORDER BY epoch";
-            runs.insert(node.to_owned(), connection.rows(sql, &[node.into()]).await?);
+        let node = &session.node;
+        if !runs.contains_key(node.as_str()) {
+            let all = runs::all(connection, node).await?;
+            let all = all.iter().map(RunRow::run).collect::<Result<_, _>>()?;
+            runs.insert(node.as_str().to_owned(), all);
         }
     }
     Ok(runs)
 }
 
-/// The instant from which the adjustment counts.
-fn instant(
-    adjustment: &Adjustment,
-    wallet: &WalletRecord,
-    runs: &HashMap<String, Vec<RunRow>>,
-) -> Result<UnixMillis, StoreError> {
-    let current = runs.values().flatten().filter(|run| run.is_current);
-    current
-        .map(|run| UnixMillis::new(run.alive_at))
-        .try_fold(adjustment.at.max(wallet.last_instant), |at, alive_at| {
-            Ok(at.max(alive_at?))
-        })
+/// The instant from which what a writer does at `now` by its own clock counts: none that a node which
+/// serves the wallet has passed.
+fn instant(now: UnixMillis, wallet: &WalletRecord, runs: &HashMap<String, Vec<Run>>) -> UnixMillis {
+    let alive_at = runs.values().flatten().map(|run| run.to);
+    alive_at.fold(now.max(wallet.last_instant), UnixMillis::max)
 }
 
-/// What the wallet has at `at` that its sessions have neither used nor hold, if they run on until
-/// then.
-fn free(
-    record: &WalletRecord,
-    runs: &HashMap<String, Vec<RunRow>>,
-    at: UnixMillis,
-) -> Result<Credits, StoreError> {
-    let mut sessions = Vec::with_capacity(record.live.len());
+/// The wallet as it stands at `at`, if its sessions run on until then.
+fn standing(record: WalletRecord, runs: &HashMap<String, Vec<Run>>, at: UnixMillis) -> Standing {
+    let mut sessions: Vec<Session> = Vec::with_capacity(record.live.len());
     for (node, runs) in runs {
         let recorded = record.live.iter().filter(|live| live.node.as_str() == node);
         let recorded: Vec<_> = recorded.map(|live| live.session.clone()).collect();
-        sessions.extend(running_on(record, &recorded, runs)?);
-    }
-    let mut wallet = Wallet::new(
-        record.user,
-        record.version,
-        record.credits,
-        UnixMillis::EPOCH,
-        sessions,
-    );
-    wallet.advance(at);
-    Ok(wallet.free())
-}
-
-/// One node's sessions as they run on since its current run began.
-fn running_on(
-    record: &WalletRecord,
-    recorded: &[RecordedSession],
-    runs: &[RunRow],
-) -> Result<Vec<Session>, StoreError> {
-    let mut earlier = Vec::with_capacity(runs.len());
-    let mut after_cut = AfterCut::End;
-    for run in runs {
-        let (from, to) = (
-            UnixMillis::new(run.started_at)?,
-            UnixMillis::new(run.alive_at)?,
-        );
-        if run.is_current {
-            after_cut = AfterCut::ResumeAt(from);
-        } else {
-            earlier.push(Span { from, to });
+        let mut runs = runs.clone();
+        if let Some(current) = runs.last_mut() {
+            current.to = UnixMillis::MAX;
         }
+        let (user, version, credits) = (record.user, record.version, record.credits);
+        let wallet = Wallet::recovered(user, version, credits, &recorded, &runs);
+        sessions.extend(wallet.sessions());
     }
     let (user, version, credits) = (record.user, record.version, record.credits);
-    let wallet = Wallet::recovered(user, version, credits, recorded, &earlier, after_cut);
-    Ok(wallet.sessions().to_vec())
+    let mut wallet = Wallet::new(user, version, credits, UnixMillis::EPOCH, sessions);
+    wallet.advance(at);
+    let consumed = wallet.sessions().iter().map(|session| {
+        let charge = session.charge(at);
+        (session.id, charge.unwrap_or(Credits::MAX))
+    });
+    Standing {
+        at,
+        balance: wallet.balance(),
+        free: wallet.free(),
+        consumed: consumed.collect(),
+        record,
+    }
 }

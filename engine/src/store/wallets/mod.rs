@@ -3,7 +3,7 @@
 mod adjust;
 mod read;
 
-pub(super) use adjust::adjust;
+pub(super) use adjust::{adjust, standing_of};
 pub(super) use read::{live_wallets, wallet};
 
 use schema::{UnixMillis, UserId};
