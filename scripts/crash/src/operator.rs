@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// How long a command may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// After so many attempts an operation stays unknown.
 const ATTEMPTS_MAX: u32 = 20;
 

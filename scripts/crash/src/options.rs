@@ -9,7 +9,7 @@ use clap::{Parser, ValueEnum};
 pub enum Store {
     /// An SQLite file in a folder of the run.
     Sqlite,
-    /// Postgres at DATABASE_URL, and Redis at REDIS_URL if it is set.
+    /// The Postgres and, if it is set, the Redis that `DATABASE_URL` and `REDIS_URL` name.
     Postgres,
 }
 

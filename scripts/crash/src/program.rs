@@ -33,9 +33,9 @@ impl Program {
 
     /// The same program with a setting, as an environment variable.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.settings.retain(|(other, _)| other != name);
-        self.settings.push((name.to_owned(), value.to_string()));
+        self.settings.push((name.to_owned(), value.into()));
         self
     }
 

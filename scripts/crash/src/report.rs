@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Display,
     fs::File,
     io::{BufWriter, Write},
     path::Path,
@@ -12,7 +13,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::{
-    checker::{Kind, Verdict},
+    checker::{Kind, Undercharge, Verdict},
     history::History,
     nemesis::Strike,
     records::Records,
@@ -60,52 +61,87 @@ impl Report {
         if hidden > 0 {
             writeln!(out, "and {hidden} more")?;
         }
-        let mut row = |name: &str, value: String| writeln!(out, "{name:<14}{value}");
-        row("rounds", self.rounds.to_string())?;
+        self.write_rounds(out)?;
+        self.write_operations(out)?;
+        let verdict = &self.verdict;
+        row(
+            out,
+            "records",
+            format_args!(
+                "{} sessions, {} ledger entries; {} websocket messages",
+                verdict.sessions, verdict.entries, verdict.messages
+            ),
+        )?;
+        row(out, "verify", &self.verified)?;
+        for kind in Kind::ALL {
+            row(out, kind.as_str(), verdict.count(kind))?;
+        }
+        let Undercharge {
+            worst_ms,
+            worst_per_crash_ms,
+            sessions,
+        } = verdict.undercharge;
+        row(
+            out,
+            "undercharge",
+            format_args!(
+                "at worst {worst_ms} ms of a session, {worst_per_crash_ms} ms for each crash \
+                 it went through ({sessions} sessions bounded)"
+            ),
+        )?;
+        let seconds = self.elapsed.as_secs();
+        row(
+            out,
+            "duration",
+            format_args!("{} min {} s", seconds / 60, seconds % 60),
+        )?;
+        row(out, "seed", self.seed)
+    }
+
+    fn write_rounds(&self, out: &mut impl Write) -> std::io::Result<()> {
+        row(out, "rounds", self.rounds)?;
         for (strike, count) in &self.strikes {
-            row("", format!("{count} × {}", strike.as_str()))?;
+            row(out, "", format_args!("{count:>6}  {}", strike.as_str()))?;
         }
         if self.cuts > 0 {
-            row("", format!("{} COMMITs cut off", self.cuts))?;
+            row(out, "", format_args!("{:>6}  COMMITs cut off", self.cuts))?;
         }
+        Ok(())
+    }
+
+    fn write_operations(&self, out: &mut impl Write) -> std::io::Result<()> {
+        writeln!(
+            out,
+            "\n{:<16}{:>12}{:>9}{:>9}   and then{:>14}{:>9}{:>7}{:>10}",
+            "operations",
+            "acknowledged",
+            "refused",
+            "unknown",
+            "acknowledged",
+            "refused",
+            "found",
+            "not found"
+        )?;
         for (sort, tally) in &self.verdict.tallies {
-            row(
-                &format!("{sort}s"),
-                format!(
-                    "{} acknowledged, {} refused, {} unknown at first \
-                     (then {} acknowledged, {} refused; {} found done, {} found not done)",
-                    tally.acknowledged,
-                    tally.refused,
-                    tally.unknown,
-                    tally.acknowledged_later,
-                    tally.refused_later,
-                    tally.found_done,
-                    tally.found_undone
-                ),
+            writeln!(
+                out,
+                "{sort:<16}{:>12}{:>9}{:>9}           {:>14}{:>9}{:>7}{:>10}",
+                tally.acknowledged,
+                tally.refused,
+                tally.unknown,
+                tally.acknowledged_later,
+                tally.refused_later,
+                tally.found_done,
+                tally.found_undone
             )?;
         }
-        row(
-            "records",
-            format!(
-                "{} sessions, {} ledger entries; {} messages over websockets",
-                self.verdict.sessions, self.verdict.entries, self.verdict.messages
-            ),
-        )?;
-        row("verify", self.verified.clone())?;
-        for kind in Kind::ALL {
-            row(kind.as_str(), self.verdict.count(kind).to_string())?;
-        }
-        let undercharge = self.verdict.undercharge;
-        row(
-            "undercharge",
-            format!(
-                "{} ms at worst in one session, {} ms for each crash ({} sessions bounded)",
-                undercharge.worst_ms, undercharge.worst_per_crash_ms, undercharge.sessions
-            ),
-        )?;
-        row("duration", format!("{:.1} s", self.elapsed.as_secs_f64()))?;
-        row("seed", self.seed.to_string())
+        writeln!(out)
     }
+}
+
+/// A line of the summary.
+fn row(out: &mut impl Write, name: &str, value: impl Display) -> std::io::Result<()> {
+    writeln!(out, "{name:<16}{value}")
 }
 
 /// Writes everything into files in `dir`, one JSON value a line, for whoever looks into a violation.

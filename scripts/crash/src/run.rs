@@ -213,7 +213,7 @@ impl<'a> Run<'a> {
         for (account, stream) in accounts.iter().zip(2..) {
             let user = User::new(
                 account.clone(),
-                self.client(),
+                [self.client(), self.client()],
                 self.recorder.clone(),
                 phase.clone(),
                 decisions(self.seed, stream),
@@ -356,17 +356,26 @@ async fn set_up(options: &Options, dir: &Path, name: &str) -> anyhow::Result<Set
         .canonicalize()
         .with_context(|| format!("there is no {}: build it first", options.program.display()))?;
     let program = Program::new(&binary, dir)
-        .with("PORT", 0)
-        .with("DATA_DIR", dir.join("data").display())
+        .with("PORT", "0")
+        .with("DATA_DIR", dir.join("data").display().to_string())
         .with("MINUTE_CREDIT__NODE__NAME", name)
-        .with("MINUTE_CREDIT__SIGNUP__CREDITS", SIGNUP_CREDITS)
-        .with("MINUTE_CREDIT__TARIFF__CREDITS", PRICE)
-        .with("MINUTE_CREDIT__TARIFF__INTERVAL_MS", options.interval_ms)
-        .with("MINUTE_CREDIT__SETTLEMENT__EVERY_MS", SETTLE_EVERY_MS)
-        // Shorter than the outages, so that there are unknown outcomes.
-        .with("MINUTE_CREDIT__DATABASE__CONNECT_TIMEOUT_MS", 500)
-        .with("MINUTE_CREDIT__DATABASE__CALL_TIMEOUT_MS", 1_000)
-        .with("MINUTE_CREDIT__LIMITS__CALL_TIMEOUT_MS", 1_500);
+        .with("MINUTE_CREDIT__SIGNUP__CREDITS", SIGNUP_CREDITS.to_string())
+        .with("MINUTE_CREDIT__TARIFF__CREDITS", PRICE.to_string())
+        .with(
+            "MINUTE_CREDIT__TARIFF__INTERVAL_MS",
+            options.interval_ms.to_string(),
+        )
+        .with(
+            "MINUTE_CREDIT__SETTLEMENT__EVERY_MS",
+            SETTLE_EVERY_MS.to_string(),
+        );
+    let program = match options.faults {
+        Faults::Kill => program,
+        // Shorter than the longest outages, so that there are unknown outcomes.
+        Faults::Cut | Faults::DiskFull | Faults::All => program
+            .with("MINUTE_CREDIT__DATABASE__CALL_TIMEOUT_MS", "1500")
+            .with("MINUTE_CREDIT__LIMITS__CALL_TIMEOUT_MS", "2000"),
+    };
     match options.store {
         Store::Sqlite => {
             if options.faults == Faults::Cut {

@@ -196,11 +196,11 @@ fn listen(
 ) {
     let mut tell = Some(tell);
     for line in BufReader::new(err).lines() {
-        let Ok(line) = line else {
+        let Ok(said) = line else {
             return;
         };
-        log.line(&format!("{pid}: {line}"));
-        let address = line
+        log.line(&format!("{pid}: {said}"));
+        let address = said
             .split_once("is ready at http://")
             .and_then(|(_, rest)| rest.split_whitespace().next())
             .and_then(|address| address.parse().ok());
@@ -210,8 +210,8 @@ fn listen(
             // Nobody waits any more if it was killed meanwhile.
             let _ = tell.send(address);
         }
-        if line.contains("panicked at") {
-            recorder.complain(format!("the server panicked: {line}"));
+        if said.contains("panicked at") {
+            recorder.complain(format!("the server panicked: {said}"));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rand::{RngExt, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use schema::{
     ErrorCode, SessionId,
     account::Authenticated,
@@ -55,6 +55,8 @@ enum Ended<T> {
 pub struct User {
     account: Account,
     client: Client,
+    /// For what is sent twice at once.
+    other_client: Client,
     recorder: Recorder,
     phase: watch::Receiver<Phase>,
     random: StdRng,
@@ -80,9 +82,8 @@ pub async fn sign_up(
         };
         let exchange = client.call::<Authenticated>(call).await;
         match &exchange.answer {
-            Answer::Failed(ErrorCode::EmailTaken) => path = "/api/auth/login",
+            Answer::Unknown(_) | Answer::Failed(ErrorCode::EmailTaken) => path = "/api/auth/login",
             Answer::Failed(ErrorCode::InvalidCredentials) => path = "/api/auth/signup",
-            Answer::Unknown(_) => path = "/api/auth/login",
             _ => {}
         }
         let ended = note(recorder, operation, exchange, |_| Reply::SignedUp);
@@ -101,7 +102,7 @@ impl User {
     /// A user who does what `random` says.
     pub fn new(
         account: Account,
-        client: Client,
+        [client, other_client]: [Client; 2],
         recorder: Recorder,
         phase: watch::Receiver<Phase>,
         random: StdRng,
@@ -109,6 +110,7 @@ impl User {
         Self {
             account,
             client,
+            other_client,
             recorder,
             phase,
             random,
@@ -233,28 +235,75 @@ impl User {
         }
     }
 
-    /// Sends a command until it has an answer, under one key. Some of those without one are given up.
+    /// Does what `request` asks for. Some of the time it is sent twice at once: under one key, as a
+    /// nervous client does, or under two, as two clients of one user do.
     async fn command<T: DeserializeOwned>(
         &mut self,
         request: Request,
         path: &str,
         reply: impl Fn(&T) -> Reply,
     ) -> Ended<T> {
-        let (operation, key) = self.recorder.decide(self.account.index, request);
+        let decide = || self.recorder.decide(self.account.index, request);
+        let first = decide();
+        let second = match self.random.random_range(0..16) {
+            0 => Some(first.clone()),
+            1 => Some(decide()),
+            _ => None,
+        };
+        let mut errand = |client, (operation, key)| Errand {
+            client,
+            operation,
+            key,
+            path,
+            token: &self.account.token,
+            recorder: &self.recorder,
+            phase: &self.phase,
+            random: StdRng::seed_from_u64(self.random.random()),
+        };
+        let first = errand(&mut self.client, first);
+        let Some(second) = second else {
+            return first.run(&reply).await;
+        };
+        let second = errand(&mut self.other_client, second);
+        match tokio::join!(first.run(&reply), second.run(&reply)) {
+            (Ended::Acknowledged(done), _) | (_, Ended::Acknowledged(done)) => {
+                Ended::Acknowledged(done)
+            }
+            (Ended::Abandoned, _) | (_, Ended::Abandoned) => Ended::Abandoned,
+            (refused, _) => refused,
+        }
+    }
+}
+
+/// A command on its way.
+struct Errand<'a> {
+    client: &'a mut Client,
+    operation: OperationId,
+    key: String,
+    path: &'a str,
+    token: &'a str,
+    recorder: &'a Recorder,
+    phase: &'a watch::Receiver<Phase>,
+    random: StdRng,
+}
+
+impl Errand<'_> {
+    /// Sends it until it has an answer, under one key. Some of those without one are given up.
+    async fn run<T: DeserializeOwned>(mut self, reply: impl Fn(&T) -> Reply) -> Ended<T> {
         let mut was_unknown = false;
         loop {
             self.client.server_is_up().await;
-            let call = Call::post(path, &self.account.token, &key);
+            let call = Call::post(self.path, self.token, &self.key);
             let exchange = self.client.call::<T>(call).await;
-            match note(&self.recorder, operation, exchange, &reply) {
+            match note(self.recorder, self.operation, exchange, &reply) {
                 Some(Answer::Done(value)) => return Ended::Acknowledged(value),
                 Some(Answer::Failed(code)) if !(was_unknown && is_temporary(code)) => {
                     return Ended::Refused(code);
                 }
                 Some(Answer::Unknown(_)) => {
                     was_unknown = true;
-                    let gives_up = *self.phase.borrow() == Phase::Busy;
-                    if gives_up && self.random.random_ratio(1, 4) {
+                    let may_give_up = *self.phase.borrow() == Phase::Busy;
+                    if may_give_up && self.random.random_ratio(1, 4) {
                         return Ended::Abandoned;
                     }
                 }

@@ -2,6 +2,11 @@
 //!
 //! They need the server's program beside this crate's own, as `cargo build --workspace` leaves it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "this is a test, in which any surprise is a failure"
+)]
+
 use std::path::Path;
 
 use clap::Parser;

@@ -8,6 +8,7 @@ mod sessions;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::collections::BTreeMap;
 

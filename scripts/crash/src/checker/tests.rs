@@ -289,7 +289,7 @@ fn lost_operations_are_found() {
     });
     // It started at another time.
     expect(&[Kind::Lost], |world| {
-        world.session().started_at = wall(999)
+        world.session().started_at = wall(999);
     });
     // Two starts were told the same session.
     expect(&[Kind::Lost], |world| {
@@ -298,7 +298,7 @@ fn lost_operations_are_found() {
     });
     // An acknowledged stop has other figures: end, charge, reason.
     expect(&[Kind::Lost], |world| {
-        world.session().ended_at = Some(wall(3_001))
+        world.session().ended_at = Some(wall(3_001));
     });
     expect(
         &[Kind::Lost, Kind::Overcharged, Kind::Unbalanced],
@@ -455,7 +455,7 @@ fn undercharges_are_found() {
 #[test]
 fn wrong_balances_are_found() {
     expect(&[Kind::Unbalanced], |world| {
-        world.user().credits = credits(61)
+        world.user().credits = credits(61);
     });
     expect(&[Kind::Unbalanced], |world| {
         world.user().ledger[2].amount = CreditsChange::outgoing(credits(9));
@@ -510,6 +510,21 @@ fn what_websockets_should_not_have_said_is_found() {
     };
     expect(&[], tells(10));
     expect(&[Kind::Misreported], tells(9));
+}
+
+#[test]
+fn a_key_that_is_not_known_again_is_found() {
+    for (operation, reply) in [(1, started(1, 1_000)), (3, stopped(1, 3_000, 10, 60))] {
+        let again = |outcome| {
+            move |world: &mut World| {
+                let again = attempt(3_300, 3_310, outcome);
+                world.history.operations[operation].attempts.push(again);
+            }
+        };
+        expect(&[], again(reply));
+        expect(&[Kind::Misreported], again(refused()));
+        expect(&[], again(Outcome::Postponed("unavailable".to_owned())));
+    }
 }
 
 #[test]
