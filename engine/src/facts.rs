@@ -155,6 +155,9 @@ pub struct WalletRecord {
     pub last_instant: UnixMillis,
     /// Its live sessions, of any node.
     pub live: Vec<LiveSession>,
+    /// What others changed of the balance since the last settlement of any session, or the start of a
+    /// live one; in the order of the wallet's versions.
+    pub since_checkpoints: Vec<BalanceChange>,
     /// The balance changes from outside the engine since the version asked for, in the order of
     /// their versions.
     pub changes: Vec<BalanceChange>,

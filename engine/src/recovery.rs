@@ -55,6 +55,7 @@ pub fn rebuild(record: &WalletRecord, runs: &Runs) -> Wallet {
         record.version,
         record.credits,
         &sessions,
+        &record.since_checkpoints,
         &runs.all,
     )
 }

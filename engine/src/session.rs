@@ -35,6 +35,9 @@ use crate::{
 /// The wait before something is tried again that failed for no reason of the caller's.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// The version to read a wallet since that is not known yet: what it is now is all that matters.
+const FIRST_READING: WalletVersion = WalletVersion::new(i64::MAX);
+
 /// What a caller asks of a user's session; routed by the supervisor.
 #[derive(Debug)]
 pub enum Request {
@@ -206,7 +209,7 @@ impl Actor for SessionActor {
             context,
         };
         match origin {
-            Origin::Database => state.load(&myself, WalletVersion::default()),
+            Origin::Database => state.load(&myself, FIRST_READING),
             Origin::Recovered { wallet, runs } => {
                 state.adopt(wallet, runs);
                 state.follow_up(&myself);
@@ -391,7 +394,7 @@ impl SessionState {
     fn record_next(&mut self, myself: &ActorRef<SessionMessage>) {
         let WalletState::Ready(wallet) = &self.wallet else {
             if self.reload == Reload::Needed {
-                self.load(myself, WalletVersion::default());
+                self.load(myself, FIRST_READING);
             }
             return;
         };

@@ -51,7 +51,7 @@ enum Command {
     /// Bring the database's schema up to date; serve does that too
     Migrate,
     /// Audit the whole database: print every broken law, and exit 1 if there is one
-    Verify,
+    Verify(verify::Arguments),
     /// Create users without passwords, with credits and tokens, for load tests
     Fixture(fixture::Arguments),
     /// List users, or set a user's password
@@ -86,7 +86,7 @@ async fn run_command(command: Command, settings: Settings) -> anyhow::Result<Exi
     match command {
         Command::Serve => serve::run(settings).await,
         Command::Migrate => migrate::run(&settings).await,
-        Command::Verify => verify::run(&settings).await,
+        Command::Verify(arguments) => verify::run(&settings, &arguments).await,
         Command::Fixture(arguments) => fixture::run(&settings, &arguments).await,
         Command::User(command) => user::run(&settings, command).await,
         Command::Credits(command) => credits::run(&settings, command).await,

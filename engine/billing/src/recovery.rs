@@ -4,9 +4,14 @@
 //! runs they stood still. So a session whose credits ran out before the crash ends at that very
 //! instant, even if nobody came to write it down.
 
+use std::cmp::Reverse;
+
 use schema::{Credits, SessionId, UnixMillis, UserId, session::EndReason};
 
-use crate::{Checkpoint, Meter, Session, Settled, SlotNumber, Span, Tariff, Wallet, WalletVersion};
+use crate::{
+    BalanceChange, Checkpoint, Meter, Session, Settled, SlotNumber, Span, Tariff, Wallet,
+    WalletVersion,
+};
 
 /// A live session as recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,50 +63,70 @@ pub enum Takeover {
     End,
 }
 
-/// What happens to a session in a replay. At one instant in this order.
+/// What happens in a replay. At one instant in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Turn {
-    /// Its meter stands still.
-    Off,
-    /// It ends, by the engine.
-    End,
-    /// Its meter runs.
-    On,
+    /// The balance changes by so many credits: what comes in before what goes out, as that may have
+    /// been taken from it.
+    Balance(Reverse<i64>),
+    /// The session's meter stands still.
+    Off(SessionId),
+    /// The session ends, by the engine.
+    End(SessionId),
+    /// The session's meter runs.
+    On(SessionId),
 }
 
-/// A point at which something happens to a session.
-struct Change {
+/// A point at which something happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Event {
     at: UnixMillis,
-    session: SessionId,
     turn: Turn,
 }
 
 impl Wallet {
     /// The wallet as it stands in the last of `runs`: all of its node's that could have served it, in
-    /// order and not overlapping. What became of sessions is decided, not recorded: see
+    /// order and not overlapping. `changes` are those of the balance by others since the last
+    /// settlement of any session, or the start of a recorded one: the ledger's balance has them, and
+    /// they count from their own instants. What became of sessions is decided, not recorded: see
     /// [`Wallet::settlement_due`].
     pub fn recovered(
         user: UserId,
         version: WalletVersion,
         ledger_balance: Credits,
         recorded: &[RecordedSession],
+        changes: &[BalanceChange],
         runs: &[Run],
     ) -> Self {
         let sessions = recorded.iter().map(stopped_at_checkpoint).collect();
         let mut wallet = Self::new(user, version, ledger_balance, UnixMillis::EPOCH, sessions);
 
-        let mut changes: Vec<Change> = recorded
+        let mut events: Vec<Event> = recorded
             .iter()
-            .flat_map(|session| changes_of(session, runs))
+            .flat_map(|session| events_of(session, runs))
             .collect();
-        changes.sort_by_key(|change| (change.at, change.turn));
-        for change in changes.iter().filter(|change| change.at < UnixMillis::MAX) {
-            wallet.advance(change.at);
-            match change.turn {
-                Turn::Off => wallet.turn_meter(change.session, change.at, MeterTurn::Off),
-                Turn::On => wallet.turn_meter(change.session, change.at, MeterTurn::On),
-                Turn::End => {
-                    let _end = wallet.stop(change.at, change.session, EndReason::Engine);
+        for BalanceChange { at, amount } in changes {
+            // Before it, the balance was without it.
+            wallet.change_balance(-amount.get());
+            let turn = Turn::Balance(Reverse(amount.get()));
+            events.push(Event { at: *at, turn });
+        }
+        events.sort_unstable();
+        for Event { at, turn } in events
+            .into_iter()
+            .filter(|event| event.at < UnixMillis::MAX)
+        {
+            if let Turn::Balance(Reverse(amount)) = turn {
+                wallet.change_balance_at(at, amount);
+                continue;
+            }
+            wallet.advance(at);
+            match turn {
+                Turn::Balance(_) => {}
+                Turn::Off(session) => wallet.turn_meter(session, at, MeterTurn::Off),
+                Turn::On(session) => wallet.turn_meter(session, at, MeterTurn::On),
+                Turn::End(session) => {
+                    let _end = wallet.stop(at, session, EndReason::Engine);
                 }
             }
         }
@@ -144,26 +169,21 @@ fn stopped_at_checkpoint(recorded: &RecordedSession) -> Session {
 
 /// What happens to the session in `runs`: its meter runs since its checkpoint, while a run lasts and
 /// the session is not paused; and it ends where a run did not take it over.
-fn changes_of(session: &RecordedSession, runs: &[Run]) -> Vec<Change> {
-    let mut changes = Vec::new();
+fn events_of(session: &RecordedSession, runs: &[Run]) -> Vec<Event> {
+    let mut events = Vec::new();
+    let id = session.id;
     let mut cut = UnixMillis::EPOCH;
     for run in runs {
-        let mut add = |at, turn| {
-            changes.push(Change {
-                at,
-                session: session.id,
-                turn,
-            });
-        };
+        let mut add = |at, turn| events.push(Event { at, turn });
         // What was settled in the run was taken over by it.
         if run.takeover == Takeover::End && session.checkpoint.at < run.from {
             // A settlement can be recorded a moment before the node is recorded to be alive.
-            add(cut.max(session.checkpoint.at), Turn::End);
+            add(cut.max(session.checkpoint.at), Turn::End(id));
         }
         let mut served = |from, to| {
             if from < to {
-                add(from, Turn::On);
-                add(to, Turn::Off);
+                add(from, Turn::On(id));
+                add(to, Turn::Off(id));
             }
         };
         let mut from = run.from.max(session.checkpoint.at);
@@ -178,12 +198,12 @@ fn changes_of(session: &RecordedSession, runs: &[Run]) -> Vec<Change> {
         served(from, run.to);
         cut = run.to;
     }
-    changes
+    events
 }
 
 #[cfg(test)]
 mod tests {
-    use schema::Millis;
+    use schema::{CreditsChange, Millis};
 
     use super::*;
     use crate::ChargedAt;
@@ -237,7 +257,14 @@ mod tests {
         let credits = Credits::new(credits).unwrap();
         let user = UserId::new(1).unwrap();
         (
-            Wallet::recovered(user, WalletVersion::default(), credits, &[session], runs),
+            Wallet::recovered(
+                user,
+                WalletVersion::default(),
+                credits,
+                &[session],
+                &[],
+                runs,
+            ),
             id,
         )
     }
@@ -319,6 +346,7 @@ mod tests {
             WalletVersion::default(),
             Credits::new(50).unwrap(),
             &[session],
+            &[],
             &[run(0, 899_500), last(910_000, Takeover::End)],
         );
         let end = wallet.session(id).unwrap().end.unwrap();
@@ -367,6 +395,7 @@ mod tests {
             WalletVersion::default(),
             Credits::new(50).unwrap(),
             &[session],
+            &[],
             &runs,
         );
         wallet.advance(ms(30_500));
@@ -418,5 +447,54 @@ mod tests {
                 );
             }
         }
+    }
+
+    /// Credits that came after the credits had run out don't undo the end that nobody wrote down.
+    #[test]
+    fn a_change_counts_from_its_own_instant() {
+        let check = |changed_at: i64, amount: i64, ended_at: i64, consumed: i64| {
+            let id = SessionId::new(1).unwrap();
+            let session = RecordedSession {
+                id,
+                slot: SlotNumber::default(),
+                tariff: Tariff::new(
+                    Credits::new(1).unwrap(),
+                    Millis::new(1_000).unwrap(),
+                    ChargedAt::End,
+                )
+                .unwrap(),
+                started_at: ms(0),
+                settled: Settled::default(),
+                checkpoint: Checkpoint {
+                    at: ms(0),
+                    served: Millis::ZERO,
+                },
+                pauses: Vec::new(),
+            };
+            let change = BalanceChange {
+                at: ms(changed_at),
+                amount: CreditsChange::try_from(amount).unwrap(),
+            };
+            let wallet = Wallet::recovered(
+                UserId::new(1).unwrap(),
+                WalletVersion::default(),
+                Credits::new(10 + amount).unwrap(),
+                &[session],
+                &[change],
+                &[run(0, 30_000), last(60_000, Takeover::Resume)],
+            );
+            let end = wallet.session(id).unwrap().end.unwrap();
+            assert_eq!(
+                (end.at.get(), end.consumed.get(), end.reason),
+                (ended_at, consumed, EndReason::Depleted),
+                "{amount} at {changed_at}"
+            );
+            assert_eq!(wallet.balance().get(), 10 + amount - consumed);
+        };
+        check(9_999, 5, 15_000, 15);
+        check(10_000, 5, 15_000, 15);
+        check(10_001, 5, 10_000, 10);
+        check(40_000, 5, 10_000, 10);
+        check(3_500, -4, 6_000, 6);
     }
 }

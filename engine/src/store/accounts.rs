@@ -157,6 +157,12 @@ pub(super) async fn by_id(
         .transpose()
 }
 
+/// How many users there are.
+pub(super) async fn count(connection: &mut Connection) -> Result<u64, StoreError> {
+    let row: Option<(i64,)> = connection.row("SELECT count(*) FROM users", &[]).await?;
+    Ok(row.map_or(0, |(count,)| count.unsigned_abs()))
+}
+
 /// Up to `limit` users with ids after `after`, in order.
 pub(super) async fn page(
     connection: &mut Connection,

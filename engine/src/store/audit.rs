@@ -3,18 +3,26 @@
 //!
 //! It trusts no constraint of the schema: what a constraint forbids is checked all the same, since a
 //! row may have been written by another hand. A page of users is read in one state of the database
-//! by a fixed number of statements, so an audit may run beside a busy engine.
+//! by a fixed number of statements, so an audit may run beside a busy engine. However many rows a
+//! user has, only so many are in memory at once: the checks take rows one by one, and whoever has too
+//! many for a page is read piece by piece.
 
+mod course;
+mod repair;
 mod rows;
 mod runs;
 mod sessions;
+mod user;
 mod wallets;
-
-use std::collections::HashSet;
 
 use schema::UserId;
 
-use self::{rows::Rows, sessions::Case};
+pub(super) use self::repair::repair;
+pub use self::repair::{Rebuilt, RepairMode, Repaired};
+use self::{
+    rows::{Page, Runs},
+    user::{Caches, UserAudit},
+};
 use super::{StoreError, connection::Connection};
 
 /// One broken law, with the rows that show it.
@@ -22,10 +30,19 @@ use super::{StoreError, connection::Connection};
 pub struct Violation {
     /// The law's number in the README.
     pub law: u8,
-    /// Whose rows.
-    pub user: UserId,
+    /// Whose rows; nothing where they are no user's.
+    pub user: Option<UserId>,
     /// What is wrong, with ids and amounts.
     pub what: String,
+}
+
+/// How much an audit reads at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct AuditLimits {
+    /// How many users a page has at most.
+    pub users: u32,
+    /// How many rows of a kind are in memory at once.
+    pub rows: u32,
 }
 
 /// What auditing one page of users found.
@@ -39,60 +56,90 @@ pub struct AuditPage {
     pub sessions: u64,
     /// How many of their ledger entries.
     pub entries: u64,
+    /// What those entries moved.
+    pub moved: Moved,
     /// What is wrong.
     pub violations: Vec<Violation>,
 }
 
-/// Audits one page of users, those after `after`.
+/// What ledger entries moved between the house and users' wallets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// From the issuance account into wallets.
+    pub issued: i128,
+    /// Back into the issuance account.
+    pub revoked: i128,
+    /// Into the revenue account.
+    pub used: i128,
+    /// Back from the revenue account.
+    pub refunded: i128,
+}
+
+impl Moved {
+    /// What the wallets hold by it.
+    pub const fn held(self) -> i128 {
+        self.issued - self.revoked - self.used + self.refunded
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, more: Self) -> Self {
+        Self {
+            issued: self.issued + more.issued,
+            revoked: self.revoked + more.revoked,
+            used: self.used + more.used,
+            refunded: self.refunded + more.refunded,
+        }
+    }
+}
+
+/// Audits one page of users, those after `after`. The first page also tells of the nodes' runs.
 pub(super) async fn page(
     connection: &mut Connection,
     after: Option<UserId>,
-    limit: u32,
+    limits: AuditLimits,
 ) -> Result<AuditPage, StoreError> {
-    let rows = Rows::read(connection, after, limit).await?;
-    let mut page = AuditPage::default();
-    let mut nodes_checked = HashSet::new();
-    for user in &rows.users {
-        let id = UserId::new(user.id)?;
-        let entries = rows.entries_of(user);
-        let sessions = rows.sessions_of(user);
-        page.last = Some(id);
-        page.users += 1;
-        page.entries += entries.len() as u64;
-        page.sessions += sessions.len() as u64;
-
-        let mut findings = Findings {
-            user: id,
-            violations: &mut page.violations,
-        };
-        wallets::check(user, entries, sessions, &mut findings);
-        sessions::check_usage_owners(entries, sessions, &mut findings);
-        for session in sessions {
-            let runs = rows.runs_of(&session.node);
-            if nodes_checked.insert(session.node.as_str()) {
-                runs::check(runs, &mut findings);
-            }
-            let case = Case {
-                user,
-                entries,
-                sessions,
-                session,
-                pauses: rows.pauses_of(session),
-                runs,
-            };
-            case.check(&mut findings);
-        }
+    let runs = Runs::read(connection).await?;
+    let mut audited = AuditPage::default();
+    if after.is_none() {
+        let mut findings = Findings::new(None, &mut audited.violations);
+        runs.of_nodes()
+            .for_each(|runs| runs::check(runs, &mut findings));
     }
-    Ok(page)
+    let after = after.map_or(0, UserId::get);
+    let page = Page::read(connection, after, limits).await?;
+    for user in &page.users {
+        let mut audit = UserAudit::new(user, &runs, Caches::AsRecorded, &mut audited)?;
+        audit.take_all(&page);
+        audit.finish();
+    }
+    if let Some(user) = &page.oversized {
+        let mut audit = UserAudit::new(user, &runs, Caches::AsRecorded, &mut audited)?;
+        audit.read_all(connection, limits.rows).await?;
+        audit.finish();
+    }
+    let mut findings = Findings::new(None, &mut audited.violations);
+    for entry in page.nobodys_entries() {
+        let what = format!(
+            "entry {} is of user {}, who is not",
+            entry.id, entry.user_id
+        );
+        findings.add(5, what);
+    }
+    Ok(audited)
 }
 
-/// Takes note of what is wrong with one user's rows.
+/// Takes note of what is wrong with one user's rows, or with rows of nobody's.
 struct Findings<'a> {
-    user: UserId,
+    user: Option<UserId>,
     violations: &'a mut Vec<Violation>,
 }
 
-impl Findings<'_> {
+impl<'a> Findings<'a> {
+    const fn new(user: Option<UserId>, violations: &'a mut Vec<Violation>) -> Self {
+        Self { user, violations }
+    }
+
     fn add(&mut self, law: u8, what: String) {
         self.violations.push(Violation {
             law,

@@ -13,13 +13,18 @@ use sqlx::PgPool;
 use super::{
     AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
     SessionCursor, Standing, Store, StoreError, StoreLocation, StoreSettings, UserRecord, accounts,
-    audit::{self, AuditPage},
+    audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
     connection::{Connection, Unit},
     history, journal, postgres, runs,
     sqlite::{self, SqlitePools},
     wallets,
 };
 use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, ProcessId, ResumePolicy, WalletRecord};
+
+/// How long auditing a page of users may take: one of them may have millions of rows.
+const AUDIT_TIMEOUT: Duration = Duration::from_secs(900);
+/// How many rows of a kind a repair has in memory at once.
+const REPAIR_ROWS: u32 = 20_000;
 
 /// An open database.
 #[derive(Debug)]
@@ -56,7 +61,7 @@ impl Database {
         E: From<StoreError> + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
-        self.call(Unit::OneRead, work).await
+        self.call_for(self.call_timeout, Unit::OneRead, work).await
     }
 
     /// Statements that read one state of the database.
@@ -66,7 +71,7 @@ impl Database {
         E: From<StoreError> + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
-        self.call(Unit::Snapshot, work).await
+        self.call_for(self.call_timeout, Unit::Snapshot, work).await
     }
 
     /// Statements that write, all or none.
@@ -76,18 +81,18 @@ impl Database {
         E: From<StoreError> + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
-        self.call(Unit::Write, work).await
+        self.call_for(self.call_timeout, Unit::Write, work).await
     }
 
-    /// Runs `work` in a task of its own. The connection goes back to its pool only from a known
+    /// Runs `work` in a task of its own, for no longer than `timeout`. The connection goes back to its pool only from a known
     /// state; after a time-out, a panic or a broken connection it is cut off instead.
-    async fn call<T, E, F>(&self, unit: Unit, work: F) -> Result<T, E>
+    async fn call_for<T, E, F>(&self, timeout: Duration, unit: Unit, work: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
-        let (pools, timeout) = (self.pools.clone(), self.call_timeout);
+        let pools = self.pools.clone();
         let task = tokio::spawn(async move {
             let mut lease = scopeguard::guard(pools.acquire(unit).await?, Connection::sever);
             let (result, is_clean) =
@@ -350,9 +355,36 @@ impl Store for Database {
             .await
     }
 
-    async fn audit(&self, after: Option<UserId>, limit: u32) -> Result<AuditPage, StoreError> {
-        self.snapshot(move |connection| Box::pin(audit::page(connection, after, limit)))
+    async fn audit(
+        &self,
+        after: Option<UserId>,
+        limits: AuditLimits,
+    ) -> Result<AuditPage, StoreError> {
+        self.call_for(AUDIT_TIMEOUT, Unit::Snapshot, move |connection| {
+            Box::pin(audit::page(connection, after, limits))
+        })
+        .await
+    }
+
+    async fn count_users(&self) -> Result<u64, StoreError> {
+        self.read(|connection| Box::pin(accounts::count(connection)))
             .await
+    }
+
+    async fn repair(
+        &self,
+        user: UserId,
+        mode: RepairMode,
+        now: UnixMillis,
+    ) -> Result<Repaired, StoreError> {
+        let unit = match mode {
+            RepairMode::List => Unit::Snapshot,
+            RepairMode::Apply => Unit::Write,
+        };
+        self.call_for(AUDIT_TIMEOUT, unit, move |connection| {
+            Box::pin(audit::repair(connection, user, mode, now, REPAIR_ROWS))
+        })
+        .await
     }
 
     async fn close(&self) {

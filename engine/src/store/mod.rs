@@ -428,8 +428,20 @@ pub trait Store: Send + Sync + 'static {
     async fn audit(
         &self,
         after: Option<UserId>,
-        limit: u32,
+        limits: audit::AuditLimits,
     ) -> Result<audit::AuditPage, StoreError>;
+
+    /// How many users there are.
+    async fn count_users(&self) -> Result<u64, StoreError>;
+
+    /// Rebuilds what is a cache of the ledger in the user's rows, or lists what that would do. Moves
+    /// no credit, and touches nothing of a user with a live session.
+    async fn repair(
+        &self,
+        user: UserId,
+        mode: audit::RepairMode,
+        now: UnixMillis,
+    ) -> Result<audit::Repaired, StoreError>;
 
     // --- end ---
 

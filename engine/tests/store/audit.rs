@@ -5,7 +5,10 @@ use std::sync::Arc;
 use billing::{ChargedAt, Rebase, RecordedSession, Run, SlotNumber, Tariff, Wallet, WalletVersion};
 use engine::{
     facts::{Fact, FactOutcome, NodeRun, WalletRecord},
-    store::{AdjustError, Adjustment, Shortfall},
+    store::{
+        AdjustError, Adjustment, Shortfall,
+        audit::{AuditLimits, Rebuilt, RepairMode, Repaired},
+    },
 };
 use schema::{
     CreditsChange, Millis, SessionId, UnixMillis, UserId, ledger::EntryKind, session::EndReason,
@@ -20,6 +23,7 @@ on_both! {
     honest_activity_breaks_no_law
     every_page_is_audited_once
     every_tampering_is_found
+    caches_are_rebuilt_and_nothing_else
     downtime_that_was_charged_is_found
 }
 
@@ -244,11 +248,23 @@ fn rebuilt(record: &WalletRecord, runs: &[Run]) -> Wallet {
         .iter()
         .map(|live| live.session.clone())
         .collect();
-    Wallet::recovered(record.user, record.version, record.credits, &live, runs)
+    let changes = &record.since_checkpoints;
+    Wallet::recovered(
+        record.user,
+        record.version,
+        record.credits,
+        &live,
+        changes,
+        runs,
+    )
 }
 
 async fn every_page_is_audited_once(database: Arc<TestDatabase>) {
-    assert_eq!(database.store.audit(None, 2).await.unwrap().last, None);
+    let limits = AuditLimits {
+        users: 2,
+        rows: 1_000,
+    };
+    assert_eq!(database.store.audit(None, limits).await.unwrap().last, None);
     let run = database.run("a").await;
     let users = database
         .store
@@ -261,7 +277,7 @@ async fn every_page_is_audited_once(database: Arc<TestDatabase>) {
     let mut pages = Vec::new();
     let mut after = None;
     loop {
-        let page = database.store.audit(after, 2).await.unwrap();
+        let page = database.store.audit(after, limits).await.unwrap();
         after = page.last;
         pages.push((page.users, page.sessions, page.entries));
         if after.is_none() {
@@ -275,7 +291,7 @@ async fn every_page_is_audited_once(database: Arc<TestDatabase>) {
 /// the session's own.
 async fn every_tampering_is_found(database: Arc<TestDatabase>) {
     // What is done, to the user {u} with the session {s} at the node n{s}, and the laws that it breaks.
-    let table: [(&str, &str, &[u8]); 19] = [
+    let table: [(&str, &str, &[u8]); 22] = [
         ("nothing", "SELECT 1", &[]),
         ("credits from nowhere", "UPDATE users SET credits = credits + 1 WHERE id = {u}", &[5]),
         (
@@ -308,6 +324,33 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
             "an entry of a version to come",
             "UPDATE ledger SET wallet_version = 50 WHERE user_id = {u} AND kind = 'usage'",
             &[7],
+        ),
+        (
+            "a refund beyond the cost",
+            "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, session_id, wallet_version,
+                balance_after, idempotency_key, created_at)
+             SELECT user_id, at, 'refund', -2, user_id, 4, {s}, 5, 101, 'r', at FROM ledger
+             WHERE user_id = {u} AND kind = 'usage';
+             UPDATE users SET credits = 101, version = 5 WHERE id = {u}",
+            &[5],
+        ),
+        (
+            "a refund of another's session",
+            "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, session_id, wallet_version,
+                balance_after, idempotency_key, created_at)
+             SELECT user_id, at, 'refund', -2, user_id, 1, 1, 5, 98, 'r', at FROM ledger
+             WHERE user_id = {u} AND kind = 'usage';
+             UPDATE users SET credits = 98, version = 5 WHERE id = {u}",
+            &[4],
+        ),
+        (
+            "a refund from the wrong account",
+            "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, session_id, wallet_version,
+                balance_after, idempotency_key, created_at)
+             SELECT user_id, at, 'refund', -1, user_id, 1, {s}, 5, 98, 'r', at FROM ledger
+             WHERE user_id = {u} AND kind = 'usage';
+             UPDATE users SET credits = 98, version = 5 WHERE id = {u}",
+            &[5],
         ),
         ("a write that left no trace", "UPDATE users SET version = version + 1 WHERE id = {u}", &[7]),
         ("an instant forgotten", "UPDATE users SET last_instant = 0 WHERE id = {u}", &[7]),
@@ -371,7 +414,7 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
     for (index, (what, _, laws)) in table.iter().enumerate() {
         let found: Vec<_> = violations
             .iter()
-            .filter(|violation| violation.user == users[index])
+            .filter(|violation| violation.user == Some(users[index]))
             .collect();
         let mut broken: Vec<u8> = found.iter().map(|violation| violation.law).collect();
         broken.sort_unstable();
@@ -379,19 +422,149 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
         assert_eq!(broken, *laws, "{what}: {found:#?}");
     }
 
-    // The runs of a node belong to nobody: they are told with the first user they served.
-    let last = users[0];
+    // The runs of a node belong to nobody.
+    let nobodys: Vec<_> = violations
+        .iter()
+        .filter(|violation| violation.user.is_none())
+        .map(|violation| violation.what.split(" at ").next().unwrap())
+        .collect();
+    assert_eq!(nobodys, ["run 1 of node n18 began"]);
+    for sql in [
+        "DROP INDEX node_runs_current",
+        "UPDATE node_runs SET is_current = (1 = 0) WHERE node = 'n1'",
+        "INSERT INTO node_runs (node, epoch, started_at, alive_at, is_current)
+         SELECT node, 3, alive_at + 1, alive_at + 1, (1 = 1) FROM node_runs WHERE node = 'n2'",
+        "INSERT INTO node_runs (node, epoch, started_at, alive_at, is_current)
+         SELECT node, 2, alive_at, alive_at + 1, (1 = 0) FROM node_runs WHERE node = 'n3'",
+    ] {
+        database.execute(sql).await.unwrap();
+    }
     database
-        .execute("UPDATE node_runs SET is_current = (1 = 0) WHERE node = 'n1'")
-        .await
-        .unwrap();
+        .execute_either(
+            "SET session_replication_role = replica;
+             UPDATE ledger SET user_id = 999, wallet_version = 9 WHERE user_id = 1 AND kind = 'signup_grant'",
+            "PRAGMA ignore_check_constraints = ON;
+             UPDATE ledger SET user_id = 999, wallet_version = 9 WHERE user_id = 1 AND kind = 'signup_grant'",
+        )
+        .await;
     let violations = database.violations().await;
-    assert!(
-        violations
+    for words in [
+        "run 1 of node n1 is the last one and not current",
+        "run 3 of node n2 began",
+        "run 1 of node n2 is still current",
+        "run 2 of node n3 began",
+        "is of user 999, who is not",
+    ] {
+        let is_told = violations
             .iter()
-            .any(|violation| violation.user == last && violation.law == 8),
-        "{violations:#?}"
-    );
+            .any(|violation| violation.user.is_none() && violation.what.contains(words));
+        assert!(is_told, "{words}: {violations:#?}");
+    }
+}
+
+/// One user for each case, with a session of 21.0 s that cost 3.
+async fn caches_are_rebuilt_and_nothing_else(database: Arc<TestDatabase>) {
+    let session_id = session;
+    let rebuilt = |session: Option<i64>, from, to| {
+        Repaired::Caches(vec![Rebuilt {
+            session: session.map(session_id),
+            from,
+            to: credits(to),
+        }])
+    };
+    let left_alone = |words: &str| Repaired::LeftAlone(words.to_owned());
+    // What is done to the user {u} with the session {s}, and what becomes of it.
+    let table: [(&str, Repaired); 8] = [
+        ("SELECT 1", Repaired::NothingToDo),
+        ("UPDATE users SET credits = 5 WHERE id = {u}", rebuilt(None, 5, 97)),
+        (
+            "UPDATE sessions SET credits_consumed = 4 WHERE id = {s}",
+            rebuilt(Some(3), 4, 3),
+        ),
+        (
+            "UPDATE users SET credits = 5 WHERE id = {u}; UPDATE users SET version = 9 WHERE id = {u}",
+            rebuilt(None, 5, 97),
+        ),
+        (
+            "DELETE FROM ledger WHERE user_id = {u} AND kind = 'usage'",
+            left_alone("its rows contradict each other: session 5 has consumed 0; 21000 ms of its tariff cost 3"),
+        ),
+        (
+            "UPDATE ledger SET balance_after = 98 WHERE user_id = {u} AND kind = 'usage';
+             UPDATE users SET credits = 98 WHERE id = {u}",
+            left_alone("its rows contradict each other: entry 12 leaves a balance of 98, not 97"),
+        ),
+        (
+            "UPDATE ledger SET amount = 2, balance_after = 2 WHERE user_id = {u} AND kind = 'signup_grant';
+             UPDATE ledger SET balance_after = -1 WHERE user_id = {u} AND kind = 'usage'",
+            left_alone("by the ledger it should be -1"),
+        ),
+        (
+            "UPDATE users SET credits = 5 WHERE id = {u};
+             UPDATE sessions SET end_time = NULL, end_reason = NULL WHERE id = {s}",
+            left_alone("session 8 is live: repair it once it has ended"),
+        ),
+    ];
+    let mut users = Vec::new();
+    for id in 1..=i64::try_from(table.len()).unwrap() {
+        users.push(a_finished_session(&database, id).await);
+    }
+    loosen(&database).await;
+    for (index, (sql, _)) in table.iter().enumerate() {
+        let sql = sql
+            .replace("{u}", &users[index].to_string())
+            .replace("{s}", &(index + 1).to_string());
+        database
+            .execute_either(
+                &format!("SET session_replication_role = replica; {sql}"),
+                &format!("PRAGMA ignore_check_constraints = ON; {sql}"),
+            )
+            .await;
+    }
+    let before = money(&database).await;
+    let wrong = database.violations().await.len();
+    let store = &database.store;
+    for mode in [RepairMode::List, RepairMode::Apply] {
+        assert_eq!(database.violations().await.len(), wrong, "{mode:?}");
+        for (user, (sql, expected)) in users.iter().zip(&table) {
+            let repaired = store.repair(*user, mode, at(50_000)).await.unwrap();
+            assert_eq!(repaired, *expected, "{mode:?} {sql}");
+        }
+    }
+    assert_eq!(money(&database).await, before, "the ledger is as it was");
+    let broken: Vec<_> = database.violations().await;
+    let is_clean = |user: &UserId| broken.iter().all(|violation| violation.user != Some(*user));
+    let clean: Vec<_> = users.iter().map(is_clean).collect();
+    // The fourth has a version that no repair explains.
+    assert_eq!(clean, [true, true, true, false, false, false, false, false]);
+    let sql = format!("SELECT credits FROM users WHERE id = {}", users[1]);
+    assert_eq!(database.number(&sql).await, 97);
+    // The owners of what was written are told, and no others.
+    let told: Vec<_> = store.notices(None, 10).await.unwrap();
+    let told: Vec<_> = told.iter().map(|notice| notice.user).collect();
+    assert_eq!(told, users[1..4]);
+    for user in &users[..4] {
+        let again = store.repair(*user, RepairMode::Apply, at(50_000)).await;
+        assert_eq!(again.unwrap(), Repaired::NothingToDo);
+    }
+}
+
+/// All that the ledger says, in one number for each column.
+async fn money(database: &TestDatabase) -> Vec<i64> {
+    let mut sums = Vec::new();
+    for column in [
+        "id",
+        "user_id",
+        "amount * id",
+        "balance_after * id",
+        "wallet_version * id",
+        "at % 1000000 * id",
+    ] {
+        let sql = format!("SELECT CAST(SUM({column}) AS BIGINT) FROM ledger");
+        sums.push(database.number(&sql).await);
+    }
+    sums.push(database.number("SELECT count(*) FROM ledger").await);
+    sums
 }
 
 /// The node was alive at 5.0 s, settled at 6.2 s, died, and served again from 8.9 s to 9.9 s: its

@@ -13,7 +13,10 @@ use std::{
 use billing::{ChargedAt, Opening, Settlement, SlotNumber, Tariff, WalletVersion};
 use engine::{
     facts::{Fact, FactOutcome, NodeName, NodeRun, ProcessId, ResumePolicy, WalletRecord},
-    store::{self, NewUser, Store, StoreLocation, StoreSettings, audit::Violation},
+    store::{
+        self, NewUser, Store, StoreLocation, StoreSettings,
+        audit::{AuditLimits, Violation},
+    },
 };
 use schema::{Credits, Millis, SessionId, UnixMillis, UserId, session::EndReason};
 use sqlx::{
@@ -243,11 +246,24 @@ impl TestDatabase {
         assert_eq!(outcomes, vec![FactOutcome::Recorded; facts.len()]);
     }
 
-    /// Every violation in the database, audited in pages of three.
+    /// Every violation in the database. However it is read, the audit must find the same.
     pub async fn violations(&self) -> Vec<Violation> {
+        let mut in_whole = self.audit(3, 1_000).await;
+        let mut in_pieces = self.audit(3, 2).await;
+        let by_user = |one: &Violation, other: &Violation| {
+            (one.user, &one.what).cmp(&(other.user, &other.what))
+        };
+        in_whole.sort_by(by_user);
+        in_pieces.sort_by(by_user);
+        assert_eq!(in_whole, in_pieces);
+        in_whole
+    }
+
+    async fn audit(&self, users: u32, rows: u32) -> Vec<Violation> {
         let (mut after, mut violations) = (None, Vec::new());
         loop {
-            let page = self.store.audit(after, 3).await.unwrap();
+            let page = self.store.audit(after, AuditLimits { users, rows }).await;
+            let page = page.unwrap();
             violations.extend(page.violations);
             after = page.last;
             if after.is_none() {

@@ -23,7 +23,8 @@ use engine::{
     },
     store::{
         AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-        SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord, audit::AuditPage,
+        SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord,
+        audit::{AuditLimits, AuditPage, RepairMode, Repaired},
     },
 };
 use rand::{RngExt, rngs::StdRng};
@@ -108,6 +109,16 @@ struct RunRow {
     run: NodeRun,
     alive_at: UnixMillis,
     is_current: bool,
+}
+
+impl RunRow {
+    fn recorded(&self) -> Run {
+        Run {
+            from: self.run.started_at,
+            to: self.alive_at,
+            takeover: self.run.takeover,
+        }
+    }
 }
 
 impl MemoryStore {
@@ -313,6 +324,17 @@ impl Data {
             .sessions
             .values()
             .filter(|session| session.user == user && session.end.is_none());
+        let checkpoints = of_user
+            .clone()
+            .map(|session| session.recorded.checkpoint.at);
+        let own = self.ledger.iter().filter(|(owner, ..)| *owner == user);
+        let usage = own
+            .clone()
+            .filter(|(.., entry)| entry.kind == EntryKind::Usage);
+        let latest = checkpoints.chain(usage.map(|(.., entry)| entry.at)).max();
+        let since_checkpoints = own.filter(|(.., entry)| {
+            entry.kind != EntryKind::Usage && latest.is_some_and(|latest| entry.at > latest)
+        });
         let from_outside = self.ledger.iter().filter(|(owner, version, entry)| {
             *owner == user
                 && entry.kind != EntryKind::Usage
@@ -323,7 +345,14 @@ impl Data {
             version: row.version,
             credits: row.credits,
             last_instant: row.last_instant,
+            since_checkpoints: since_checkpoints
+                .map(|(_, _, entry)| BalanceChange {
+                    at: entry.at,
+                    amount: entry.amount,
+                })
+                .collect(),
             live: of_user
+                .clone()
                 .map(|session| LiveSession {
                     node: session.node.clone(),
                     session: session.recorded.clone(),
@@ -372,13 +401,7 @@ impl Data {
             .runs
             .iter()
             .filter(|row| row.run.node == run.node && row.run.epoch < run.epoch);
-        earlier
-            .map(|row| Run {
-                from: row.run.started_at,
-                to: row.alive_at,
-                takeover: row.run.takeover,
-            })
-            .collect()
+        earlier.map(RunRow::recorded).collect()
     }
 
     fn enter(&mut self, user: UserId, version: WalletVersion, entry: LedgerEntry) {
@@ -617,18 +640,19 @@ impl Data {
             .iter()
             .map(|live| live.session.clone())
             .collect();
-        let runs = self.runs.iter().map(|row| Run {
-            from: row.run.started_at,
-            to: if row.is_current {
-                UnixMillis::MAX
-            } else {
-                row.alive_at
-            },
-            takeover: row.run.takeover,
-        });
-        let runs: Vec<Run> = runs.collect();
+        let mut runs: Vec<Run> = self.runs.iter().map(RunRow::recorded).collect();
+        if let Some(current) = runs.last_mut() {
+            current.to = UnixMillis::MAX;
+        }
         let (user, version, credits) = (wallet.user, wallet.version, wallet.credits);
-        let mut wallet = Wallet::recovered(user, version, credits, &recorded, &runs);
+        let mut wallet = Wallet::recovered(
+            user,
+            version,
+            credits,
+            &recorded,
+            &wallet.since_checkpoints,
+            &runs,
+        );
         wallet.advance(at);
         wallet.free()
     }
@@ -792,6 +816,25 @@ impl Store for MemoryStore {
         }))
     }
 
+    async fn unpaid_ends(
+        &self,
+        user: UserId,
+        since: UnixMillis,
+        limit: usize,
+    ) -> Result<Vec<UnixMillis>, StoreError> {
+        let data = self.up()?;
+        let of_user = data.sessions.values().filter(|row| row.user == user);
+        let unpaid = of_user.filter(|row| row.recorded.settled.total.is_zero());
+        let mut ends: Vec<UnixMillis> = unpaid
+            .filter_map(|row| row.end)
+            .filter(|(at, reason)| *reason == EndReason::User && *at > since)
+            .map(|(at, _)| at)
+            .collect();
+        ends.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+        ends.truncate(limit);
+        Ok(ends)
+    }
+
     async fn session(
         &self,
         user: UserId,
@@ -853,7 +896,20 @@ impl Store for MemoryStore {
         Err(not_kept())
     }
 
-    async fn audit(&self, _: Option<UserId>, _: u32) -> Result<AuditPage, StoreError> {
+    async fn audit(&self, _: Option<UserId>, _: AuditLimits) -> Result<AuditPage, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn count_users(&self) -> Result<u64, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn repair(
+        &self,
+        _: UserId,
+        _: RepairMode,
+        _: UnixMillis,
+    ) -> Result<Repaired, StoreError> {
         Err(not_kept())
     }
 

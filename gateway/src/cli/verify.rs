@@ -1,49 +1,120 @@
-//! `minute-credit verify`: the whole database against the laws.
+//! `minute-credit verify`: the whole database against the laws, and repairing what is only a cache.
 
 use std::{
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::Context;
+use clap::Args;
+use engine::{
+    Clock,
+    store::{
+        Store,
+        audit::{AuditLimits, AuditPage, Moved, Rebuilt, RepairMode, Repaired},
+    },
+};
 use indicatif::{ProgressBar, ProgressStyle};
+use schema::UserId;
 
 use crate::settings::Settings;
 
-/// How many users are audited at a time.
-const USERS_AT_ONCE: u32 = 500;
+/// How much is audited at a time.
+const LIMITS: AuditLimits = AuditLimits {
+    users: 500,
+    rows: 20_000,
+};
 
-pub(super) async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let (store, _) = super::open_existing(settings).await?;
-    // It draws itself on standard error, and only where that is a terminal.
-    let progress = ProgressBar::new_spinner()
-        .with_style(ProgressStyle::with_template("{spinner} {msg} [{elapsed}]")?);
-    progress.enable_steady_tick(Duration::from_millis(100));
+/// `--repair`, `--yes`
+#[derive(Args)]
+#[command(after_help = "\
+Every violation is a line on standard output: the law as the README numbers them, the user, and what
+is wrong. Exit code 0: nothing is. It may run beside a server.
 
-    let (mut users, mut sessions, mut entries, mut violations) = (0, 0, 0, 0_u64);
+--repair rebuilds caches of the ledger, users' balances and sessions' totals, where that leaves
+nothing wrong with the user's money, and audits again. It moves no credit and never writes to the
+ledger. Users with a live session are left alone: repair them once it has ended.
+
+Examples:
+  minute-credit verify
+  minute-credit verify --repair          # list what can be rebuilt, and ask
+  minute-credit verify --repair --yes")]
+pub(super) struct Arguments {
+    /// Rebuild wrong caches from the ledger; without --yes and a terminal to ask on, only list them
+    #[arg(long)]
+    repair: bool,
+    /// Don't ask
+    #[arg(long, requires = "repair")]
+    yes: bool,
+}
+
+/// What an audit of the whole database came to.
+#[derive(Default)]
+struct Audited {
+    users: u64,
+    sessions: u64,
+    entries: u64,
+    moved: Moved,
+    violations: u64,
+    /// Whose rows break a law.
+    broken: Vec<UserId>,
+}
+
+pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (store, clock) = super::open_existing(settings).await?;
+    let mut audited = audit(store.as_ref()).await?;
+    let is_repaired = arguments.repair
+        && audited.violations > 0
+        && repair(store.as_ref(), &clock, &audited.broken, arguments).await?;
+    if is_repaired {
+        println!("auditing again");
+        audited = audit(store.as_ref()).await?;
+    }
+    store.close().await;
+
+    let Audited {
+        users,
+        sessions,
+        entries,
+        violations,
+        moved,
+        ..
+    } = audited;
+    let audited = format!("{users} users, {sessions} sessions, {entries} ledger entries");
+    if violations > 0 {
+        println!("not verified: {audited}, {violations} violations");
+        return Ok(ExitCode::FAILURE);
+    }
+    println!("verified: {audited}, no violation");
+    println!(
+        "credits: {} issued, {} revoked, {} used, {} refunded, {} in wallets",
+        moved.issued,
+        moved.revoked,
+        moved.used,
+        moved.refunded,
+        moved.held()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+// --- auditing ---
+
+/// Audits everything, and prints every violation.
+async fn audit(store: &dyn Store) -> anyhow::Result<Audited> {
+    let failed = || "the audit could not be finished";
+    let in_all = store.count_users().await.with_context(failed)?;
+    let progress = progress(in_all)?;
+    let mut audited = Audited::default();
     let mut after = None;
     loop {
-        let page = store
-            .audit(after, USERS_AT_ONCE)
-            .await
-            .context("the audit could not be finished")?;
-        users += page.users;
-        sessions += page.sessions;
-        entries += page.entries;
-        violations += page.violations.len() as u64;
-        progress.suspend(|| {
-            let mut out = io::stdout().lock();
-            page.violations.iter().try_for_each(|violation| {
-                writeln!(
-                    out,
-                    "law {}, user {}: {}",
-                    violation.law, violation.user, violation.what
-                )
-            })
-        })?;
+        let page = store.audit(after, LIMITS).await.with_context(failed)?;
+        audited.add(&page);
+        progress.suspend(|| write_violations(&page))?;
+        progress.set_position(audited.users);
         progress.set_message(format!(
-            "{users} users, {sessions} sessions, {entries} ledger entries"
+            "{} sessions, {} ledger entries, {} violations",
+            audited.sessions, audited.entries, audited.violations
         ));
         after = page.last;
         if after.is_none() {
@@ -51,14 +122,111 @@ pub(super) async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         }
     }
     progress.finish_and_clear();
-    store.close().await;
+    Ok(audited)
+}
 
-    let audited = format!("{users} users, {sessions} sessions, {entries} ledger entries");
-    if violations == 0 {
-        println!("verified: {audited}, no violation");
-        Ok(ExitCode::SUCCESS)
-    } else {
-        println!("not verified: {audited}, {violations} violations");
-        Ok(ExitCode::FAILURE)
+/// A progress bar for so many users. It draws itself on standard error, and only where that is a
+/// terminal.
+fn progress(users: u64) -> anyhow::Result<ProgressBar> {
+    let template = "{bar:30} {pos}/{len} users, {msg} [{elapsed}, {eta} left]";
+    let progress = ProgressBar::new(users).with_style(ProgressStyle::with_template(template)?);
+    progress.enable_steady_tick(Duration::from_millis(100));
+    Ok(progress)
+}
+
+fn write_violations(page: &AuditPage) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for violation in &page.violations {
+        let (law, what) = (violation.law, &violation.what);
+        match violation.user {
+            Some(user) => writeln!(out, "law {law}, user {user}: {what}")?,
+            None => writeln!(out, "law {law}: {what}")?,
+        }
     }
+    Ok(())
+}
+
+impl Audited {
+    fn add(&mut self, page: &AuditPage) {
+        self.users += page.users;
+        self.sessions += page.sessions;
+        self.entries += page.entries;
+        self.moved = self.moved.and(page.moved);
+        self.violations += page.violations.len() as u64;
+        let broken = page
+            .violations
+            .iter()
+            .filter_map(|violation| violation.user);
+        self.broken.extend(broken);
+        self.broken.dedup();
+    }
+}
+
+// --- repairing ---
+
+/// Rebuilds the caches of these users, if that is wanted. Returns whether anything was written.
+async fn repair(
+    store: &dyn Store,
+    clock: &Clock,
+    users: &[UserId],
+    arguments: &Arguments,
+) -> anyhow::Result<bool> {
+    if arguments.yes {
+        return Ok(go_through(store, clock, users, RepairMode::Apply).await? > 0);
+    }
+    let count = go_through(store, clock, users, RepairMode::List).await?;
+    if count == 0 {
+        println!("nothing can be repaired");
+        return Ok(false);
+    }
+    if !io::stdin().is_terminal() {
+        println!("{count} users can be repaired: do it with --repair --yes");
+        return Ok(false);
+    }
+    print!("Repair {count} users? Only \"yes\" does it: ");
+    io::stdout().flush()?;
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .context("no answer could be read")?;
+    if answer.trim() != "yes" {
+        println!("nothing was repaired");
+        return Ok(false);
+    }
+    Ok(go_through(store, clock, users, RepairMode::Apply).await? > 0)
+}
+
+/// Repairs the users one by one, or lists what that would do. Returns how many there are to repair.
+async fn go_through(
+    store: &dyn Store,
+    clock: &Clock,
+    users: &[UserId],
+    mode: RepairMode,
+) -> anyhow::Result<u64> {
+    let mut count = 0;
+    let done = match mode {
+        RepairMode::List => "can be set",
+        RepairMode::Apply => "was set",
+    };
+    for user in users {
+        let repaired = store
+            .repair(*user, mode, clock.now())
+            .await
+            .with_context(|| format!("user {user} may not be repaired: repeat"))?;
+        match repaired {
+            Repaired::NothingToDo => println!("user {user}: no cache is wrong, left alone"),
+            Repaired::LeftAlone(why) => println!("user {user}: left alone, {why}"),
+            Repaired::Caches(caches) => {
+                count += 1;
+                for Rebuilt { session, from, to } in caches {
+                    let what = session.map_or_else(
+                        || "the balance".to_owned(),
+                        |session| format!("what session {session} has consumed"),
+                    );
+                    println!("user {user}: {what} {done} from {from} to {to}");
+                }
+            }
+        }
+    }
+    Ok(count)
 }

@@ -8,3 +8,4 @@ mod credits;
 mod serve;
 mod settings;
 mod tools;
+mod verify;

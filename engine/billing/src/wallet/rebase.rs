@@ -96,6 +96,19 @@ impl Wallet {
         (never_began || is_overdrawn).then_some(start.id)
     }
 
+    /// Somebody else changes the balance at `at`.
+    pub(crate) fn change_balance_at(&mut self, at: UnixMillis, amount: i64) {
+        // An interval that begins at the change's instant does so after it.
+        self.advance(at.saturating_sub(TICK));
+        self.change_balance(amount);
+        self.instant = self.instant.max(at);
+    }
+
+    /// The balance is another one, and always was: for what comes before a replay.
+    pub(crate) fn change_balance(&mut self, amount: i64) {
+        self.ledger_balance += amount;
+    }
+
     /// Goes back to the first of `changes` and from there on takes every decision anew, with the
     /// changes; commands keep their instants.
     fn replay(&mut self, changes: &[BalanceChange]) {
@@ -116,10 +129,7 @@ impl Wallet {
         for event in replayed {
             match event {
                 Replayed::Change(change) => {
-                    // An interval that begins at the change's instant does so after it.
-                    self.advance(change.at.saturating_sub(TICK));
-                    self.ledger_balance += change.amount.get();
-                    self.instant = self.instant.max(change.at);
+                    self.change_balance_at(change.at, change.amount.get());
                 }
                 Replayed::Switch(switch) => {
                     self.advance(switch.at);

@@ -163,6 +163,15 @@ impl Database {
         ));
     }
 
+    /// What others changed since the last settlement, or start of a live session.
+    fn since_checkpoints(&self) -> Vec<BalanceChange> {
+        let checkpoints = self.live.values().map(|session| session.checkpoint.at);
+        let ends = self.ended.values().map(|ended| ended.at);
+        let latest = checkpoints.chain(ends).max().unwrap_or(UnixMillis::MAX);
+        let changes = self.changes.iter().map(|(_, change)| *change);
+        changes.filter(|change| change.at > latest).collect()
+    }
+
     fn facts_since(&self, since: WalletVersion) -> Rebase {
         let changes = self
             .changes
@@ -217,10 +226,18 @@ impl World {
         }
     }
 
-    /// Everything that was asked for up to `cut` is recorded; then the node stands still, by a crash or
-    /// in place, until `back`.
+    /// The node stands still from `cut` until `back`. By a crash it forgets what is not recorded: ends
+    /// by themselves, for what was asked for is recorded by then.
     pub(crate) fn cut(&mut self, cut: i64, back: i64, takeover: Takeover, kind: Cut) {
-        self.finish(cut);
+        match kind {
+            // Where several sessions share a wallet, credits that came after one of them ended could
+            // not be told from earlier ones: such ends are recorded by then.
+            Cut::Crash if self.database.ended.len() + self.wallet.sessions().len() > 1 => {
+                self.finish(cut);
+            }
+            Cut::Crash => self.record_commands(cut),
+            Cut::InPlace => {}
+        }
         if let Some(run) = self.runs.last_mut() {
             run.to = ms(cut);
         }
@@ -239,6 +256,7 @@ impl World {
                     WalletVersion::new(self.database.version),
                     credits(self.database.ledger_balance),
                     &recorded,
+                    &self.database.since_checkpoints(),
                     &self.runs,
                 );
             }
@@ -330,6 +348,18 @@ impl World {
             Ok(version) if is_heard => _ = self.wallet.settled(settlement, version),
             Ok(_) => {}
             Err(Stale) => self.notice(now_ms),
+        }
+    }
+
+    /// What somebody asked for is recorded.
+    fn record_commands(&mut self, now_ms: i64) {
+        self.wallet.advance(ms(now_ms));
+        let is_asked = |session: &billing::Session| {
+            let reason = session.end.map(|end| end.reason);
+            !session.is_recorded || reason.is_some_and(|reason| reason != EndReason::Depleted)
+        };
+        while self.wallet.sessions().iter().any(is_asked) {
+            self.record_next(now_ms, true);
         }
     }
 

@@ -6,55 +6,68 @@ use schema::{Credits, Millis, ledger::EntryKind, session::EndReason};
 
 use super::{
     Findings,
-    rows::{EntryRow, PauseRow, RunRow, SessionRow, UserRow},
-    wallets::change,
+    rows::{EntryRow, PauseRow, RunRow, SessionRow},
 };
+
+/// What a session's ledger entries come to.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    /// What its usage sums to.
+    pub(super) used: i128,
+    /// How many entries of usage there are.
+    entries: i64,
+    /// What its refunds sum to.
+    refunded: i128,
+    /// The instants at which usage was recorded past the last `alive_at` of a run, with the place of
+    /// that run.
+    proofs: Vec<(usize, i64)>,
+}
+
+impl Tally {
+    /// Adds an entry of the session's, whose node had these `runs`.
+    pub(super) fn take(&mut self, entry: &EntryRow, runs: &[RunRow]) {
+        let amount = i128::from(entry.amount);
+        if entry.kind == EntryKind::Refund.as_str() {
+            self.refunded += amount;
+        }
+        if entry.kind == EntryKind::Usage.as_str() {
+            self.used += amount;
+            self.entries += 1;
+            self.proofs.extend(proof(entry.at, runs));
+        }
+    }
+}
+
+/// The run that lasted at `at`, by its place, if only something recorded at `at` proves that.
+fn proof(at: i64, runs: &[RunRow]) -> Option<(usize, i64)> {
+    let place = runs
+        .partition_point(|run| run.started_at <= at)
+        .checked_sub(1)?;
+    let run = runs.get(place)?;
+    (run.alive_at < at).then_some((place, at))
+}
 
 /// A session with what belongs to it.
 pub(super) struct Case<'a> {
-    /// Whose it is.
-    pub(super) user: &'a UserRow,
-    /// All of the user's entries.
-    pub(super) entries: &'a [EntryRow],
-    /// All of the user's sessions.
-    pub(super) sessions: &'a [SessionRow],
+    /// The greatest instant that anything of the wallet was recorded with.
+    pub(super) last_instant: i64,
     /// The session itself.
     pub(super) session: &'a SessionRow,
+    /// What it has consumed.
+    pub(super) consumed: i128,
+    /// What its entries come to.
+    pub(super) tally: &'a Tally,
     /// Its pauses, in order.
     pub(super) pauses: &'a [PauseRow],
     /// Its node's runs, in order.
     pub(super) runs: &'a [RunRow],
 }
 
-/// Checks every session of the user's, and that no usage is of another session.
-pub(super) fn check_usage_owners(
-    entries: &[EntryRow],
-    sessions: &[SessionRow],
-    findings: &mut Findings<'_>,
-) {
-    for entry in entries
-        .iter()
-        .filter(|entry| entry.kind == EntryKind::Usage.as_str())
-    {
-        if !sessions
-            .iter()
-            .any(|session| Some(session.id) == entry.session_id)
-        {
-            let (id, session) = (entry.id, entry.session_id);
-            findings.add(
-                4,
-                format!(
-                    "entry {id} is for the use of session {session:?}, which is not the user's"
-                ),
-            );
-        }
-    }
-}
-
 impl Case<'_> {
     /// Checks the session.
     pub(super) fn check(&self, findings: &mut Findings<'_>) {
         self.check_settlements(findings);
+        self.check_refunds(findings);
         self.check_instants(findings);
         match self.tariff() {
             Some(tariff) => self.check_charge(tariff, findings),
@@ -69,31 +82,37 @@ impl Case<'_> {
     /// Law 4: the ledger's entries are the differences between cumulative settlements.
     fn check_settlements(&self, findings: &mut Findings<'_>) {
         let SessionRow {
-            id,
-            credits_consumed,
-            settled_seq,
-            ..
+            id, settled_seq, ..
         } = self.session;
-        let sum: i128 = self.usage().map(|entry| i128::from(entry.amount)).sum();
-        if sum != i128::from(*credits_consumed) {
+        let consumed = self.consumed;
+        let Tally { used, entries, .. } = self.tally;
+        if *used != consumed {
             findings.add(
                 4,
-                format!(
-                    "session {id} has consumed {credits_consumed}, and its entries sum to {sum}"
-                ),
+                format!("session {id} has consumed {consumed}, and its entries sum to {used}"),
             );
         }
-        let entries = i64::try_from(self.usage().count()).unwrap_or(i64::MAX);
-        if entries > *settled_seq {
+        if entries > settled_seq {
             findings.add(
                 4,
                 format!("session {id} has {entries} entries by {settled_seq} settlements"),
             );
         }
-        if *settled_seq == 0 && *credits_consumed != 0 {
+        if *settled_seq == 0 && consumed != 0 {
             findings.add(
                 4,
-                format!("session {id} has consumed {credits_consumed} without a settlement"),
+                format!("session {id} has consumed {consumed} without a settlement"),
+            );
+        }
+    }
+
+    /// Law 5: no more comes back from the revenue account than the session brought.
+    fn check_refunds(&self, findings: &mut Findings<'_>) {
+        let (id, Tally { used, refunded, .. }) = (self.session.id, self.tally);
+        if refunded > used {
+            findings.add(
+                5,
+                format!("session {id} has cost {used}, and {refunded} of it is refunded"),
             );
         }
     }
@@ -127,7 +146,7 @@ impl Case<'_> {
                 format!("session {id} has an end without a reason, or a reason without an end"),
             );
         }
-        let last_instant = self.user.last_instant;
+        let last_instant = self.last_instant;
         if *settled_at > last_instant {
             findings.add(
                 7,
@@ -140,12 +159,8 @@ impl Case<'_> {
 
     /// Law 2: the charge is what the tariff says for the served time.
     fn check_charge(&self, tariff: Tariff, findings: &mut Findings<'_>) {
-        let SessionRow {
-            id,
-            credits_consumed,
-            served_ms,
-            ..
-        } = self.session;
+        let SessionRow { id, served_ms, .. } = self.session;
+        let consumed = self.consumed;
         let Ok(served) = Millis::new(*served_ms) else {
             findings.add(2, format!("session {id} was served for {served_ms} ms"));
             return;
@@ -157,61 +172,22 @@ impl Case<'_> {
             Some(EndReason::Depleted) => tariff.price_of(tariff.intervals_completed(served)),
             _ => tariff.charge(served),
         };
-        if charge.map(Credits::get) != Some(*credits_consumed) {
+        if charge.map(|charge| i128::from(charge.get())) != Some(consumed) {
             let charge = charge.map_or("more than there can be".to_owned(), |charge| {
                 charge.to_string()
             });
             findings.add(
                 2,
-                format!("session {id} has consumed {credits_consumed}; {served_ms} ms of its tariff cost {charge}"),
+                format!("session {id} has consumed {consumed}; {served_ms} ms of its tariff cost {charge}"),
             );
         }
-        if self.end_reason() == Some(EndReason::Depleted) {
-            self.check_depletion(tariff, served, findings);
-        }
-    }
-
-    /// Law 2: a session ends by itself only at a boundary, and only where the next interval could not
-    /// be paid. With another session live at that instant, that one's hold counts too, and the ledger
-    /// alone can't tell.
-    fn check_depletion(&self, tariff: Tariff, served: Millis, findings: &mut Findings<'_>) {
-        let SessionRow {
-            id,
-            settled_at: end,
-            ..
-        } = self.session;
-        if tariff.served_after(tariff.intervals_completed(served)) != Some(served) {
+        // That the next interval could not be paid either shows in the course of the wallet.
+        if self.end_reason() == Some(EndReason::Depleted)
+            && tariff.served_after(tariff.intervals_completed(served)) != Some(served)
+        {
             findings.add(
                 2,
                 format!("session {id} ran out of credits after {served} ms, inside an interval"),
-            );
-        }
-        let is_live_at_end = |other: &&SessionRow| {
-            other.start_time <= *end && other.end_time.is_none_or(|other| other >= *end)
-        };
-        if self
-            .sessions
-            .iter()
-            .filter(|other| other.id != *id)
-            .any(|other| is_live_at_end(&other))
-        {
-            return;
-        }
-        // What came in at the very end may have come after it was durable.
-        let counts = |entry: &&EntryRow| {
-            entry.at < *end || (entry.at == *end && change(self.user, entry) < 0)
-        };
-        let left: i128 = self
-            .entries
-            .iter()
-            .filter(counts)
-            .map(|entry| change(self.user, entry))
-            .sum();
-        let price = tariff.price();
-        if left >= i128::from(price.get()) {
-            findings.add(
-                2,
-                format!("session {id} ran out of credits with {left} left, at a price of {price}"),
             );
         }
     }
@@ -244,26 +220,27 @@ impl Case<'_> {
             settled_at,
             ..
         } = self.session;
-        let proofs: Vec<i64> = self
-            .usage()
-            .map(|entry| entry.at)
-            .chain([*settled_at])
-            .collect();
+        let own = proof(*settled_at, self.runs);
+        let proofs = || self.tally.proofs.iter().chain(&own);
         let nexts = self
             .runs
             .iter()
             .skip(1)
             .map(|run| run.started_at)
             .chain([i64::MAX]);
-        self.runs.iter().zip(nexts).fold(0, |sum, (run, next)| {
-            let proofs = proofs
-                .iter()
-                .copied()
-                .filter(|proof| (run.started_at..next).contains(proof));
-            let until = proofs.fold(run.alive_at, i64::max).min(next);
+        let mut sum = 0;
+        for (place, (run, next)) in self.runs.iter().zip(nexts).enumerate() {
+            if next <= *start_time || run.started_at >= *settled_at {
+                continue;
+            }
+            let of_run = proofs().filter(|(of, _)| *of == place);
+            let until = of_run
+                .fold(run.alive_at, |until, (_, at)| until.max(*at))
+                .min(next);
             let (from, to) = (run.started_at.max(*start_time), until.min(*settled_at));
-            sum + length(from, to) - self.paused_ms(from, to)
-        })
+            sum += length(from, to) - self.paused_ms(from, to);
+        }
+        sum
     }
 
     fn paused_ms(&self, from: i64, to: i64) -> i128 {
@@ -276,12 +253,6 @@ impl Case<'_> {
                 )
             })
             .sum()
-    }
-
-    fn usage(&self) -> impl Iterator<Item = &EntryRow> {
-        self.entries.iter().filter(|entry| {
-            entry.kind == EntryKind::Usage.as_str() && entry.session_id == Some(self.session.id)
-        })
     }
 
     fn end_reason(&self) -> Option<EndReason> {

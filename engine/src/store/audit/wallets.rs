@@ -1,13 +1,10 @@
-//! What holds for a wallet: its ledger adds up (law 5), and every write to it is accounted for
-//! (law 7).
-
-use std::collections::HashSet;
+//! What holds for a wallet: its ledger adds up (law 5), and its versions follow each other (law 7).
 
 use schema::ledger::EntryKind;
 
 use super::{
     Findings,
-    rows::{EntryRow, SessionRow, UserRow},
+    rows::{EntryRow, UserRow},
 };
 
 /// The house's account that credits are issued from and taken back to.
@@ -15,28 +12,36 @@ const ISSUANCE: i64 = -1;
 /// The house's account that takes in what is used.
 const REVENUE: i64 = -2;
 
-/// Checks the wallet of `user`, with its entries in the order of the wallet's versions.
-pub(super) fn check(
-    user: &UserRow,
-    entries: &[EntryRow],
-    sessions: &[SessionRow],
-    findings: &mut Findings<'_>,
-) {
-    check_entries(user, entries, findings);
-    check_writes(user, entries, sessions, findings);
-    check_slots(sessions, findings);
+/// Follows a wallet's entries in the order of its versions.
+#[derive(Debug, Default)]
+pub(super) struct Chain {
+    sum: i128,
+    from_outside: u64,
+    /// The entry before: its id, version and balance.
+    before: Option<(i64, i64, i64)>,
 }
 
-fn check_entries(user: &UserRow, entries: &[EntryRow], findings: &mut Findings<'_>) {
-    let mut before: Option<&EntryRow> = None;
-    let mut sum = 0_i128;
-    for entry in entries {
+impl Chain {
+    /// What the entries sum to.
+    pub(super) const fn sum(&self) -> i128 {
+        self.sum
+    }
+
+    /// How many entries are no session's use.
+    pub(super) const fn from_outside(&self) -> u64 {
+        self.from_outside
+    }
+
+    /// Checks the next entry.
+    pub(super) fn take(&mut self, user: &UserRow, entry: &EntryRow, findings: &mut Findings<'_>) {
         let EntryRow {
             id,
+            at,
             kind,
             amount,
             from_account,
             to_account,
+            wallet_version,
             balance_after,
             ..
         } = entry;
@@ -49,97 +54,43 @@ fn check_entries(user: &UserRow, entries: &[EntryRow], findings: &mut Findings<'
             );
         }
         let change = change(user, entry);
-        sum += change;
-        let expected = before.map_or(0, |entry| i128::from(entry.balance_after)) + change;
+        self.sum += change;
+        self.from_outside += u64::from(kind != EntryKind::Usage.as_str());
+        let expected = self.before.map_or(0, |(_, _, balance)| i128::from(balance)) + change;
         if i128::from(*balance_after) != expected {
             findings.add(
                 5,
                 format!("entry {id} leaves a balance of {balance_after}, not {expected}"),
             );
         }
-        if let Some(before) = before
-            .filter(|before| before.wallet_version >= entry.wallet_version || before.id >= *id)
+        if let Some((before, version, _)) = self
+            .before
+            .filter(|(before, version, _)| version >= wallet_version || before >= id)
         {
             findings.add(
                 7,
-                format!(
-                    "entry {} is of wallet version {}, and entry {id} after it of version {}",
-                    before.id, before.wallet_version, entry.wallet_version
-                ),
+                format!("entry {before} is of wallet version {version}, and entry {id} after it of version {wallet_version}"),
             );
         }
-        if entry.wallet_version > user.version {
+        if *wallet_version > user.version {
             findings.add(
                 7,
                 format!(
-                    "entry {id} is of wallet version {}, past version {}",
-                    entry.wallet_version, user.version
+                    "entry {id} is of wallet version {wallet_version}, past version {}",
+                    user.version
                 ),
             );
         }
-        if entry.at > user.last_instant {
+        if *at > user.last_instant {
             findings.add(
                 7,
                 format!(
-                    "entry {id} is at {}, past the last instant {}",
-                    entry.at, user.last_instant
+                    "entry {id} is at {at}, past the last instant {}",
+                    user.last_instant
                 ),
             );
         }
-        before = Some(entry);
-    }
-    if i128::from(user.credits) != sum {
-        findings.add(
-            5,
-            format!(
-                "the balance is {}, and the ledger's sum {sum}",
-                user.credits
-            ),
-        );
-    }
-}
-
-/// Each start, settlement and change from outside is one write, and makes one version.
-fn check_writes(
-    user: &UserRow,
-    entries: &[EntryRow],
-    sessions: &[SessionRow],
-    findings: &mut Findings<'_>,
-) {
-    let outside = entries
-        .iter()
-        .filter(|entry| entry.kind != EntryKind::Usage.as_str())
-        .count();
-    let starts_and_settlements: i128 = sessions
-        .iter()
-        .map(|session| 1 + i128::from(session.settled_seq))
-        .sum();
-    let writes = i128::try_from(outside)
-        .unwrap_or(i128::MAX)
-        .saturating_add(starts_and_settlements);
-    if i128::from(user.version) != writes {
-        findings.add(
-            7,
-            format!(
-                "the wallet is at version {}, and {writes} writes are recorded",
-                user.version
-            ),
-        );
-    }
-}
-
-fn check_slots(sessions: &[SessionRow], findings: &mut Findings<'_>) {
-    let mut slots = HashSet::new();
-    for session in sessions.iter().filter(|session| session.end_time.is_none()) {
-        if !slots.insert(session.slot) {
-            findings.add(
-                7,
-                format!(
-                    "session {} is not the only live one in slot {}",
-                    session.id, session.slot
-                ),
-            );
-        }
+        self.before = Some((*id, *wallet_version, *balance_after));
     }
 }
 

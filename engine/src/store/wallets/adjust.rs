@@ -275,6 +275,7 @@ fn instant(now: UnixMillis, wallet: &WalletRecord, runs: &HashMap<String, Vec<Ru
 /// The wallet as it stands at `at`, if its sessions run on until then.
 fn standing(record: WalletRecord, runs: &HashMap<String, Vec<Run>>, at: UnixMillis) -> Standing {
     let mut sessions: Vec<Session> = Vec::with_capacity(record.live.len());
+    let (user, version, credits) = (record.user, record.version, record.credits);
     for (node, runs) in runs {
         let recorded = record.live.iter().filter(|live| live.node.as_str() == node);
         let recorded: Vec<_> = recorded.map(|live| live.session.clone()).collect();
@@ -282,11 +283,10 @@ fn standing(record: WalletRecord, runs: &HashMap<String, Vec<Run>>, at: UnixMill
         if let Some(current) = runs.last_mut() {
             current.to = UnixMillis::MAX;
         }
-        let (user, version, credits) = (record.user, record.version, record.credits);
-        let wallet = Wallet::recovered(user, version, credits, &recorded, &runs);
+        let changes = &record.since_checkpoints;
+        let wallet = Wallet::recovered(user, version, credits, &recorded, changes, &runs);
         sessions.extend(wallet.sessions());
     }
-    let (user, version, credits) = (record.user, record.version, record.credits);
     let mut wallet = Wallet::new(user, version, credits, UnixMillis::EPOCH, sessions);
     wallet.advance(at);
     let consumed = wallet.sessions().iter().map(|session| {

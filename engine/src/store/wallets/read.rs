@@ -12,7 +12,7 @@ use crate::{
     facts::{LiveSession, NodeName, WalletRecord},
     store::{
         StoreError,
-        connection::{Connection, Sql, Value},
+        connection::{Column, Connection, Sql, Value},
     },
 };
 
@@ -46,6 +46,15 @@ struct LiveRow {
 #[derive(sqlx::FromRow)]
 struct ChangeRow {
     at: i64,
+    amount: i64,
+}
+
+/// An entry since a checkpoint in the database.
+#[derive(sqlx::FromRow)]
+struct ChangedRow {
+    user_id: i64,
+    at: i64,
+    is_usage: bool,
     amount: i64,
 }
 
@@ -131,6 +140,7 @@ async fn with_live_sessions(
         sessions.iter().map(|session| session.id).collect(),
     )
     .await?;
+    let mut changes = since_checkpoints(connection, &rows, &sessions).await?;
     let mut live: HashMap<i64, Vec<LiveSession>> = HashMap::new();
     for session in sessions {
         let pauses = pauses.remove(&session.id).unwrap_or_default();
@@ -145,10 +155,69 @@ async fn with_live_sessions(
             credits: Credits::new(row.credits)?,
             last_instant: UnixMillis::new(row.last_instant)?,
             live: live.remove(&row.id).unwrap_or_default(),
+            since_checkpoints: changes.remove(&row.id).unwrap_or_default(),
             changes: Vec::new(),
         })
     });
     wallets.collect()
+}
+
+/// What others changed of each of these users' balances since the last settlement of any session, or
+/// the start of a live one, in the order of the wallets' versions.
+async fn since_checkpoints(
+    connection: &mut Connection,
+    users: &[WalletRow],
+    sessions: &[LiveRow],
+) -> Result<HashMap<i64, Vec<BalanceChange>>, StoreError> {
+    let mut latest: HashMap<i64, i64> = HashMap::new();
+    for session in sessions {
+        let since = latest.entry(session.user_id).or_insert(session.settled_at);
+        *since = (*since).max(session.settled_at);
+    }
+    // Of most wallets nothing was recorded since, and the ledger need not be asked.
+    let is_changed = |user: &&WalletRow| {
+        latest
+            .get(&user.id)
+            .is_some_and(|since| user.last_instant > *since)
+    };
+    let changed: Vec<i64> = users
+        .iter()
+        .filter(is_changed)
+        .map(|user| user.id)
+        .collect();
+    if changed.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let since = changed.iter().map(|user| latest[user]).collect();
+    let rows: Vec<ChangedRow> = connection
+        .rows(
+            Sql {
+                postgres: "SELECT user_id, at, kind = 'usage' AS is_usage,
+                        CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount
+                    FROM UNNEST($1::BIGINT[], $2::BIGINT[]) AS changed (wallet, since)
+                    JOIN ledger ON user_id = wallet AND at > since ORDER BY user_id, wallet_version",
+                sqlite: "SELECT user_id, at, kind = 'usage' AS is_usage,
+                        CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount
+                    FROM (SELECT value ->> 0 AS wallet, value ->> 1 AS since FROM json_each($1))
+                    JOIN ledger ON user_id = wallet AND at > since ORDER BY user_id, wallet_version",
+            },
+            &[Value::Rows(vec![Column::Ints(changed), Column::Ints(since)])],
+        )
+        .await?;
+    let mut by_user: HashMap<i64, Vec<BalanceChange>> = HashMap::new();
+    for row in rows {
+        let own = by_user.entry(row.user_id).or_default();
+        if row.is_usage {
+            // What was settled then had taken all that came before into account.
+            own.clear();
+        } else {
+            own.push(BalanceChange {
+                at: UnixMillis::new(row.at)?,
+                amount: CreditsChange::try_from(row.amount)?,
+            });
+        }
+    }
+    Ok(by_user)
 }
 
 /// The pauses of live sessions since their checkpoints, by session, in order.
