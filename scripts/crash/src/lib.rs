@@ -26,3 +26,4 @@ pub mod server;
 
 pub mod options;
 pub mod run;
+pub mod setup;

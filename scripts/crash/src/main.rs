@@ -1,21 +1,34 @@
 //! `crash`: see [`crash`] and `crash --help`; `scripts/crash-test` builds and runs it.
 //!
-//! Exit codes: 0 nothing is wrong, 1 something is, 2 it could not be run.
+//! Exit codes: 0 nothing is wrong, 1 something is, 2 it could not be run, 130 it was interrupted.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use crash::{options::Options, run};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match crash(&Options::parse()).await {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::from(2)
-        }
+    let options = Options::parse();
+    let ended = tokio::select! {
+        ended = crash(&options) => ended,
+        // Dropping the run kills the server.
+        interrupted = interrupted() => interrupted.map(|()| ExitCode::from(130)),
+    };
+    ended.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::from(2)
+    })
+}
+
+async fn interrupted() -> anyhow::Result<()> {
+    let mut terminations = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminations.recv() => (),
     }
+    Ok(())
 }
 
 async fn crash(options: &Options) -> anyhow::Result<ExitCode> {

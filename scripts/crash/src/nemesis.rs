@@ -18,6 +18,8 @@ use crate::{
 const SUSPENSION: Duration = Duration::from_millis(11_500);
 /// How long it may take after an outage until everything works again.
 const RECOVERY: Duration = Duration::from_secs(20);
+/// Among how many of the latest operations it is looked whether everything works again.
+const LATEST: usize = 1_000;
 /// Files that may not grow beyond this can take nothing: the database's log is longer.
 const FULL_BYTES: u64 = 4_096;
 /// What was sent before the disk was full may still be answered so much later.
@@ -281,8 +283,8 @@ impl Nemesis {
         loop {
             let works = self.recorder.read(|history| {
                 let is_done = |request| {
-                    let mut operations = history.operations.iter().rev();
-                    operations.any(|operation| {
+                    let mut latest = history.operations.iter().rev().take(LATEST);
+                    latest.any(|operation| {
                         operation.request == request
                             && operation
                                 .acknowledged()

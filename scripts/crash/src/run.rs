@@ -1,16 +1,11 @@
 //! A run: prepare, let users and nemesis loose on each other, make peace, audit.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use schema::{Credits, Millis, session::SessionStarted};
-use tempfile::TempDir;
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
@@ -18,25 +13,19 @@ use crate::{
     client::{Address, Answer, Call, Client},
     history::{Keys, Recorder, UserIndex},
     moment::Stopwatch,
-    nemesis::{Nemesis, Networks},
+    nemesis::Nemesis,
     operator::{Abilities, Operator},
     options::{Faults, Options, Store},
     processes::{Limits, Processes},
     program::Program,
-    proxy::Proxy,
     records::Records,
     report::{self, Report},
     server::Log,
+    setup::{self, Data, Folder, PRICE, SIGNUP_CREDITS, Setup},
     user::{self, Account, Phase, User},
     watcher,
 };
 
-/// What signing up brings.
-const SIGNUP_CREDITS: i64 = 20;
-/// The price of an interval.
-const PRICE: i64 = 1;
-/// How often a live session is settled: often, so that crashes hit settlements too.
-const SETTLE_EVERY_MS: u32 = 1_000;
 /// More than this much service lost by one crash is wrong even on a busy machine.
 const LAG_MAX_MS: i64 = 3_000;
 /// How long users may take to come to an end, once there are no faults any more.
@@ -48,15 +37,6 @@ pub struct Outcome {
     pub report: Report,
     /// The folder with the log and the history, if it was kept.
     pub kept: Option<PathBuf>,
-}
-
-/// Where a run's data is.
-#[derive(Clone, Debug)]
-pub enum Data {
-    /// In this file.
-    Sqlite(PathBuf),
-    /// In the database at this address.
-    Postgres(String),
 }
 
 /// Runs what `options` ask for. `before_audit` is called when the server is down for the last time
@@ -108,7 +88,7 @@ impl<'a> Run<'a> {
             auditor,
             data,
             networks,
-        } = set_up(options, &folder.path, &name).await?;
+        } = setup::set_up(options, &folder.path, &name).await?;
         let (tell, address) = watch::channel::<Option<SocketAddr>>(None);
         let limits = match (options.store, options.faults) {
             (Store::Sqlite, Faults::DiskFull | Faults::All) => Limits::FileSize,
@@ -308,128 +288,6 @@ impl<'a> Run<'a> {
         let kept = is_kept.then(|| self.folder.keep());
         Ok(Outcome { report, kept })
     }
-}
-
-/// Where a run keeps its files.
-struct Folder {
-    path: PathBuf,
-    /// Deletes it, unless it is kept.
-    temporary: Option<TempDir>,
-}
-
-impl Folder {
-    fn make(wanted: Option<&PathBuf>) -> anyhow::Result<Self> {
-        let (path, temporary) = if let Some(wanted) = wanted {
-            std::fs::create_dir_all(wanted)
-                .with_context(|| format!("can't make {}", wanted.display()))?;
-            (wanted.clone(), None)
-        } else {
-            let made = tempfile::Builder::new()
-                .prefix("minute-credit-crash.")
-                .tempdir()?;
-            (made.path().to_owned(), Some(made))
-        };
-        Ok(Self {
-            path: path.canonicalize()?,
-            temporary,
-        })
-    }
-
-    fn keep(self) -> PathBuf {
-        self.temporary.map(TempDir::keep);
-        self.path
-    }
-}
-
-/// How the program is run.
-struct Setup {
-    program: Program,
-    auditor: Program,
-    data: Data,
-    networks: Option<Networks>,
-}
-
-/// The program with the run's settings, and what stands between it and its data.
-async fn set_up(options: &Options, dir: &Path, name: &str) -> anyhow::Result<Setup> {
-    let binary = options
-        .program
-        .canonicalize()
-        .with_context(|| format!("there is no {}: build it first", options.program.display()))?;
-    let program = Program::new(&binary, dir)
-        .with("PORT", "0")
-        .with("DATA_DIR", dir.join("data").display().to_string())
-        .with("MINUTE_CREDIT__NODE__NAME", name)
-        .with("MINUTE_CREDIT__SIGNUP__CREDITS", SIGNUP_CREDITS.to_string())
-        .with("MINUTE_CREDIT__TARIFF__CREDITS", PRICE.to_string())
-        .with(
-            "MINUTE_CREDIT__TARIFF__INTERVAL_MS",
-            options.interval_ms.to_string(),
-        )
-        .with(
-            "MINUTE_CREDIT__SETTLEMENT__EVERY_MS",
-            SETTLE_EVERY_MS.to_string(),
-        );
-    let program = match options.faults {
-        Faults::Kill => program,
-        // Shorter than the longest outages, so that there are unknown outcomes.
-        Faults::Cut | Faults::DiskFull | Faults::All => program
-            .with("MINUTE_CREDIT__DATABASE__CALL_TIMEOUT_MS", "1500")
-            .with("MINUTE_CREDIT__LIMITS__CALL_TIMEOUT_MS", "2000"),
-    };
-    match options.store {
-        Store::Sqlite => {
-            if options.faults == Faults::Cut {
-                bail!("--faults cut needs --store postgres");
-            }
-            Ok(Setup {
-                auditor: program.clone(),
-                program,
-                data: Data::Sqlite(dir.join("data").join("minute-credit.db")),
-                networks: None,
-            })
-        }
-        Store::Postgres => {
-            if options.faults == Faults::DiskFull {
-                bail!("--faults disk-full needs --store sqlite");
-            }
-            set_up_postgres(options, program).await
-        }
-    }
-}
-
-async fn set_up_postgres(options: &Options, program: Program) -> anyhow::Result<Setup> {
-    let url = std::env::var("DATABASE_URL").context("DATABASE_URL must name a Postgres")?;
-    let redis = std::env::var("REDIS_URL").ok();
-    let auditor = program.clone().with("DATABASE_URL", &url);
-    let data = Data::Postgres(url.clone());
-    if options.faults == Faults::Kill {
-        let program = match redis {
-            Some(redis) => auditor.clone().with("REDIS_URL", redis),
-            None => auditor.clone(),
-        };
-        return Ok(Setup {
-            program,
-            auditor,
-            data,
-            networks: None,
-        });
-    }
-    let (postgres, through) = Proxy::before(&url).await?;
-    let mut program = program.with("DATABASE_URL", through);
-    let redis = match redis {
-        Some(redis) => {
-            let (proxy, through) = Proxy::before(&redis).await?;
-            program = program.with("REDIS_URL", through);
-            Some(proxy)
-        }
-        None => None,
-    };
-    Ok(Setup {
-        program,
-        auditor,
-        data,
-        networks: Some(Networks { postgres, redis }),
-    })
 }
 
 /// The source of one actor's decisions: each has its own, so that none depends on another's timing.

@@ -76,11 +76,6 @@ impl Service {
         let before = |moment| self.crashes.partition_point(|crash| *crash < moment);
         (before(to).saturating_sub(before(from))) as u64
     }
-
-    /// How often it crashed in all.
-    pub fn crashes_in_all(&self) -> usize {
-        self.crashes.len()
-    }
 }
 
 impl Spans {

@@ -10,11 +10,7 @@
 use std::path::Path;
 
 use clap::Parser;
-use crash::{
-    checker::Kind,
-    options::Options,
-    run::{self, Data},
-};
+use crash::{checker::Kind, options::Options, run, setup::Data};
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 /// A short run. With the server down, `sql` is run on its data, and must change as many rows.
