@@ -1,6 +1,6 @@
 //! Somebody who watches a user's balance over a websocket, and comes back whenever it closes.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use futures_util::StreamExt;
 use schema::websocket::ServerMessage;
@@ -29,23 +29,21 @@ pub async fn watch(account: Account, mut address: Address, recorder: Recorder) {
             return;
         };
         if let Some(server) = server {
-            let url = format!("ws://{server}/ws?token={}", account.token);
             // Errors are what the run is about; what was heard until then counts.
-            let _ = timeout_connect(&url, server, &account, &recorder).await;
+            let _ = listen(server, &account, &recorder).await;
         }
         sleep(RETRY_AFTER).await;
     }
 }
 
-async fn timeout_connect(
-    url: &str,
-    server: std::net::SocketAddr,
-    account: &Account,
-    recorder: &Recorder,
-) -> anyhow::Result<()> {
-    let stream = TcpStream::connect(server).await?;
-    let handshake = tokio_tungstenite::client_async(url, stream);
-    let (mut socket, _) = timeout(PATIENCE, handshake).await??;
+/// Writes down what one websocket says, until it closes.
+async fn listen(server: SocketAddr, account: &Account, recorder: &Recorder) -> anyhow::Result<()> {
+    let url = format!("ws://{server}/ws?token={}", account.token);
+    let opening = async {
+        let stream = TcpStream::connect(server).await?;
+        anyhow::Ok(tokio_tungstenite::client_async(url, stream).await?)
+    };
+    let (mut socket, _) = timeout(PATIENCE, opening).await??;
     let stream = recorder.opened(account.index);
     while let Some(message) = socket.next().await {
         if let Message::Text(text) = message? {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use schema::{
     SessionId,
     ledger::{EntryKind, LedgerEntry},
-    session::{SessionRecord, SessionStopped},
+    session::SessionRecord,
 };
 
 use super::{Kind, Seen, Terms, Verdict, show};
@@ -22,7 +22,7 @@ pub(super) fn check(seen: &Seen<'_>, records: &UserRecords, terms: &Terms, verdi
     for stop in seen.stops() {
         for (_, reply) in stop.replies() {
             if let Reply::Stopped(stopped) = reply
-                && !finals(stopped, records).contains(&stopped.final_credits.get())
+                && !finals(stopped.session_id, records).contains(&stopped.final_credits.get())
             {
                 verdict.violation(
                     Kind::Unbalanced,
@@ -207,19 +207,19 @@ fn is_entry_of(entry: &LedgerEntry, operation: &Operation) -> bool {
 }
 
 /// The balances that the wallet had from the session's last settlement until another session cost
-/// something: a stop may report any of them, as adjustments come in between.
-fn finals(stopped: &SessionStopped, records: &UserRecords) -> Vec<i64> {
+/// something: its end may report any of them, as adjustments come in between.
+pub(super) fn finals(session: SessionId, records: &UserRecords) -> Vec<i64> {
     let ledger = &records.ledger;
     let is_usage = |entry: &LedgerEntry| entry.kind == EntryKind::Usage;
     let settled = ledger
         .iter()
-        .rposition(|entry| is_usage(entry) && entry.session_id == Some(stopped.session_id));
+        .rposition(|entry| is_usage(entry) && entry.session_id == Some(session));
     // Without a settlement that moved anything: from the last movement before the session on.
     let first = settled.or_else(|| {
         let started_at = records
             .sessions
             .iter()
-            .find(|session| session.session_id == stopped.session_id)?
+            .find(|recorded| recorded.session_id == session)?
             .started_at;
         ledger
             .iter()

@@ -2,7 +2,7 @@
 
 use schema::websocket::ServerMessage;
 
-use super::{Kind, Seen, Verdict, show};
+use super::{Kind, Seen, Verdict, ledger::finals, show};
 use crate::{
     history::{Adjustment, Operation, Request, Stream},
     moment::Moment,
@@ -107,7 +107,7 @@ fn ends(seen: &Seen<'_>, stream: &Stream, records: &UserRecords, verdict: &mut V
             reason,
             ended_at,
             credits_consumed,
-            ..
+            final_credits,
         } = message
         else {
             continue;
@@ -123,6 +123,7 @@ fn ends(seen: &Seen<'_>, stream: &Stream, records: &UserRecords, verdict: &mut V
                 session.credits_consumed,
             ) == (Some(*ended_at), Some(*reason), *credits_consumed)
         });
+        let is_right = is_right && finals(*session_id, records).contains(&final_credits.get());
         if !is_right {
             verdict.violation(
                 Kind::Misreported,

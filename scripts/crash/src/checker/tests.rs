@@ -496,20 +496,21 @@ fn what_websockets_should_not_have_said_is_found() {
     expect(&[], says(1_600, 64));
     expect(&[], says(1_600, 69));
     expect(&[Kind::Misreported], says(1_600, 70));
-    let tells = |consumed| {
+    let tells = |consumed, left| {
         move |world: &mut World| {
             let told = ServerMessage::SessionStopped {
                 session_id: session(1),
                 reason: EndReason::User,
                 ended_at: wall(3_000),
                 credits_consumed: credits(consumed),
-                final_credits: credits(60),
+                final_credits: credits(left),
             };
             world.history.streams[0].messages.push((at(3_004), told));
         }
     };
-    expect(&[], tells(10));
-    expect(&[Kind::Misreported], tells(9));
+    expect(&[], tells(10, 60));
+    expect(&[Kind::Misreported], tells(9, 60));
+    expect(&[Kind::Misreported], tells(10, 61));
 }
 
 #[test]
