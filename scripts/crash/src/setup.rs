@@ -95,6 +95,10 @@ pub async fn set_up(options: &Options, dir: &Path, name: &str) -> anyhow::Result
             "MINUTE_CREDIT__SETTLEMENT__EVERY_MS",
             SETTLE_EVERY_MS.to_string(),
         );
+    // Nothing is wrong with a database whose audit takes long.
+    let auditor = program
+        .clone()
+        .with("MINUTE_CREDIT__DATABASE__CALL_TIMEOUT_MS", "60000");
     let program = match options.faults {
         Faults::Kill => program,
         // Shorter than the longest outages, so that there are unknown outcomes.
@@ -108,7 +112,7 @@ pub async fn set_up(options: &Options, dir: &Path, name: &str) -> anyhow::Result
                 bail!("--faults cut needs --store postgres");
             }
             Ok(Setup {
-                auditor: program.clone(),
+                auditor,
                 program,
                 data: Data::Sqlite(dir.join("data").join("minute-credit.db")),
                 networks: None,
@@ -118,21 +122,25 @@ pub async fn set_up(options: &Options, dir: &Path, name: &str) -> anyhow::Result
             if options.faults == Faults::DiskFull {
                 bail!("--faults disk-full needs --store sqlite");
             }
-            set_up_postgres(options, program).await
+            set_up_postgres(options, program, auditor).await
         }
     }
 }
 
-async fn set_up_postgres(options: &Options, program: Program) -> anyhow::Result<Setup> {
+async fn set_up_postgres(
+    options: &Options,
+    program: Program,
+    auditor: Program,
+) -> anyhow::Result<Setup> {
     let url = std::env::var("DATABASE_URL").context("DATABASE_URL must name a Postgres")?;
     let redis = std::env::var("REDIS_URL").ok();
-    let auditor = program.clone().with("DATABASE_URL", &url);
+    let auditor = auditor.with("DATABASE_URL", &url);
     let data = Data::Postgres(url.clone());
     if options.faults == Faults::Kill {
-        let program = match redis {
-            Some(redis) => auditor.clone().with("REDIS_URL", redis),
-            None => auditor.clone(),
-        };
+        let mut program = program.with("DATABASE_URL", &url);
+        if let Some(redis) = redis {
+            program = program.with("REDIS_URL", redis);
+        }
         return Ok(Setup {
             program,
             auditor,
