@@ -14,7 +14,7 @@ use schema::{
     Credits, Millis, SessionId, UnixMillis, UserId,
     session::{EndReason, LiveBalance},
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use crate::{
     clock::Clock,
@@ -22,6 +22,7 @@ use crate::{
     facts::{NodeName, ProcessId, ResumePolicy},
     ids::SessionIds,
     journal::{Journal, JournalArguments},
+    keys::{self, Answer, KeyTurn, KeyTurns, RequestKey},
     metronome::Metronome,
     mirror::{self, Mirror, MirrorArguments},
     notices, recovery,
@@ -35,6 +36,9 @@ use crate::{
 
 /// How often a shutdown looks whether all is recorded.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
+/// How long a stop waits to learn whether its key was used before it fixes the session's end all the
+/// same. The journal looks again, under the user's lock.
+const STOP_HELD_BACK_FOR: Duration = Duration::from_millis(500);
 
 /// How the engine runs.
 #[derive(Clone, Debug)]
@@ -84,7 +88,7 @@ pub struct Stopped {
 }
 
 /// Why a session did not start.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, thiserror::Error)]
 pub enum StartError {
     /// There is no such user.
     #[error("there is no such user")]
@@ -95,6 +99,9 @@ pub enum StartError {
     /// The free credits don't cover the first interval.
     #[error("not enough credits")]
     InsufficientCredits,
+    /// The idempotency key belongs to another request.
+    #[error("the idempotency key was used for another request")]
+    KeyConflict,
     /// Nothing was done: the engine is too busy, draining, or without its database.
     #[error("the engine can't start sessions just now")]
     Unavailable,
@@ -109,6 +116,9 @@ pub enum StopError {
     /// The user has no live session.
     #[error("there is no live session")]
     NoActiveSession,
+    /// The idempotency key belongs to another request.
+    #[error("the idempotency key was used for another request")]
+    KeyConflict,
     /// Nothing was done: the engine is too busy or draining.
     #[error("the engine can't stop sessions just now")]
     Unavailable,
@@ -148,6 +158,8 @@ pub struct Engine {
     context: Arc<Context>,
     /// How many calls may still be taken on.
     calls: Arc<Semaphore>,
+    /// Whose turn it is under each idempotency key.
+    turns: KeyTurns,
     is_draining: Arc<AtomicBool>,
 }
 
@@ -207,6 +219,7 @@ impl Engine {
         let engine = Self {
             context,
             calls,
+            turns: KeyTurns::default(),
             is_draining: Arc::default(),
         };
         engine.routed().await;
@@ -216,45 +229,104 @@ impl Engine {
             sessions = adopted,
             "the engine runs"
         );
+        tokio::spawn(keys::purge(
+            Arc::clone(&store),
+            engine.context.timeline.clone(),
+            supervisor.clone(),
+        ));
         tokio::spawn(notices::listen(store, supervisor, latest_notice));
         Ok(engine)
     }
 
-    /// Starts a session for `user`; returns when it is durable.
-    pub async fn start_session(&self, user: UserId) -> Result<Started, StartError> {
+    /// Starts a session for `user`; returns when it is durable. With a key it is done once, however
+    /// often it is asked for within 24 hours: then its first success is returned again.
+    pub async fn start_session(
+        &self,
+        user: UserId,
+        key: Option<RequestKey>,
+    ) -> Result<Started, StartError> {
         if !self.context.journal.is_recording()
             || !self.context.timeline.is_serving()
             || self.context.journal.queued() >= self.context.settings.calls_max
         {
             return Err(StartError::Unavailable);
         }
-        match self.call(user, Request::Start).await {
-            Ok(result) => result,
-            Err(CallError::NotTaken) => Err(StartError::Unavailable),
-            Err(CallError::NoReply) => Err(StartError::OutcomeUnknown),
+        let (_permit, _turn) = self.admit(user, key.as_ref()).await?;
+        let asked = self.ask(user, |reply| Request::Start(key.clone(), reply));
+        match (asked.await?, key) {
+            (Err(StartError::KeyConflict), _) => Err(StartError::KeyConflict),
+            (Err(refusal), Some(request)) => match self.kept(user, &request).await {
+                Ok(Kept::Answer(Answer::Started(started))) => Ok(started),
+                Ok(Kept::Answer(Answer::Stopped(_)) | Kept::Conflict) => {
+                    Err(StartError::KeyConflict)
+                }
+                Ok(Kept::Nothing) => Err(refusal),
+                Err(_) => Err(StartError::OutcomeUnknown),
+            },
+            (result, _) => result,
         }
     }
 
-    /// Stops the session of `user`; returns when its end is durable.
+    /// Stops the session of `user`; returns when its end is durable. With a key it is done once,
+    /// however often it is asked for within 24 hours: then its first success is returned again.
     pub async fn stop_session(
         &self,
         user: UserId,
         reason: EndReason,
+        key: Option<RequestKey>,
     ) -> Result<Stopped, StopError> {
-        match self.call(user, |reply| Request::Stop(reason, reply)).await {
-            Ok(result) => result,
-            Err(CallError::NotTaken) => Err(StopError::Unavailable),
-            Err(CallError::NoReply) => Err(StopError::OutcomeUnknown),
+        let (_permit, _turn) = self.admit(user, key.as_ref()).await?;
+        if let Some(request) = &key
+            && self.context.journal.is_recording()
+        {
+            let kept = tokio::time::timeout(STOP_HELD_BACK_FOR, self.kept(user, request));
+            match kept.await {
+                Ok(Ok(Kept::Answer(Answer::Stopped(stopped)))) => return Ok(stopped),
+                Ok(Ok(Kept::Answer(Answer::Started(_)) | Kept::Conflict)) => {
+                    return Err(StopError::KeyConflict);
+                }
+                Ok(Ok(Kept::Nothing) | Err(_)) | Err(_) => {}
+            }
         }
+        let asked = self.ask(user, |reply| Request::Stop(reason, key.clone(), reply));
+        match (asked.await?, key) {
+            (Err(StopError::KeyConflict), _) => Err(StopError::KeyConflict),
+            (Err(refusal), Some(request)) => match self.kept(user, &request).await {
+                Ok(Kept::Answer(Answer::Stopped(stopped))) => Ok(stopped),
+                Ok(Kept::Answer(Answer::Started(_)) | Kept::Conflict) => {
+                    Err(StopError::KeyConflict)
+                }
+                Ok(Kept::Nothing) => Err(refusal),
+                Err(_) => Err(StopError::OutcomeUnknown),
+            },
+            (result, _) => result,
+        }
+    }
+
+    /// What was answered under the key before.
+    async fn kept(&self, user: UserId, request: &RequestKey) -> Result<Kept, StoreError> {
+        let now = self.context.timeline.now();
+        let kept = self.context.store.kept_answer(user, &request.key, now);
+        let kept = kept.await.inspect_err(|error| {
+            tracing::warn!(
+                user = user.get(),
+                error = error as &dyn std::error::Error,
+                "can't read an idempotency key"
+            );
+        })?;
+        Ok(match kept {
+            None => Kept::Nothing,
+            Some(kept) if kept.fingerprint == request.fingerprint => Kept::Answer(kept.answer),
+            Some(_) => Kept::Conflict,
+        })
     }
 
     /// The live balance of `user` now, with the live session if there is one.
     pub async fn balance(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
-        match self.call(user, Request::Balance).await {
-            Ok(Ok(Some(balance))) => Ok(balance),
-            Ok(Ok(None)) => self.recorded_balance(user).await,
-            Ok(Err(error)) => Err(error),
-            Err(CallError::NotTaken | CallError::NoReply) => Err(BalanceError::Unavailable),
+        let (_permit, _) = self.admit(user, None).await?;
+        match self.ask(user, Request::Balance).await?? {
+            Some(balance) => Ok(balance),
+            None => self.recorded_balance(user).await,
         }
     }
 
@@ -350,16 +422,31 @@ impl Engine {
         self.context.supervisor.stop(None);
     }
 
+    /// Takes a call on, if there is room for it, when its turn under its key has come.
+    async fn admit(
+        &self,
+        user: UserId,
+        key: Option<&RequestKey>,
+    ) -> Result<(SemaphorePermit<'_>, Option<KeyTurn>), CallError> {
+        if self.is_draining.load(Ordering::Acquire) {
+            return Err(CallError::NotTaken);
+        }
+        let permit = self.calls.try_acquire().map_err(|_| CallError::NotTaken)?;
+        let Some(request) = key else {
+            return Ok((permit, None));
+        };
+        let turn = self.turns.take(user, request.key.clone());
+        // Who waits for longer than a call may take learns no more than whoever has the turn.
+        let turn = tokio::time::timeout(self.context.settings.call_timeout, turn);
+        Ok((permit, Some(turn.await.map_err(|_| CallError::NoReply)?)))
+    }
+
     /// Sends `user` a request that is answered, and waits for the answer for as long as a call may.
-    async fn call<T>(
+    async fn ask<T>(
         &self,
         user: UserId,
         request: impl FnOnce(oneshot::Sender<T>) -> Request,
     ) -> Result<T, CallError> {
-        if self.is_draining.load(Ordering::Acquire) {
-            return Err(CallError::NotTaken);
-        }
-        let _permit = self.calls.try_acquire().map_err(|_| CallError::NotTaken)?;
         let (reply, mut answer) = oneshot::channel();
         self.cast(SupervisorMessage::Request(user, request(reply)));
         if let Ok(answer) =
@@ -391,6 +478,42 @@ enum CallError {
     NotTaken,
     /// It was, but what became of it is not known.
     NoReply,
+}
+
+impl From<CallError> for StartError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::NotTaken => Self::Unavailable,
+            CallError::NoReply => Self::OutcomeUnknown,
+        }
+    }
+}
+
+impl From<CallError> for StopError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::NotTaken => Self::Unavailable,
+            CallError::NoReply => Self::OutcomeUnknown,
+        }
+    }
+}
+
+impl From<CallError> for BalanceError {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::NotTaken | CallError::NoReply => Self::Unavailable,
+        }
+    }
+}
+
+/// What a key says of a request.
+enum Kept {
+    /// The key is not in use.
+    Nothing,
+    /// The request was answered like this before.
+    Answer(Answer),
+    /// The key belongs to another request.
+    Conflict,
 }
 
 async fn start_mirror(

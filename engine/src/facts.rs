@@ -3,6 +3,8 @@
 use billing::{BalanceChange, Opening, RecordedSession, Settlement, Takeover, WalletVersion};
 use schema::{Credits, Millis, UnixMillis, UserId};
 
+use crate::keys::{IdempotencyKey, RequestKey};
+
 /// The name under which a process serves sessions. Sessions stay with their node's name, not with
 /// the process: whoever runs under the name takes them over.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -112,6 +114,37 @@ impl Fact {
     }
 }
 
+/// A fact with the idempotency keys that its transaction keeps, or forgets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recording {
+    /// The fact.
+    pub fact: Fact,
+    /// The keys of the requests that the fact answers: of an opening, or of a session's end. What
+    /// they are answered with follows from the fact.
+    pub keys: Vec<RequestKey>,
+    /// When the keys count as used; those used 24 h before count as absent.
+    pub at: UnixMillis,
+    /// The key of a start that turned out to be for nobody, with the end that undoes it: whoever sends
+    /// it again starts anew.
+    pub forgotten: Option<IdempotencyKey>,
+}
+
+/// Without any key.
+impl From<Fact> for Recording {
+    fn from(fact: Fact) -> Self {
+        let at = match fact {
+            Fact::Opening(opening) => opening.started_at,
+            Fact::Settlement(settlement) => settlement.at,
+        };
+        Self {
+            fact,
+            keys: Vec::new(),
+            at,
+            forgotten: None,
+        }
+    }
+}
+
 /// What became of a fact. Recording the same fact again gives `Recorded` again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FactOutcome {
@@ -130,6 +163,9 @@ pub enum Refusal {
     /// There is no such user.
     #[error("there is no such user")]
     UserUnknown,
+    /// One of its keys was used before: somebody has had that request done.
+    #[error("the idempotency key was used before")]
+    KeyUsed,
     /// The slot has a live session, of this node or another.
     #[error("the slot has a live session")]
     SlotTaken,

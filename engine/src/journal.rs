@@ -27,7 +27,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     clock::Clock,
-    facts::{Fact, FactOutcome, NodeRun, Refusal, ResumePolicy},
+    facts::{FactOutcome, NodeRun, Recording, Refusal, ResumePolicy},
     session::SessionMessage,
     store::{Store, StoreError},
     supervisor::SupervisorMessage,
@@ -66,8 +66,8 @@ pub enum JournalMessage {
 /// A fact on its way, and whom to tell what became of it.
 #[derive(Debug)]
 pub struct Entry {
-    /// The fact.
-    pub fact: Fact,
+    /// The fact, with its keys.
+    pub recording: Recording,
     /// What it holds back until it is recorded; comes back with the outcome.
     pub stamp: Option<Stamp>,
     /// Whom to tell.
@@ -326,13 +326,13 @@ impl JournalActor {
             .fetch_sub(batch.entries.len(), Ordering::Relaxed);
         for (entry, outcome) in batch.entries.into_iter().zip(outcomes) {
             let told = SessionMessage::Outcome {
-                fact: entry.fact,
+                fact: entry.recording.fact,
                 outcome,
                 stamp: entry.stamp,
             };
             if entry.session.cast(told).is_err() {
                 tracing::warn!(
-                    user = entry.fact.user().get(),
+                    user = entry.recording.fact.user().get(),
                     "a session was gone before its fact was recorded"
                 );
             }
@@ -377,7 +377,7 @@ impl JournalActor {
         while entries.len() < BATCH_MAX
             && let Some(entry) = state.waiting.pop_front()
         {
-            if users.insert(entry.fact.user()) {
+            if users.insert(entry.recording.fact.user()) {
                 entries.push(entry);
             } else {
                 next.push_back(entry);
@@ -424,8 +424,9 @@ impl Writer {
     }
 
     async fn write(self, batch: Batch, journal: ActorRef<JournalMessage>) {
-        let facts: Vec<Fact> = batch.entries.iter().map(|entry| entry.fact).collect();
-        let message = match self.record(batch.alive_at, &facts).await {
+        let recordings = batch.entries.iter().map(|entry| entry.recording.clone());
+        let recordings: Vec<Recording> = recordings.collect();
+        let message = match self.record(batch.alive_at, &recordings).await {
             Some(outcomes) => JournalMessage::Written(batch, outcomes),
             None => JournalMessage::Superseded,
         };
@@ -436,17 +437,20 @@ impl Writer {
     async fn record(
         &self,
         alive_at: Option<UnixMillis>,
-        facts: &[Fact],
+        recordings: &[Recording],
     ) -> Option<Vec<FactOutcome>> {
-        match self.record_together(alive_at, facts).await {
+        match self.record_together(alive_at, recordings).await {
             Ok(outcomes) => Some(outcomes),
             Err(StoreError::Superseded) => None,
             // The database refuses the batch as such: find the fact that it can't take.
-            Err(_) if facts.len() > 1 => {
-                let mut outcomes = Vec::with_capacity(facts.len());
-                for fact in facts {
+            Err(_) if recordings.len() > 1 => {
+                let mut outcomes = Vec::with_capacity(recordings.len());
+                for recording in recordings {
                     outcomes.push(
-                        match self.record_together(None, std::slice::from_ref(fact)).await {
+                        match self
+                            .record_together(None, std::slice::from_ref(recording))
+                            .await
+                        {
                             Ok(outcome) => outcome.first().copied().unwrap_or(FactOutcome::Stale),
                             Err(StoreError::Superseded) => return None,
                             Err(_) => FactOutcome::Refused(Refusal::Contradiction),
@@ -456,7 +460,7 @@ impl Writer {
                 Some(outcomes)
             }
             Err(_) => Some(
-                facts
+                recordings
                     .iter()
                     .map(|_| FactOutcome::Refused(Refusal::Contradiction))
                     .collect(),
@@ -464,13 +468,13 @@ impl Writer {
         }
     }
 
-    /// Records `facts` in one transaction.
+    /// Records `recordings` in one transaction.
     async fn record_together(
         &self,
         alive_at: Option<UnixMillis>,
-        facts: &[Fact],
+        recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
-        self.patiently(|| self.store.record(&self.run, alive_at, facts))
+        self.patiently(|| self.store.record(&self.run, alive_at, recordings))
             .await
     }
 

@@ -26,6 +26,7 @@ mod watermark;
 pub mod clock;
 pub mod engine;
 pub mod facts;
+pub mod keys;
 pub mod store;
 pub mod update;
 

@@ -6,13 +6,14 @@
 //! for one while it handles a message, and never charges by ticks: a wake only shows what time made
 //! true already.
 
+mod commands;
 mod outcomes;
 mod reading;
 mod telling;
 
 use std::{sync::Arc, time::Duration};
 
-use billing::{Settlement, SlotNumber, StartRejection, Wallet, WalletVersion};
+use billing::{Settlement, Wallet, WalletVersion};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use schema::{
     Millis, UnixMillis, UserId,
@@ -20,12 +21,14 @@ use schema::{
 };
 use tokio::sync::oneshot;
 
+use self::commands::{Abandoned, LateStops, StartReply, Starting, StopReply, Stopping};
 use crate::{
     context::Context,
     count::Count,
-    engine::{BalanceError, StartError, Started, StopError, Stopped},
-    facts::{Fact, FactOutcome, WalletRecord},
+    engine::BalanceError,
+    facts::{Fact, FactOutcome, Recording, WalletRecord},
     journal::Entry,
+    keys::RequestKey,
     store::StoreError,
     supervisor::SupervisorMessage,
     timeline::Moment,
@@ -42,9 +45,9 @@ const FIRST_READING: WalletVersion = WalletVersion::new(i64::MAX);
 #[derive(Debug)]
 pub enum Request {
     /// Start a session.
-    Start(oneshot::Sender<Result<Started, StartError>>),
+    Start(Option<RequestKey>, StartReply),
     /// Stop the session.
-    Stop(EndReason, oneshot::Sender<Result<Stopped, StopError>>),
+    Stop(EndReason, Option<RequestKey>, StopReply),
     /// Tell the live balance; nothing where there is no live session.
     Balance(oneshot::Sender<Result<Option<LiveBalance>, BalanceError>>),
     /// Somebody watches the balance from now on, or nobody does.
@@ -151,14 +154,21 @@ pub struct SessionState {
     reload: Reload,
     /// Whether a fact is with the journal; no other is sent meanwhile.
     is_in_flight: bool,
-    /// The caller who waits for the start to be recorded, and the start's stamp.
-    starting: Option<oneshot::Sender<Result<Started, StartError>>>,
+    /// The callers who wait for the start to be recorded, and the start's stamp.
+    starting: Option<Starting>,
     start_stamp: Option<Stamp>,
-    /// Callers who wait for the end to be recorded, and the first one's stamp.
-    stopping: Vec<oneshot::Sender<Result<Stopped, StopError>>>,
+    /// Callers who wait for the end to be recorded, in the order in which they came, and the first
+    /// one's stamp.
+    stopping: Vec<Stopping>,
     stop_stamp: Option<Stamp>,
+    /// How many of them, the first ones, have their keys in the settlement that is with the journal.
+    covered_stops: usize,
+    /// Those whose keys came too late for it. While there are any, what is with the journal is theirs.
+    late: Option<LateStops>,
+    /// A session that is ended because nobody took its start's reply.
+    abandoned: Option<Abandoned>,
     /// Starts that wait until the session before them is settled.
-    queued_starts: Vec<oneshot::Sender<Result<Started, StartError>>>,
+    queued_starts: Vec<(Option<RequestKey>, StartReply)>,
     /// How many requests were handled; the supervisor knows how many it sent.
     handled: u64,
     /// The earliest wake that is set.
@@ -198,6 +208,9 @@ impl Actor for SessionActor {
             start_stamp: None,
             stopping: Vec::new(),
             stop_stamp: None,
+            covered_stops: 0,
+            late: None,
+            abandoned: None,
             queued_starts: Vec::new(),
             handled: 0,
             wake_at: None,
@@ -264,8 +277,8 @@ impl SessionState {
         match &mut self.wallet {
             WalletState::Loading(waiting) => waiting.push(request),
             WalletState::Ready(_) => match request {
-                Request::Start(reply) => self.start(reply),
-                Request::Stop(reason, reply) => self.stop(reason, reply),
+                Request::Start(key, reply) => self.start(key, reply),
+                Request::Stop(reason, key, reply) => self.stop(reason, key, reply),
                 Request::Balance(reply) => {
                     let balance = self.live_balance_now();
                     let _gone = reply.send(Ok(balance));
@@ -278,58 +291,6 @@ impl SessionState {
                     };
                 }
             },
-        }
-    }
-
-    fn start(&mut self, reply: oneshot::Sender<Result<Started, StartError>>) {
-        let stamp = self.context.watermark.stamp();
-        let at = self.catch_up(stamp.moment());
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
-        // Nothing is served while time stands still.
-        let id = self
-            .context
-            .ids
-            .next()
-            .filter(|_| stamp.moment().is_serving);
-        let Some(id) = id else {
-            let _gone = reply.send(Err(StartError::Unavailable));
-            return;
-        };
-        match wallet.start(at, id, SlotNumber::default(), self.context.settings.tariff) {
-            Ok(()) => {
-                self.starting = Some(reply);
-                self.start_stamp = Some(stamp);
-            }
-            Err(StartRejection::Settling) => self.queued_starts.push(reply),
-            Err(StartRejection::SessionActive) => {
-                let _gone = reply.send(Err(StartError::SessionActive));
-            }
-            Err(StartRejection::InsufficientCredits) => {
-                let _gone = reply.send(Err(StartError::InsufficientCredits));
-            }
-        }
-    }
-
-    fn stop(&mut self, reason: EndReason, reply: oneshot::Sender<Result<Stopped, StopError>>) {
-        let stamp = self.context.watermark.stamp();
-        let at = self.catch_up(stamp.moment());
-        let WalletState::Ready(wallet) = &mut self.wallet else {
-            return;
-        };
-        let Some(id) = wallet.sessions().first().map(|session| session.id) else {
-            let _gone = reply.send(Err(StopError::NoActiveSession));
-            return;
-        };
-        match wallet.stop(at, id, reason) {
-            Ok(_) => {
-                self.stopping.push(reply);
-                self.stop_stamp.get_or_insert(stamp);
-            }
-            Err(billing::StopRejection::NoActiveSession) => {
-                let _gone = reply.send(Err(StopError::NoActiveSession));
-            }
         }
     }
 
@@ -398,7 +359,16 @@ impl SessionState {
             }
             return;
         };
-        if self.is_in_flight || matches!(self.reload, Reload::Underway | Reload::UnderwayOutdated) {
+        if self.is_in_flight {
+            return;
+        }
+        if let Some(late) = &self.late {
+            let keys = late.waiting.iter().map(|(request, _)| request.clone());
+            let recording = self.recording(Fact::Settlement(late.settlement), keys.collect());
+            self.send(myself, recording, None);
+            return;
+        }
+        if matches!(self.reload, Reload::Underway | Reload::UnderwayOutdated) {
             return;
         }
         if self.reload == Reload::Needed {
@@ -406,18 +376,46 @@ impl SessionState {
             self.load(myself, since);
             return;
         }
-        let (fact, stamp) = if let Some(opening) = wallet.unrecorded_start() {
-            (Fact::Opening(opening), self.start_stamp.take())
+        if let Some(opening) = wallet.unrecorded_start() {
+            let key = self.starting.as_ref().and_then(|start| start.key.clone());
+            let recording = self.recording(Fact::Opening(opening), Vec::from_iter(key));
+            let stamp = self.start_stamp.take();
+            self.send(myself, recording, stamp);
         } else if let Some(settlement) = wallet.settlement_due() {
-            (Fact::Settlement(settlement), self.stop_stamp.take())
+            let keys = self.stopping.iter().filter_map(|stop| stop.key.clone());
+            let mut recording = self.recording(Fact::Settlement(settlement), keys.collect());
+            let abandoned = self.abandoned.as_ref();
+            recording.forgotten = abandoned
+                .filter(|abandoned| abandoned.session == settlement.session)
+                .and_then(|abandoned| abandoned.key.clone());
+            self.covered_stops = self.stopping.len();
+            let stamp = self.stop_stamp.take();
+            self.send(myself, recording, stamp);
         } else if let Some(settlement) = self.interim_settlement() {
-            (Fact::Settlement(settlement), None)
-        } else {
-            return;
-        };
+            let recording = self.recording(Fact::Settlement(settlement), Vec::new());
+            self.send(myself, recording, None);
+        }
+    }
+
+    /// `fact` with the keys that are used from now on.
+    fn recording(&self, fact: Fact, keys: Vec<RequestKey>) -> Recording {
+        let at = self.context.timeline.now();
+        Recording {
+            keys,
+            at,
+            ..fact.into()
+        }
+    }
+
+    fn send(
+        &mut self,
+        myself: &ActorRef<SessionMessage>,
+        recording: Recording,
+        stamp: Option<Stamp>,
+    ) {
         self.is_in_flight = true;
         self.context.journal.record(Entry {
-            fact,
+            recording,
             stamp,
             session: myself.clone(),
         });

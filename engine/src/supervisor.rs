@@ -159,7 +159,7 @@ impl SupervisorState {
         }
         if !self.sessions.contains_key(&user) {
             let needs_session = match &request {
-                Request::Start(_) => true,
+                Request::Start(..) => true,
                 // A dashboard without a session is to see credits that come in.
                 Request::Notice => self.watched.contains(&user),
                 Request::Stop(..) | Request::Balance(_) | Request::Watch(_) => false,
@@ -258,10 +258,10 @@ impl SupervisorState {
 /// Answers a request for a user without a live session here.
 fn answer_without_session(request: Request) {
     match request {
-        Request::Start(reply) => {
+        Request::Start(_, reply) => {
             let _gone = reply.send(Err(StartError::Unavailable));
         }
-        Request::Stop(_, reply) => {
+        Request::Stop(_, _, reply) => {
             let _gone = reply.send(Err(StopError::NoActiveSession));
         }
         Request::Balance(reply) => {

@@ -44,7 +44,7 @@ async fn with_a_session(settings: EngineSettings) -> (World, UserId, Started) {
     let world = World::begin_on(store, Clock::start_at(ms(BEGIN)), settings).await;
     let user = world.store.add_user(100);
     world.engine.watch(user);
-    let started = world.engine.start_session(user).await.unwrap();
+    let started = world.engine.start_session(user, None).await.unwrap();
     (world, user, started)
 }
 
@@ -76,7 +76,10 @@ async fn a_longer_outage_pauses_sessions_uncharged() {
     let session = paused.session.unwrap();
     assert_eq!((session.depletes_at, session.next_charge_at), (None, None));
     assert!(matches!(
-        world.engine.start_session(world.store.add_user(5)).await,
+        world
+            .engine
+            .start_session(world.store.add_user(5), None)
+            .await,
         Err(StartError::Unavailable)
     ));
 
@@ -124,7 +127,7 @@ async fn a_stop_in_a_pause_ends_where_the_pause_began() {
     assert_eq!(record.ended_at, Some(ms(BEGIN + 71_000)));
     assert_eq!(record.served_ms.get(), 71_000);
     assert_eq!(record.credits_consumed.get(), 11);
-    world.engine.start_session(user).await.unwrap();
+    world.engine.start_session(user, None).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -222,7 +225,7 @@ async fn after_a_gap_that_is_too_long_sessions_end_at_the_cut() {
         assert_eq!(end, expected, "{resume:?} {suspended}");
         if !is_resumed {
             assert_eq!(record.credits_consumed.get(), 3);
-            world.engine.start_session(user).await.unwrap();
+            world.engine.start_session(user, None).await.unwrap();
         }
     }
 }

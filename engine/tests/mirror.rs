@@ -120,7 +120,7 @@ async fn live_state_is_shown_with_a_time_to_live() {
     let client = redis.client().await;
     let world = world_with(&redis).await;
     let user = world.store.add_user(100);
-    let started = world.engine.start_session(user).await.unwrap();
+    let started = world.engine.start_session(user, None).await.unwrap();
 
     let live = until(async || shown(&client, user).await.filter(|state| state.active)).await;
     assert_eq!(live.credits.get(), 100);
@@ -143,18 +143,18 @@ async fn billing_goes_on_without_redis_and_the_mirror_is_rebuilt() {
     let client = redis.client().await;
     let world = world_with(&redis).await;
     let (before, during) = (world.store.add_user(100), world.store.add_user(100));
-    world.engine.start_session(before).await.unwrap();
+    world.engine.start_session(before, None).await.unwrap();
     until(async || shown(&client, before).await).await;
 
     // Erased under our feet: the database is the truth, the next fact is shown as ever.
     client.flushall::<()>(false).await.unwrap();
-    world.engine.start_session(during).await.unwrap();
+    world.engine.start_session(during, None).await.unwrap();
     until(async || shown(&client, during).await).await;
     world.stop(during).await.unwrap();
 
     let port = redis.port;
     drop(redis);
-    world.engine.start_session(during).await.unwrap();
+    world.engine.start_session(during, None).await.unwrap();
     assert_eq!(
         world.engine.balance(during).await.unwrap().credits.get(),
         100

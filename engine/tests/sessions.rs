@@ -28,7 +28,7 @@ async fn a_session_ends_by_itself_when_the_credits_run_out() {
     let world = World::begin().await;
     let user = world.store.add_user(100);
     world.engine.watch(user);
-    let started = world.engine.start_session(user).await.unwrap();
+    let started = world.engine.start_session(user, None).await.unwrap();
     assert_eq!(world.engine.live_sessions(), 1);
     pass(601_000).await;
 
@@ -95,7 +95,7 @@ async fn a_session_ends_by_itself_when_the_credits_run_out() {
         Err(StopError::NoActiveSession)
     ));
     assert!(matches!(
-        world.engine.start_session(user).await,
+        world.engine.start_session(user, None).await,
         Err(StartError::InsufficientCredits)
     ));
 }
@@ -105,7 +105,7 @@ async fn a_stop_charges_whole_intervals() {
     let check = async |millis: u64, consumed: i64| {
         let world = World::begin().await;
         let user = world.store.add_user(100);
-        let started = world.engine.start_session(user).await.unwrap();
+        let started = world.engine.start_session(user, None).await.unwrap();
         pass(millis).await;
         let stopped = world.stop(user).await.unwrap();
         assert_eq!(
@@ -141,16 +141,16 @@ async fn what_can_not_be_is_refused() {
         Err(StopError::NoActiveSession)
     ));
     assert!(matches!(
-        world.engine.start_session(poor).await,
+        world.engine.start_session(poor, None).await,
         Err(StartError::InsufficientCredits)
     ));
     assert!(matches!(
-        world.engine.start_session(nobody).await,
+        world.engine.start_session(nobody, None).await,
         Err(StartError::UserUnknown)
     ));
-    world.engine.start_session(user).await.unwrap();
+    world.engine.start_session(user, None).await.unwrap();
     assert!(matches!(
-        world.engine.start_session(user).await,
+        world.engine.start_session(user, None).await,
         Err(StartError::SessionActive)
     ));
     world.stop(user).await.unwrap();
@@ -165,7 +165,7 @@ async fn what_can_not_be_is_refused() {
 async fn of_a_hundred_starts_at_once_one_wins() {
     let world = World::begin().await;
     let user = world.store.add_user(100);
-    let starts = (0..100).map(|_| world.engine.start_session(user));
+    let starts = (0..100).map(|_| world.engine.start_session(user, None));
     let results = futures_util::future::join_all(starts).await;
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
     assert!(
@@ -180,7 +180,7 @@ async fn of_a_hundred_starts_at_once_one_wins() {
 async fn an_unwatched_session_tells_no_balance_until_it_ends() {
     let world = World::begin().await;
     let user = world.store.add_user(3);
-    world.engine.start_session(user).await.unwrap();
+    world.engine.start_session(user, None).await.unwrap();
     pass(17_000).await;
     assert_eq!(world.balances(), []);
     let balance = world.engine.balance(user).await.unwrap();
@@ -197,7 +197,7 @@ async fn an_unwatched_session_tells_no_balance_until_it_ends() {
 async fn a_long_session_is_settled_in_between() {
     let world = World::begin().await;
     let user = world.store.add_user(1_000);
-    let started = world.engine.start_session(user).await.unwrap();
+    let started = world.engine.start_session(user, None).await.unwrap();
     pass(2_000_000).await;
     assert_eq!(world.store.usage(started.session), [150, 150]);
     let stopped = world.stop(user).await.unwrap();
@@ -212,7 +212,7 @@ async fn a_long_session_is_settled_in_between() {
 async fn credits_that_come_in_move_the_end() {
     let world = World::begin().await;
     let user = world.store.add_user(2);
-    let started = world.engine.start_session(user).await.unwrap();
+    let started = world.engine.start_session(user, None).await.unwrap();
     pass(7_000).await;
     world.grant(user, 3).await;
     pass(1_000).await;
@@ -248,7 +248,7 @@ async fn credits_that_come_in_move_the_end() {
 async fn a_revoke_moves_the_end_and_is_no_event() {
     let world = World::begin().await;
     let user = world.store.add_user(10);
-    let started = world.engine.start_session(user).await.unwrap();
+    let started = world.engine.start_session(user, None).await.unwrap();
     pass(7_000).await;
     world.revoke(user, 8).await.unwrap();
     pass(1_000).await;
@@ -297,7 +297,7 @@ async fn a_start_that_a_revoke_overtakes_never_was() {
         .await;
         let user = world.store.add_user(10);
         world.store.set_read_only(true);
-        let start = async { world.engine.start_session(user).await };
+        let start = async { world.engine.start_session(user, None).await };
         let others = async {
             pass(100).await;
             let stop = async {
@@ -329,7 +329,7 @@ async fn a_start_that_a_revoke_overtakes_never_was() {
         assert_eq!(world.engine.live_sessions(), 0);
         assert_eq!(world.events(), [], "{what}");
         world.grant(user, 1).await;
-        world.engine.start_session(user).await.unwrap();
+        world.engine.start_session(user, None).await.unwrap();
     };
     for charged_at in [ChargedAt::End, ChargedAt::Start] {
         check(None, charged_at).await;
@@ -342,7 +342,7 @@ async fn a_start_that_a_revoke_overtakes_never_was() {
 async fn a_session_outlives_its_process() {
     let world = World::begin().await;
     let user = world.store.add_user(100);
-    let started = world.engine.start_session(user).await.unwrap();
+    let started = world.engine.start_session(user, None).await.unwrap();
     pass(10_000).await;
     world.engine.shutdown(Duration::from_secs(5)).await;
     let served_before = world.store.alive_at().since(started.started_at);
@@ -378,7 +378,7 @@ async fn a_session_outlives_its_process() {
 async fn a_second_process_takes_over_and_the_first_learns_of_it() {
     let first = World::begin().await;
     let user = first.store.add_user(100);
-    first.engine.start_session(user).await.unwrap();
+    first.engine.start_session(user, None).await.unwrap();
     pass(6_500).await;
     let second = World::begin_on(
         Arc::clone(&first.store),
@@ -400,7 +400,7 @@ async fn after_a_long_absence_sessions_end_where_they_were_cut() {
     let check = async |policy, away_ms: u64, is_resumed: bool| {
         let world = World::begin().await;
         let user = world.store.add_user(100);
-        let started = world.engine.start_session(user).await.unwrap();
+        let started = world.engine.start_session(user, None).await.unwrap();
         pass(13_000).await;
         world.engine.shutdown(Duration::from_secs(5)).await;
         pass(away_ms).await;
@@ -438,7 +438,7 @@ async fn after_a_long_absence_sessions_end_where_they_were_cut() {
 async fn without_its_database_a_stop_fixes_its_end_and_a_start_is_refused() {
     let world = World::begin().await;
     let (user, other) = (world.store.add_user(100), world.store.add_user(100));
-    let started = world.engine.start_session(user).await.unwrap();
+    let started = world.engine.start_session(user, None).await.unwrap();
     pass(12_500).await;
     world.store.set_down(true);
     assert!(matches!(
@@ -447,7 +447,7 @@ async fn without_its_database_a_stop_fixes_its_end_and_a_start_is_refused() {
     ));
     assert!(!world.engine.is_recording());
     assert!(matches!(
-        world.engine.start_session(other).await,
+        world.engine.start_session(other, None).await,
         Err(StartError::Unavailable)
     ));
     pass(30_000).await;
@@ -465,7 +465,7 @@ async fn without_its_database_a_stop_fixes_its_end_and_a_start_is_refused() {
         12_500
     );
     assert_eq!(record.credits_consumed.get(), 2);
-    world.engine.start_session(other).await.unwrap();
+    world.engine.start_session(other, None).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -474,7 +474,7 @@ async fn a_start_whose_reply_nobody_took_is_ended_for_nothing() {
     let user = world.store.add_user(100);
     world.store.set_read_only(true);
     assert!(matches!(
-        world.engine.start_session(user).await,
+        world.engine.start_session(user, None).await,
         Err(StartError::OutcomeUnknown)
     ));
     world.store.set_read_only(false);
@@ -496,7 +496,7 @@ async fn a_start_whose_reply_nobody_took_is_ended_for_nothing() {
             .iter()
             .any(|event| matches!(event, ServerMessage::SessionStarted { .. }))
     );
-    world.engine.start_session(user).await.unwrap();
+    world.engine.start_session(user, None).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -505,11 +505,11 @@ async fn a_wallet_that_can_not_be_read_starts_nothing() {
     let user = world.store.add_user(100);
     world.store.set_down(true);
     assert!(matches!(
-        world.engine.start_session(user).await,
+        world.engine.start_session(user, None).await,
         Err(StartError::Unavailable)
     ));
     world.store.set_down(false);
     pass(3_000).await;
-    world.engine.start_session(user).await.unwrap();
+    world.engine.start_session(user, None).await.unwrap();
     assert_eq!(world.engine.live_sessions(), 1);
 }

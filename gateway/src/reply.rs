@@ -100,6 +100,14 @@ impl Failure {
         Self::new(ErrorCode::Unavailable, sentence)
     }
 
+    /// The key was used for something else.
+    pub fn key_conflict() -> Self {
+        Self::new(
+            ErrorCode::IdempotencyConflict,
+            "This Idempotency-Key was used for another request. Use a new one for each.",
+        )
+    }
+
     /// It may or may not have been done.
     pub fn outcome_unknown() -> Self {
         let sentence =
@@ -230,6 +238,7 @@ impl From<StartError> for Failure {
                 ErrorCode::InsufficientCredits,
                 "There are not enough credits to start a session.",
             ),
+            StartError::KeyConflict => Self::key_conflict(),
             StartError::Unavailable => Self::unavailable(),
             StartError::OutcomeUnknown => Self::outcome_unknown(),
         }
@@ -242,6 +251,7 @@ impl From<StopError> for Failure {
             StopError::NoActiveSession => {
                 Self::new(ErrorCode::NoActiveSession, "No session is running.")
             }
+            StopError::KeyConflict => Self::key_conflict(),
             StopError::Unavailable => Self::unavailable(),
             StopError::OutcomeUnknown => Self::outcome_unknown(),
         }

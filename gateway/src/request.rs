@@ -1,19 +1,24 @@
 //! Reading requests: bodies within bounds of size and time, JSON with names for what is wrong,
 //! query parameters.
 
-use std::{borrow::Cow, time::Duration};
+use std::borrow::Cow;
 
 use bytes::Bytes;
+use engine::keys::{Fingerprint, IdempotencyKey, RequestKey};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
-    HeaderMap,
+    HeaderMap, Method, Request,
     body::{Body, Incoming},
     header::CONTENT_TYPE,
 };
 use schema::ErrorCode;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::{reply::Failure, settings::HttpSettings};
+
+/// The header that names a request, so that it can be sent again.
+const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
 /// The fields of a JSON object that came as a body.
 #[derive(Debug, Default)]
@@ -44,7 +49,60 @@ pub async fn fields(
     body: Incoming,
     limits: &HttpSettings,
 ) -> Result<Fields, Failure> {
-    let body = bytes(body, limits.body_bytes_max, limits.body_timeout).await?;
+    parse(headers, &bytes(body, limits).await?)
+}
+
+/// Reads a command: a request that says nothing in its body that matters, and may have an idempotency
+/// key. The body must be none or JSON. Returns the key with what was asked for.
+pub async fn command(
+    request: Request<Incoming>,
+    limits: &HttpSettings,
+) -> Result<Option<RequestKey>, Failure> {
+    let key = idempotency_key(request.headers())?;
+    let (parts, body) = request.into_parts();
+    let body = bytes(body, limits).await?;
+    parse(&parts.headers, &body)?;
+    Ok(key.map(|key| RequestKey {
+        key,
+        fingerprint: fingerprint(&parts.method, parts.uri.path(), &body),
+    }))
+}
+
+/// The value of the `Idempotency-Key` header.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Failure> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(wrong_key("must come once"));
+    }
+    IdempotencyKey::new(value.as_bytes())
+        .map(Some)
+        .map_err(|_| wrong_key("must have 1 to 255 visible ASCII characters"))
+}
+
+fn wrong_key(what: &str) -> Failure {
+    Failure::field(
+        ErrorCode::InvalidField,
+        IDEMPOTENCY_KEY,
+        format!("The header {IDEMPOTENCY_KEY} {what}."),
+    )
+}
+
+/// The SHA-256 of what a request asks for. A method and a path have no line feed.
+fn fingerprint(method: &Method, path: &str, body: &[u8]) -> Fingerprint {
+    let digest = Sha256::new()
+        .chain_update(method.as_str())
+        .chain_update("\n")
+        .chain_update(path)
+        .chain_update("\n")
+        .chain_update(body);
+    Fingerprint::new(digest.finalize().into())
+}
+
+/// The fields of a body that should be a JSON object.
+fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Fields, Failure> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Ok(Fields::default());
     }
@@ -52,7 +110,7 @@ pub async fn fields(
         let sentence = "The body must be JSON, with the content type application/json.";
         return Err(Failure::new(ErrorCode::UnsupportedMediaType, sentence));
     }
-    match serde_json::from_slice(&body) {
+    match serde_json::from_slice(body) {
         Ok(Value::Object(fields)) => Ok(Fields(fields)),
         Ok(_) => Err(Failure::new(
             ErrorCode::InvalidJson,
@@ -85,7 +143,8 @@ fn is_json(headers: &HeaderMap) -> bool {
         || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-async fn bytes(body: Incoming, bytes_max: usize, timeout: Duration) -> Result<Bytes, Failure> {
+async fn bytes(body: Incoming, limits: &HttpSettings) -> Result<Bytes, Failure> {
+    let (bytes_max, timeout) = (limits.body_bytes_max, limits.body_timeout);
     let too_large = || {
         let sentence = format!("The body must not exceed {bytes_max} bytes.");
         Failure::new(ErrorCode::BodyTooLarge, sentence).closing()

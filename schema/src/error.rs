@@ -45,6 +45,8 @@ pub enum ErrorCode {
     SessionActive,
     /// The user has no live session to stop.
     NoActiveSession,
+    /// The request's `Idempotency-Key` belongs to another request.
+    IdempotencyConflict,
     /// The body is larger than the limit.
     BodyTooLarge,
     /// The body is not marked as `application/json`.
@@ -76,7 +78,10 @@ impl ErrorCode {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::RequestTimeout => 408,
-            Self::EmailTaken | Self::SessionActive | Self::NoActiveSession => 409,
+            Self::EmailTaken
+            | Self::SessionActive
+            | Self::NoActiveSession
+            | Self::IdempotencyConflict => 409,
             Self::BodyTooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::InvalidField | Self::InvalidEmail | Self::InvalidPassword => 422,

@@ -443,6 +443,7 @@ fn each_error_has_its_status() {
         (Code::EmailTaken, "email_taken", 409),
         (Code::SessionActive, "session_active", 409),
         (Code::NoActiveSession, "no_active_session", 409),
+        (Code::IdempotencyConflict, "idempotency_conflict", 409),
         (Code::BodyTooLarge, "body_too_large", 413),
         (Code::UnsupportedMediaType, "unsupported_media_type", 415),
         (Code::InvalidField, "invalid_field", 422),

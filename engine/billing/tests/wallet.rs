@@ -513,3 +513,34 @@ fn an_overdrawn_wallet_serves_nobody() {
         );
     }
 }
+
+#[test]
+fn an_unrecorded_start_can_count_from_later() {
+    let started = |tariff| {
+        let mut wallet = wallet(2);
+        let slot = SlotNumber::default();
+        wallet.start(ms(1_000), id(1), slot, tariff).unwrap();
+        wallet
+    };
+    let mut wallet = started(usual());
+    wallet.restart(ms(8_000), id(1));
+    assert_eq!(wallet.unrecorded_start().unwrap().started_at, ms(8_000));
+    assert_eq!(wallet.depletes_at(id(1)), Some(ms(20_000)));
+
+    // A stop came after it; and it had been thought to have run out of credits.
+    let mut wallet = started(usual());
+    wallet.stop(ms(7_500), id(1), EndReason::User).unwrap();
+    wallet.restart(ms(8_000), id(1));
+    let stopped = Some(end(8_000, EndReason::User, 0, 0));
+    assert_eq!(wallet.session(id(1)).unwrap().end, stopped);
+    let mut wallet = started(usual());
+    wallet.advance(ms(30_000));
+    wallet.restart(ms(30_000), id(1));
+    assert_eq!(wallet.depletes_at(id(1)), Some(ms(42_000)));
+
+    // One that is recorded counts from when it did.
+    let mut wallet = wallet_in_session(10, usual());
+    let before = wallet.clone();
+    wallet.restart(ms(8_000), id(1));
+    assert_eq!(wallet, before);
+}

@@ -2,9 +2,13 @@
 
 use billing::{End, Settlement, WalletVersion};
 use ractor::ActorRef;
-use schema::{Credits, SessionId, websocket::ServerMessage};
+use schema::{Credits, SessionId, UserId, websocket::ServerMessage};
 
-use super::{Reload, SessionMessage, SessionState, WalletState, next_settlement, retry_later};
+use super::{
+    Reload, SessionMessage, SessionState, WalletState,
+    commands::{Abandoned, LateStops},
+    next_settlement, retry_later,
+};
 use crate::{
     engine::{StartError, Started, StopError, Stopped},
     facts::{Fact, FactOutcome, Refusal},
@@ -21,6 +25,10 @@ impl SessionState {
         stamp: Option<Stamp>,
     ) {
         self.is_in_flight = false;
+        if let Some(late) = self.late.take() {
+            late.answer(self.user, outcome);
+            return;
+        }
         match (fact, outcome) {
             (Fact::Opening(opening), FactOutcome::Recorded) => {
                 self.opened(opening.session, fact.version().next());
@@ -38,6 +46,10 @@ impl SessionState {
             }
             (Fact::Opening(opening), FactOutcome::Refused(refusal)) => {
                 self.start_refused(opening.session, refusal);
+            }
+            (Fact::Settlement(_), FactOutcome::Refused(Refusal::KeyUsed)) => {
+                self.stop_stamp = self.stop_stamp.take().or(stamp);
+                self.stops_refused();
             }
             (Fact::Settlement(settlement), FactOutcome::Refused(refusal)) => {
                 tracing::error!(
@@ -68,13 +80,20 @@ impl SessionState {
             session: id,
             started_at: session.started_at,
         };
-        let is_taken = self
+        let (key, replies) = self
             .starting
             .take()
-            .is_some_and(|reply| reply.send(Ok(started)).is_ok());
-        if !is_taken {
+            .map_or((None, Vec::new()), |start| (start.key, start.replies));
+        let taken = replies
+            .into_iter()
+            .filter_map(|reply| reply.send(Ok(started)).ok());
+        if taken.count() == 0 {
             // Whoever asked was told that the outcome is unknown: it never was, for nothing.
-            let _abandoned = wallet.abandon(id);
+            let _ended = wallet.abandon(id);
+            self.abandoned = Some(Abandoned {
+                session: id,
+                key: key.map(|request| request.key),
+            });
             return;
         }
         self.live.set(1);
@@ -91,6 +110,8 @@ impl SessionState {
         let error = match refusal {
             Refusal::SlotTaken => StartError::SessionActive,
             Refusal::UserUnknown => StartError::UserUnknown,
+            // The engine reads what was answered under the key.
+            Refusal::KeyUsed => StartError::Unavailable,
             Refusal::SessionEnded | Refusal::Contradiction => {
                 tracing::error!(
                     user = self.user.get(),
@@ -110,14 +131,36 @@ impl SessionState {
         };
         wallet.start_refused(id);
         self.start_stamp = None;
-        if let Some(reply) = self.starting.take() {
+        let starting = self.starting.take();
+        for reply in starting.map_or(Vec::new(), |start| start.replies) {
             let _gone = reply.send(Err(error));
         }
-        for reply in self.stopping.drain(..) {
-            let _gone = reply.send(Err(StopError::NoActiveSession));
+        self.refuse_stops();
+    }
+
+    /// The keys of some stops are in use. It happens where the engine could not see that before: the
+    /// database was away, or another process was quicker. Those stops, and any that can't be told from
+    /// them, never came: the wallet is what is recorded, and what has been served since.
+    fn stops_refused(&mut self) {
+        let covered = self.covered_stops.min(self.stopping.len());
+        let later = self.stopping.split_off(covered);
+        for stop in std::mem::take(&mut self.stopping) {
+            if stop.key.is_some() {
+                // Nothing was done. The engine reads what was answered under the key.
+                let _gone = stop.reply.send(Err(StopError::Unavailable));
+            } else {
+                self.stopping.push(stop);
+            }
         }
-        self.stop_stamp = None;
-        self.start_queued();
+        self.stopping.extend(later);
+        self.covered_stops = 0;
+        if self.stopping.is_empty() {
+            self.stop_stamp = None;
+        }
+        if self.abandoned.is_none() {
+            self.wallet = WalletState::Loading(Vec::new());
+            self.reload = Reload::Needed;
+        }
     }
 
     pub(super) fn settled(&mut self, settlement: &Settlement, version: WalletVersion) {
@@ -127,28 +170,28 @@ impl SessionState {
         let end = wallet.settled(settlement, version);
         let final_credits = wallet.balance();
         if let Some(end) = end {
-            self.ended(settlement.session, end, final_credits);
+            self.ended(settlement, end, final_credits);
         }
         self.mirror();
     }
 
-    pub(super) fn ended(&mut self, id: SessionId, end: End, final_credits: Credits) {
+    pub(super) fn ended(&mut self, settlement: &Settlement, end: End, final_credits: Credits) {
         let End {
             at: ended_at,
             reason,
             consumed,
             served: _,
         } = end;
-        for reply in self.stopping.drain(..) {
-            let _gone = reply.send(Ok(Stopped {
-                session: id,
-                ended_at,
-                reason,
-                consumed,
-                final_credits,
-            }));
-        }
-        self.stop_stamp = None;
+        let id = settlement.session;
+        let stopped = Stopped {
+            session: id,
+            ended_at,
+            reason,
+            consumed,
+            final_credits,
+        };
+        self.answer_stops(settlement, stopped);
+        self.abandoned = None;
         self.live.set(0);
         // The balance first: whoever hears of the end has seen what is left.
         self.tell_balance();
@@ -164,8 +207,52 @@ impl SessionState {
 
     /// Tries the starts that wait; those that still have to wait are queued again.
     pub(super) fn start_queued(&mut self) {
-        for reply in std::mem::take(&mut self.queued_starts) {
-            self.start(reply);
+        for (key, reply) in std::mem::take(&mut self.queued_starts) {
+            self.start(key, reply);
+        }
+    }
+
+    /// Answers those who wait for the end that is recorded now, but for those whose keys are not.
+    fn answer_stops(&mut self, settlement: &Settlement, stopped: Stopped) {
+        let mut waiting = Vec::new();
+        for (place, stop) in self.stopping.drain(..).enumerate() {
+            match stop.key {
+                Some(request) if place >= self.covered_stops => {
+                    waiting.push((request, stop.reply));
+                }
+                _ => _ = stop.reply.send(Ok(stopped)),
+            }
+        }
+        self.covered_stops = 0;
+        self.stop_stamp = None;
+        if !waiting.is_empty() {
+            self.late = Some(LateStops {
+                settlement: *settlement,
+                stopped,
+                waiting,
+            });
+        }
+    }
+}
+
+impl LateStops {
+    /// Answers them, now that their keys are recorded, or can't be.
+    fn answer(self, user: UserId, outcome: FactOutcome) {
+        let is_kept = outcome == FactOutcome::Recorded;
+        if !is_kept && outcome != FactOutcome::Refused(Refusal::KeyUsed) {
+            tracing::error!(
+                user = user.get(),
+                session = self.settlement.session.get(),
+                ?outcome,
+                "the keys of stops could not be kept"
+            );
+        }
+        for (_, reply) in self.waiting {
+            // Where a key is in use, the engine reads what was answered under it.
+            let answer = is_kept
+                .then_some(self.stopped)
+                .ok_or(StopError::Unavailable);
+            let _gone = reply.send(answer);
         }
     }
 }

@@ -73,6 +73,7 @@ impl SessionState {
         let started_at = live.clone().next().map(|session| session.started_at);
         let before = std::mem::replace(&mut self.wallet, WalletState::Ready(wallet));
         self.runs = runs;
+        self.stop_again();
         let now = self.now();
         self.advance();
         if let Some(started_at) = started_at {
@@ -86,23 +87,46 @@ impl SessionState {
         self.mirror();
     }
 
+    /// Lets the stops that still wait count in a wallet that was read anew, each from its instant.
+    fn stop_again(&mut self) {
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        let id = wallet.sessions().first().map(|session| session.id);
+        let mut is_stopped = self.stopping.is_empty();
+        for stop in &self.stopping {
+            is_stopped = id.is_some_and(|id| wallet.stop(stop.at, id, stop.reason).is_ok());
+        }
+        if !is_stopped {
+            self.refuse_stops();
+        }
+    }
+
     pub(super) fn rebase(&mut self, record: &WalletRecord) {
         let now = self.now();
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
+        // What was written that changed no balance from outside is of another node's sessions.
+        let writes = record.version.get() - wallet.version().get();
+        let is_served_elsewhere =
+            i64::try_from(record.changes.len()).is_ok_and(|changes| writes > changes);
         let facts = recovery::rebase_of(record, &self.context.settings.node);
         let ended = wallet.rebase(now, &facts);
         wallet.advance(now);
+        if let Some(opening) = wallet.unrecorded_start()
+            && is_served_elsewhere
+        {
+            // A whole session may have had the slot meanwhile: this one counts from when it is free.
+            wallet.restart(wallet.instant(), opening.session);
+        }
         let credits = wallet.balance();
         let uncovered_start = wallet.uncovered_start();
         if !ended.is_empty() {
             // Somebody else ended it, and has told whoever asked.
             self.live.set(0);
-            for reply in self.stopping.drain(..) {
-                let _gone = reply.send(Err(StopError::NoActiveSession));
-            }
-            self.stop_stamp = None;
+            self.abandoned = None;
+            self.refuse_stops();
         }
         if let Some(id) = uncovered_start {
             self.withdraw_start(id, StartError::InsufficientCredits);
@@ -127,7 +151,7 @@ impl SessionState {
         let is_unknown = matches!(why, StartError::UserUnknown);
         for request in std::mem::take(waiting) {
             match request {
-                Request::Start(reply) => {
+                Request::Start(_, reply) => {
                     let error = if is_unknown {
                         StartError::UserUnknown
                     } else {
@@ -135,7 +159,7 @@ impl SessionState {
                     };
                     let _gone = reply.send(Err(error));
                 }
-                Request::Stop(_, reply) => {
+                Request::Stop(_, _, reply) => {
                     let error = if is_unknown {
                         StopError::NoActiveSession
                     } else {

@@ -53,6 +53,8 @@ pub(super) enum Column {
     Ints(Vec<i64>),
     /// Names, or nothing.
     Names(Vec<Option<&'static str>>),
+    /// Texts.
+    Texts(Vec<String>),
 }
 
 impl From<i64> for Value {
@@ -258,6 +260,7 @@ fn postgres_arguments(values: &[Value]) -> Result<PgArguments, BoxDynError> {
                     match column {
                         Column::Ints(numbers) => arguments.add(numbers)?,
                         Column::Names(names) => arguments.add(names)?,
+                        Column::Texts(texts) => arguments.add(texts)?,
                     }
                 }
             }
@@ -292,6 +295,7 @@ impl Column {
         match self {
             Self::Ints(numbers) => numbers.len(),
             Self::Names(names) => names.len(),
+            Self::Texts(texts) => texts.len(),
         }
     }
 
@@ -299,6 +303,7 @@ impl Column {
         match self {
             Self::Ints(numbers) => numbers.get(row).copied().into(),
             Self::Names(names) => names.get(row).copied().flatten().into(),
+            Self::Texts(texts) => texts.get(row).cloned().into(),
         }
     }
 }

@@ -19,7 +19,10 @@ use super::{
     sqlite::{self, SqlitePools},
     wallets,
 };
-use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, ProcessId, ResumePolicy, WalletRecord};
+use crate::{
+    facts::{FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord},
+    keys::{IdempotencyKey, KeptAnswer},
+};
 
 /// How long auditing a page of users may take: one of them may have millions of rows.
 const AUDIT_TIMEOUT: Duration = Duration::from_secs(900);
@@ -220,10 +223,30 @@ impl Store for Database {
         &self,
         run: &NodeRun,
         alive_at: Option<UnixMillis>,
-        facts: &[Fact],
+        recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
-        let (run, facts) = (run.clone(), facts.to_vec());
-        self.write(move |connection| Box::pin(journal::record(connection, run, alive_at, facts)))
+        let (run, recordings) = (run.clone(), recordings.to_vec());
+        self.write(move |connection| {
+            Box::pin(journal::record(connection, run, alive_at, recordings))
+        })
+        .await
+    }
+
+    async fn kept_answer(
+        &self,
+        user: UserId,
+        key: &IdempotencyKey,
+        now: UnixMillis,
+    ) -> Result<Option<KeptAnswer>, StoreError> {
+        let key = key.clone();
+        self.read(move |connection| {
+            Box::pin(journal::keys::kept_answer(connection, user, key, now))
+        })
+        .await
+    }
+
+    async fn purge_keys(&self, expired_at: UnixMillis, limit: u32) -> Result<u64, StoreError> {
+        self.write(move |connection| Box::pin(journal::keys::purge(connection, expired_at, limit)))
             .await
     }
 

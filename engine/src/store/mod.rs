@@ -39,7 +39,10 @@ use schema::{
     session::SessionRecord,
 };
 
-use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, ProcessId, ResumePolicy, WalletRecord};
+use crate::{
+    facts::{FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord},
+    keys::{IdempotencyKey, KeptAnswer},
+};
 
 /// Where a store is and how patient it is.
 #[derive(Clone, Debug)]
@@ -327,15 +330,30 @@ pub trait Store: Send + Sync + 'static {
 
     // --- the journal ---
 
-    /// Records `facts`, at most one for each user, in one transaction, and tells what became of
-    /// each, in their order. With `alive_at`, records too that the run was alive then. One refused
-    /// fact spoils nothing. [`StoreError::Superseded`] if the run is not its node's latest.
+    /// Records facts, at most one for each user, in one transaction with their keys, and tells what
+    /// became of each, in their order. With `alive_at`, records too that the run was alive then. One
+    /// refused fact spoils nothing. [`StoreError::Superseded`] if the run is not its node's latest.
+    ///
+    /// A session's end that is recorded already keeps the keys that come with it now.
     async fn record(
         &self,
         run: &NodeRun,
         alive_at: Option<UnixMillis>,
-        facts: &[Fact],
+        recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError>;
+
+    // --- idempotency keys ---
+
+    /// The success that is kept under the user's key, unless it is older than 24 h at `now`.
+    async fn kept_answer(
+        &self,
+        user: UserId,
+        key: &IdempotencyKey,
+        now: UnixMillis,
+    ) -> Result<Option<KeptAnswer>, StoreError>;
+
+    /// Deletes up to `limit` keys that were kept at `expired_at` or before, and tells how many.
+    async fn purge_keys(&self, expired_at: UnixMillis, limit: u32) -> Result<u64, StoreError>;
 
     // --- wallets ---
 

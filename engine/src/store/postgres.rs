@@ -23,6 +23,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             "runs in place",
             include_str!("../../../schema/migrations/postgres/0002_runs_in_place.sql"),
         ),
+        migrations::simple(
+            3,
+            "idempotency keys",
+            include_str!("../../../schema/migrations/postgres/0003_idempotency_keys.sql"),
+        ),
     ]
 }
 

@@ -13,7 +13,7 @@ use crate::{
     on_both,
     support::{
         TestDatabase, at, begin_run, credits, ended, node, opening, session, settlement, version,
-        within_a_minute,
+        within_a_minute, without_keys,
     },
 };
 
@@ -360,7 +360,7 @@ async fn one_refused_fact_spoils_nothing(database: Arc<TestDatabase>) {
     ];
     let outcomes = database
         .store
-        .record(&run, Some(at(7_000)), &batch)
+        .record(&run, Some(at(7_000)), &without_keys(&batch))
         .await
         .unwrap();
     assert_eq!(
@@ -407,14 +407,17 @@ async fn a_superseded_run_writes_nothing(database: Arc<TestDatabase>) {
         (Some(at(9_000)), vec![]),
     ] {
         assert!(matches!(
-            store.record(&first, alive_at, &facts).await,
+            store.record(&first, alive_at, &without_keys(&facts)).await,
             Err(StoreError::Superseded)
         ));
     }
     assert_eq!(store.latest_alive_at().await.unwrap(), Some(at(501)));
     assert_eq!(database.wallet(user).await.version, version(1));
     assert_eq!(
-        store.record(&second, Some(at(700)), &[fact]).await.unwrap(),
+        store
+            .record(&second, Some(at(700)), &[fact.into()])
+            .await
+            .unwrap(),
         [RECORDED]
     );
 
@@ -554,7 +557,7 @@ async fn of_a_hundred_starts_at_once_one_wins(database: Arc<TestDatabase>) {
         let id = i64::try_from(n).unwrap() + 1;
         tokio::spawn(async move {
             let fact = Fact::Opening(opening(user, 1, id, 10));
-            store.record(&run, None, &[fact]).await.unwrap()[0]
+            store.record(&run, None, &[fact.into()]).await.unwrap()[0]
         })
     });
     let mut outcomes = Vec::new();

@@ -12,5 +12,6 @@ mod support;
 mod accounts;
 mod audit;
 mod journal;
+mod keys;
 mod opening;
 mod wallets;

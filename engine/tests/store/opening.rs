@@ -226,7 +226,7 @@ async fn a_read_only_server_is_unavailable() {
         let later = database.another().await;
         set("on").await.unwrap();
         let fact = Fact::Opening(opening(user, 1, 1, 10));
-        let error = later.record(&run, Some(at(10)), &[fact]).await.unwrap_err();
+        let error = later.record(&run, Some(at(10)), &[fact.into()]).await.unwrap_err();
         assert!(error.is_transient(), "{error}");
         assert_eq!(later.user(user).await.unwrap().unwrap().credits, credits(100));
         let error = store::open(&database.settings).await.err().unwrap();
@@ -253,7 +253,7 @@ async fn a_call_that_times_out_leaves_nothing_behind(database: Arc<TestDatabase>
                 .execute(&mut holder)
                 .await
                 .unwrap();
-            let result = hasty.record(&run, Some(at(10)), &[fact]).await;
+            let result = hasty.record(&run, Some(at(10)), &[fact.into()]).await;
             holder.close().await.unwrap();
             result
         }
@@ -266,7 +266,7 @@ async fn a_call_that_times_out_leaves_nothing_behind(database: Arc<TestDatabase>
                 .execute(&mut holder)
                 .await
                 .unwrap();
-            let result = hasty.record(&run, Some(at(10)), &[fact]).await;
+            let result = hasty.record(&run, Some(at(10)), &[fact.into()]).await;
             holder.close().await.unwrap();
             result
         }
@@ -278,7 +278,7 @@ async fn a_call_that_times_out_leaves_nothing_behind(database: Arc<TestDatabase>
 
     // The same store goes on, on a new connection, and the same fact is recorded once.
     loop {
-        match hasty.record(&run, Some(at(10)), &[fact]).await {
+        match hasty.record(&run, Some(at(10)), &[fact.into()]).await {
             Ok(outcomes) => break assert_eq!(outcomes, [FactOutcome::Recorded]),
             Err(error) => assert!(error.is_transient(), "{error}"),
         }

@@ -12,7 +12,9 @@ use std::{
 
 use billing::{ChargedAt, Opening, Settlement, SlotNumber, Tariff, WalletVersion};
 use engine::{
-    facts::{Fact, FactOutcome, NodeName, NodeRun, ProcessId, ResumePolicy, WalletRecord},
+    facts::{
+        Fact, FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord,
+    },
     store::{
         self, NewUser, Store, StoreLocation, StoreSettings,
         audit::{AuditLimits, Violation},
@@ -231,7 +233,7 @@ impl TestDatabase {
 
     /// Records one fact, and tells what became of it.
     pub async fn record(&self, run: &NodeRun, fact: Fact) -> FactOutcome {
-        let outcomes = self.store.record(run, None, &[fact]).await.unwrap();
+        let outcomes = self.store.record(run, None, &[fact.into()]).await.unwrap();
         assert_eq!(outcomes.len(), 1);
         outcomes[0]
     }
@@ -240,7 +242,7 @@ impl TestDatabase {
     pub async fn must_record(&self, run: &NodeRun, alive_at: i64, facts: &[Fact]) {
         let outcomes = self
             .store
-            .record(run, Some(at(alive_at)), facts)
+            .record(run, Some(at(alive_at)), &without_keys(facts))
             .await
             .unwrap();
         assert_eq!(outcomes, vec![FactOutcome::Recorded; facts.len()]);
@@ -362,6 +364,11 @@ pub fn settlement(
         at: at(millis),
         end: None,
     }
+}
+
+/// `facts` without keys.
+pub fn without_keys(facts: &[Fact]) -> Vec<Recording> {
+    facts.iter().map(|fact| (*fact).into()).collect()
 }
 
 /// `settlement` as the session's last one.

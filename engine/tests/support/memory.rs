@@ -17,10 +17,12 @@ use billing::{
     Wallet, WalletVersion,
 };
 use engine::{
+    engine::{Started, Stopped},
     facts::{
-        Fact, FactOutcome, LiveSession, NodeName, NodeRun, ProcessId, Refusal, ResumePolicy,
-        WalletRecord,
+        Fact, FactOutcome, LiveSession, NodeName, NodeRun, ProcessId, Recording, Refusal,
+        ResumePolicy, WalletRecord,
     },
+    keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
     store::{
         AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
         SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord,
@@ -42,6 +44,7 @@ pub struct MemoryStore {
     data: Mutex<Data>,
     is_down: AtomicBool,
     is_read_only: AtomicBool,
+    write_delay: Mutex<Duration>,
     faults: Mutex<Option<Faults>>,
     sabotage: Mutex<Option<Sabotage>>,
 }
@@ -67,6 +70,10 @@ pub enum Sabotage {
     SettlementsAdded,
     /// A run may write although another one has begun.
     EpochsIgnored,
+    /// No key is kept.
+    KeysIgnored,
+    /// A session may start where another one is live.
+    SlotsIgnored,
 }
 
 /// What is to become of one call.
@@ -86,6 +93,7 @@ struct Data {
     /// Sessions whose start was stale because of a revoke.
     overtaken: BTreeSet<SessionId>,
     adjusted: BTreeMap<(UserId, String), (EntryKind, Option<SessionId>, Adjusted)>,
+    keys: BTreeMap<(UserId, IdempotencyKey), KeyRow>,
     next_session: i64,
 }
 
@@ -103,6 +111,11 @@ struct SessionRow {
     recorded: RecordedSession,
     end: Option<(UnixMillis, EndReason)>,
     left_at_end: Option<Credits>,
+}
+
+struct KeyRow {
+    kept: KeptAnswer,
+    at: UnixMillis,
 }
 
 struct RunRow {
@@ -148,6 +161,11 @@ impl MemoryStore {
         self.is_read_only.store(is_read_only, Ordering::SeqCst);
     }
 
+    /// From now on the journal's batches take so long.
+    pub fn set_write_delay(&self, delay: Duration) {
+        *self.write_delay.lock().unwrap() = delay;
+    }
+
     /// Calls go wrong by chance from now on, or none does.
     pub fn set_faults(&self, faults: Option<Faults>) {
         *self.faults.lock().unwrap() = faults;
@@ -170,6 +188,11 @@ impl MemoryStore {
     /// The wallet's balance right after the session's end was recorded.
     pub fn left_at_end(&self, session: SessionId) -> Option<Credits> {
         self.data().sessions.get(&session)?.left_at_end
+    }
+
+    /// How many idempotency keys are kept.
+    pub fn keys(&self) -> usize {
+        self.data().keys.len()
     }
 
     /// What the ledger says that the user has, and what the user's row says.
@@ -205,11 +228,13 @@ impl MemoryStore {
         }
     }
 
-    /// The runs, each from its start to its last `alive_at`, in ms since [`BEGIN`]; the one that lasts
+    /// The first node's runs, each from its start to its last `alive_at`, in ms since [`BEGIN`]; the one that lasts
     /// has no end.
     pub fn runs(&self) -> Vec<(i64, Option<i64>)> {
         let data = self.data();
-        let runs = data.runs.iter().map(|row| {
+        let node = data.runs.first().map(|row| &row.run.node);
+        let runs = data.runs.iter().filter(|row| Some(&row.run.node) == node);
+        let runs = runs.map(|row| {
             let alive_at = row.alive_at.get() - BEGIN;
             let to = (!row.is_current).then_some(alive_at);
             (row.run.started_at.get() - BEGIN, to)
@@ -445,7 +470,7 @@ impl Data {
             }
             return FactOutcome::Stale;
         }
-        if is_taken {
+        if is_taken && sabotage != Some(Sabotage::SlotsIgnored) {
             return FactOutcome::Refused(Refusal::SlotTaken);
         }
         row.version = row.version.next();
@@ -471,6 +496,95 @@ impl Data {
         };
         self.sessions.insert(opening.session, row);
         FactOutcome::Recorded
+    }
+
+    /// Records a fact with its keys.
+    fn record(
+        &mut self,
+        node: &NodeName,
+        recording: &Recording,
+        sabotage: Option<Sabotage>,
+    ) -> FactOutcome {
+        let user = recording.fact.user();
+        let own = self.answered(&recording.fact);
+        let is_used_elsewhere = recording.keys.iter().any(|request| {
+            let used = self.kept(user, &request.key, recording.at);
+            used.is_some_and(|used| Some(used_for(&used.answer)) != own)
+        });
+        if self.users.contains_key(&user.get()) && is_used_elsewhere {
+            return FactOutcome::Refused(Refusal::KeyUsed);
+        }
+        let outcome = match &recording.fact {
+            Fact::Opening(opening) => self.open(node, opening, sabotage),
+            Fact::Settlement(settlement) => self.settle(settlement, sabotage),
+        };
+        if outcome == FactOutcome::Recorded && sabotage != Some(Sabotage::KeysIgnored) {
+            self.keep(recording);
+        }
+        outcome
+    }
+
+    /// What a fact's keys are kept for: the session, and whether it started.
+    fn answered(&self, fact: &Fact) -> Option<(SessionId, bool)> {
+        match fact {
+            Fact::Opening(opening) => Some((opening.session, true)),
+            Fact::Settlement(settlement) => settlement.end.map(|_| (settlement.session, false)),
+        }
+    }
+
+    fn kept(&self, user: UserId, key: &IdempotencyKey, now: UnixMillis) -> Option<KeptAnswer> {
+        let row = self.keys.get(&(user, key.clone()));
+        row.filter(|row| now.since(row.at) < KEPT_FOR)
+            .map(|row| row.kept)
+    }
+
+    /// Keeps and forgets the keys of a fact that is recorded.
+    fn keep(&mut self, recording: &Recording) {
+        let user = recording.fact.user();
+        let answer = match &recording.fact {
+            Fact::Opening(opening) => Answer::Started(Started {
+                session: opening.session,
+                started_at: opening.started_at,
+            }),
+            Fact::Settlement(settlement) => {
+                let row = &self.sessions[&settlement.session];
+                let (Some((ended_at, reason)), Some(final_credits)) = (row.end, row.left_at_end)
+                else {
+                    return;
+                };
+                Answer::Stopped(Stopped {
+                    session: settlement.session,
+                    ended_at,
+                    reason,
+                    consumed: row.recorded.settled.total,
+                    final_credits,
+                })
+            }
+        };
+        for request in &recording.keys {
+            if self.kept(user, &request.key, recording.at).is_none() {
+                let fingerprint = request.fingerprint;
+                let row = KeyRow {
+                    kept: KeptAnswer {
+                        fingerprint,
+                        answer,
+                    },
+                    at: recording.at,
+                };
+                self.keys.insert((user, request.key.clone()), row);
+            }
+        }
+        if let Some(key) = &recording.forgotten {
+            let name = (user, key.clone());
+            let own = used_for(&answer).0;
+            if self
+                .keys
+                .get(&name)
+                .is_some_and(|row| used_for(&row.kept.answer).0 == own)
+            {
+                self.keys.remove(&name);
+            }
+        }
     }
 
     fn settle(&mut self, settlement: &Settlement, sabotage: Option<Sabotage>) -> FactOutcome {
@@ -640,7 +754,9 @@ impl Data {
             .iter()
             .map(|live| live.session.clone())
             .collect();
-        let mut runs: Vec<Run> = self.runs.iter().map(RunRow::recorded).collect();
+        let node = wallet.live.first().map(|live| &live.node);
+        let runs = self.runs.iter().filter(|row| Some(&row.run.node) == node);
+        let mut runs: Vec<Run> = runs.map(RunRow::recorded).collect();
         if let Some(current) = runs.last_mut() {
             current.to = UnixMillis::MAX;
         }
@@ -745,9 +861,11 @@ impl Store for MemoryStore {
         &self,
         run: &NodeRun,
         alive_at: Option<UnixMillis>,
-        facts: &[Fact],
+        recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
         let fate = self.fate().await?;
+        let delay = *self.write_delay.lock().unwrap();
+        tokio::time::sleep(delay).await;
         if self.is_read_only.load(Ordering::SeqCst) {
             return Err(StoreError::TimedOut(Duration::ZERO));
         }
@@ -759,15 +877,38 @@ impl Store for MemoryStore {
         });
         let current = current.ok_or(StoreError::Superseded)?;
         current.alive_at = current.alive_at.max(alive_at.unwrap_or(UnixMillis::EPOCH));
-        let outcomes = facts.iter().map(|fact| match fact {
-            Fact::Opening(opening) => data.open(&run.node, opening, sabotage),
-            Fact::Settlement(settlement) => data.settle(settlement, sabotage),
-        });
+        let outcomes = recordings
+            .iter()
+            .map(|recording| data.record(&run.node, recording, sabotage));
         let outcomes = outcomes.collect();
         if fate == Fate::ReplyLost {
             return Err(lost());
         }
         Ok(outcomes)
+    }
+
+    async fn kept_answer(
+        &self,
+        user: UserId,
+        key: &IdempotencyKey,
+        now: UnixMillis,
+    ) -> Result<Option<KeptAnswer>, StoreError> {
+        self.fate().await?;
+        Ok(self.up()?.kept(user, key, now))
+    }
+
+    async fn purge_keys(&self, expired_at: UnixMillis, limit: u32) -> Result<u64, StoreError> {
+        self.fate().await?;
+        let mut data = self.up()?;
+        let expired = data.keys.iter().filter(|(_, row)| row.at <= expired_at);
+        let expired: Vec<_> = expired
+            .map(|(name, _)| name.clone())
+            .take(limit as usize)
+            .collect();
+        for name in &expired {
+            data.keys.remove(name);
+        }
+        Ok(expired.len() as u64)
     }
 
     async fn wallet(
@@ -914,6 +1055,14 @@ impl Store for MemoryStore {
     }
 
     async fn close(&self) {}
+}
+
+/// The session that was answered about, and whether it started.
+fn used_for(answer: &Answer) -> (SessionId, bool) {
+    match answer {
+        Answer::Started(started) => (started.session, true),
+        Answer::Stopped(stopped) => (stopped.session, false),
+    }
 }
 
 fn lost() -> StoreError {

@@ -89,7 +89,7 @@ impl World {
     }
 
     pub async fn stop(&self, user: UserId) -> Result<Stopped, StopError> {
-        self.engine.stop_session(user, EndReason::User).await
+        self.engine.stop_session(user, EndReason::User, None).await
     }
 
     /// The balances that were told, each with its time since the beginning.

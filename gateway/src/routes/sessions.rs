@@ -1,5 +1,6 @@
 //! `/api/sessions/…`: the fixed part, starting, stopping and watching the caller's session.
 
+use engine::keys::RequestKey;
 use hyper::{HeaderMap, Request, StatusCode, body::Incoming};
 use schema::session::{Active, EndReason, SessionStarted, SessionStopped};
 
@@ -12,8 +13,8 @@ use crate::{
 
 /// `POST /api/sessions/start`
 pub async fn start(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
-    let bearer = command(app, request).await?;
-    let started = app.engine.start_session(bearer.user).await?;
+    let (bearer, key) = command(app, request).await?;
+    let started = app.engine.start_session(bearer.user, key).await?;
     let message = "Session started".to_owned();
     let started = SessionStarted {
         message,
@@ -25,10 +26,10 @@ pub async fn start(app: &App, request: Request<Incoming>) -> Result<Reply, Failu
 
 /// `POST /api/sessions/stop`
 pub async fn stop(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
-    let bearer = command(app, request).await?;
+    let (bearer, key) = command(app, request).await?;
     let stopped = app
         .engine
-        .stop_session(bearer.user, EndReason::User)
+        .stop_session(bearer.user, EndReason::User, key)
         .await?;
     let stopped = SessionStopped {
         message: "Session stopped".to_owned(),
@@ -63,10 +64,11 @@ pub async fn credits(app: &App, headers: &HeaderMap) -> Result<Reply, Failure> {
     ))
 }
 
-/// Who commands. The body says nothing that matters, but must be none or JSON.
-async fn command(app: &App, request: Request<Incoming>) -> Result<Bearer, Failure> {
+/// Who commands, under which key.
+async fn command(
+    app: &App,
+    request: Request<Incoming>,
+) -> Result<(Bearer, Option<RequestKey>), Failure> {
     let bearer = app.access.of_request(request.headers()).await?;
-    let (parts, body) = request.into_parts();
-    request::fields(&parts.headers, body, &app.http).await?;
-    Ok(bearer)
+    Ok((bearer, request::command(request, &app.http).await?))
 }

@@ -12,6 +12,7 @@ mod accounts;
 mod errors;
 mod health;
 mod history;
+mod idempotency;
 mod origins;
 mod page;
 mod sessions;

@@ -184,6 +184,8 @@ async fn of_a_hundred_starts_one_wins() {
     for answer in lost {
         answer.expect_failure(409, "session_active");
     }
+    let sessions = read(&server, "/api/sessions", &token).await;
+    assert_eq!(sessions["sessions"].as_array().unwrap().len(), 1);
     let answers = join_all((0..10).map(|_| stop(&server, &token))).await;
     // A stop that meets the end before it is durable is told the same end.
     let stopped: Vec<_> = answers

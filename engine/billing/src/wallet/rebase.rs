@@ -6,7 +6,7 @@
 
 use schema::{Millis, SessionId, UnixMillis, session::EndReason};
 
-use super::{BalanceChange, Rebase, Wallet};
+use super::{BalanceChange, Rebase, Session, Wallet};
 use crate::{Meter, recovery::MeterTurn};
 
 /// The time from one instant to the next.
@@ -77,6 +77,26 @@ impl Wallet {
         self.advance(now);
         self.forget_commands_before(UnixMillis::EPOCH);
         ended_elsewhere
+    }
+
+    /// Lets an unrecorded start count from `now` instead: another node has served a session of the
+    /// wallet since, perhaps from start to end. A stop that came after it counts from `now` too.
+    pub fn restart(&mut self, now: UnixMillis, id: SessionId) {
+        let is_in_question = |session: &&mut Session| session.id == id && !session.is_recorded;
+        let Some(session) = self.sessions.iter_mut().find(is_in_question) else {
+            return;
+        };
+        session.started_at = now;
+        session.meter = Meter::running(Millis::ZERO, now);
+        session.end = None;
+        for stop in self.stops.iter_mut().filter(|stop| stop.session == id) {
+            stop.at = now;
+            session.end(now, stop.reason);
+        }
+        for switch in &mut self.switches {
+            switch.before.retain(|(session, _)| *session != id);
+        }
+        self.advance(now);
     }
 
     /// A start that is not recorded and, after a [`Wallet::rebase`], no longer covered: its session's

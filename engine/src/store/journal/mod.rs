@@ -1,10 +1,12 @@
 //! The journal's batches: what sessions decided, written in one transaction.
 //!
-//! A batch takes a fixed number of statements, however many facts it holds. It locks the run's row,
+//! A batch takes a fixed number of statements, however many facts it holds, and two or three more if
+//! any of them has a key. It locks the run's row,
 //! then the users' rows in the order of their ids, reads what the facts are about, and lets
 //! [`verdict`] decide what becomes of each. What is to be written carries the same conditions once
 //! more in its WHERE, and only what RETURNING names was recorded.
 
+pub(super) mod keys;
 mod verdict;
 
 use std::{collections::HashSet, ops::Range};
@@ -18,7 +20,7 @@ use super::{
     connection::{Column, Connection, Sql, Value},
     runs,
 };
-use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, Refusal};
+use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, Recording, Refusal};
 
 /// Takes a block of `count` session ids.
 pub(super) async fn take_session_ids(
@@ -42,19 +44,20 @@ pub(super) async fn take_session_ids(
     Ok(end - i64::from(count)..end)
 }
 
-/// Records `facts`, and with `alive_at` that the run was alive at that instant.
+/// Records the facts of `recordings`, with their keys, and with `alive_at` that the run was alive at
+/// that instant.
 pub(super) async fn record(
     connection: &mut Connection,
     run: NodeRun,
     alive_at: Option<UnixMillis>,
-    facts: Vec<Fact>,
+    recordings: Vec<Recording>,
 ) -> Result<Vec<FactOutcome>, StoreError> {
     runs::hold(connection, &run, alive_at).await?;
-    if facts.is_empty() {
+    if recordings.is_empty() {
         return Ok(Vec::new());
     }
-    let found = find(connection, &facts).await?;
-    let verdicts = verdict::decide(&run.node, &facts, &found);
+    let found = find(connection, &recordings).await?;
+    let verdicts = verdict::decide(&run.node, &recordings, &found);
 
     let openings: Vec<Opening> = verdicts.iter().filter_map(Verdict::opening).collect();
     let settlings: Vec<Settling> = verdicts.iter().filter_map(Verdict::settling).collect();
@@ -82,13 +85,22 @@ pub(super) async fn record(
         // The rows were locked and looked right, and still nothing could be written.
         Verdict::Open(_) | Verdict::Settle(_) => FactOutcome::Refused(Refusal::Contradiction),
     };
-    Ok(verdicts.into_iter().map(outcome).collect())
+    let outcomes: Vec<FactOutcome> = verdicts.into_iter().map(outcome).collect();
+    let recorded = recordings.iter().zip(&outcomes);
+    let recorded: Vec<&Recording> = recorded
+        .filter(|(_, outcome)| **outcome == FactOutcome::Recorded)
+        .map(|(recording, _)| recording)
+        .collect();
+    keys::keep(connection, &recorded).await?;
+    keys::forget(connection, &recorded).await?;
+    Ok(outcomes)
 }
 
-/// Locks the users that the facts are about, and reads them and their sessions.
-async fn find(connection: &mut Connection, facts: &[Fact]) -> Result<Found, StoreError> {
-    let users: Vec<i64> = facts.iter().map(|fact| fact.user().get()).collect();
-    let sessions = facts.iter().map(|fact| match fact {
+/// Locks the users that the facts are about, and reads them, their sessions and the keys.
+async fn find(connection: &mut Connection, recordings: &[Recording]) -> Result<Found, StoreError> {
+    let facts = recordings.iter().map(|recording| &recording.fact);
+    let users: Vec<i64> = facts.clone().map(|fact| fact.user().get()).collect();
+    let sessions = facts.map(|fact| match fact {
         Fact::Opening(opening) => opening.session.get(),
         Fact::Settlement(settlement) => settlement.session.get(),
     });
@@ -125,7 +137,8 @@ async fn find(connection: &mut Connection, facts: &[Fact]) -> Result<Found, Stor
             &[Value::Ints(sessions), Value::Ints(users)],
         )
         .await?;
-    Ok(Found::new(users_found, sessions_found))
+    let used_keys = keys::used(connection, recordings).await?;
+    Ok(Found::new(users_found, sessions_found, used_keys))
 }
 
 /// Inserts the sessions that start, and returns the ids of those that could be.

@@ -5,6 +5,7 @@
 //! | the fact                                                     | outcome                  |
 //! |--------------------------------------------------------------|--------------------------|
 //! | is about a user who doesn't exist                            | refused, `UserUnknown`   |
+//! | has a key that is in use for another fact                    | refused, `KeyUsed`       |
 //! | is recorded already, just so                                 | recorded                 |
 //! | was decided from another version than the wallet's           | stale                    |
 //! | is about a wallet that the batch has written to              | stale                    |
@@ -16,15 +17,16 @@
 //! | settles more than the wallet holds                           | refused, `Contradiction` |
 //! | is none of these                                             | written                  |
 //!
-//! A stale fact comes before the refusals, because whoever decided it did not know what is recorded
-//! now: it is to be decided anew, and may come out otherwise.
+//! A stale fact comes before most refusals, because whoever decided it did not know what is recorded
+//! now: it is to be decided anew, and may come out otherwise. A key that is in use stays so.
 
 use std::collections::{HashMap, HashSet};
 
 use billing::{Opening, Settlement};
 use schema::{Credits, UserId, session::EndReason};
 
-use crate::facts::{Fact, FactOutcome, NodeName, Refusal};
+use super::keys::{self, UsedKeys};
+use crate::facts::{Fact, FactOutcome, NodeName, Recording, Refusal};
 
 /// What is to be done about a fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +57,7 @@ pub(super) struct Found {
     sessions: HashMap<i64, FoundSession>,
     /// The user and slot of every live session.
     live: HashSet<(i64, i32)>,
+    used_keys: UsedKeys,
 }
 
 /// A user's wallet as recorded.
@@ -85,7 +88,11 @@ pub(super) struct FoundSession {
 
 impl Found {
     /// What these rows say.
-    pub(super) fn new(users: Vec<FoundUser>, sessions: Vec<FoundSession>) -> Self {
+    pub(super) fn new(
+        users: Vec<FoundUser>,
+        sessions: Vec<FoundSession>,
+        used_keys: UsedKeys,
+    ) -> Self {
         let live = sessions
             .iter()
             .filter(|session| session.end_reason.is_none());
@@ -98,6 +105,7 @@ impl Found {
                 .into_iter()
                 .map(|session| (session.id, session))
                 .collect(),
+            used_keys,
         }
     }
 }
@@ -122,23 +130,28 @@ impl Verdict {
     }
 }
 
-/// The verdict on each of `facts`, which `node` decided.
-pub(super) fn decide(node: &NodeName, facts: &[Fact], found: &Found) -> Vec<Verdict> {
+/// The verdict on the fact of each of `recordings`, which `node` decided.
+pub(super) fn decide(node: &NodeName, recordings: &[Recording], found: &Found) -> Vec<Verdict> {
     let mut written: HashSet<UserId> = HashSet::new();
-    let verdicts = facts.iter().map(|fact| {
-        let verdict = verdict(node, fact, found, written.contains(&fact.user()));
+    let verdicts = recordings.iter().map(|recording| {
+        let user = recording.fact.user();
+        let verdict = verdict(node, recording, found, written.contains(&user));
         if !matches!(verdict, Verdict::Told(_)) {
-            written.insert(fact.user());
+            written.insert(user);
         }
         verdict
     });
     verdicts.collect()
 }
 
-fn verdict(node: &NodeName, fact: &Fact, found: &Found, is_written: bool) -> Verdict {
+fn verdict(node: &NodeName, recording: &Recording, found: &Found, is_written: bool) -> Verdict {
+    let fact = &recording.fact;
     let Some(user) = found.users.get(&fact.user().get()) else {
         return refused(Refusal::UserUnknown);
     };
+    if keys::is_used_elsewhere(recording, &found.used_keys) {
+        return refused(Refusal::KeyUsed);
+    }
     let is_recorded = match fact {
         Fact::Opening(opening) => is_opening_recorded(node, opening, found),
         Fact::Settlement(settlement) => is_settlement_recorded(node, settlement, found),

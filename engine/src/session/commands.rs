@@ -1,0 +1,178 @@
+//! What callers ask of a session: that it start, that it stop. And those who wait for it.
+//!
+//! A request with an idempotency key that is on its way already joins those who wait for it; one that
+//! asks for something else under that key is refused. What was done under a key before is the
+//! journal's to notice: it refuses the fact.
+
+use billing::{Settlement, SlotNumber, StartRejection, StopRejection};
+use schema::{SessionId, UnixMillis, session::EndReason};
+use tokio::sync::oneshot;
+
+use super::{SessionState, WalletState};
+use crate::{
+    engine::{StartError, Started, StopError, Stopped},
+    keys::{IdempotencyKey, RequestKey},
+};
+
+/// Where a start is answered.
+pub type StartReply = oneshot::Sender<Result<Started, StartError>>;
+/// Where a stop is answered.
+pub type StopReply = oneshot::Sender<Result<Stopped, StopError>>;
+
+/// The callers who wait for one start to be recorded.
+pub(super) struct Starting {
+    /// The key that all of them gave.
+    pub(super) key: Option<RequestKey>,
+    pub(super) replies: Vec<StartReply>,
+}
+
+/// A caller who waits for the session's end to be recorded.
+pub(super) struct Stopping {
+    pub(super) key: Option<RequestKey>,
+    /// When the session was to stop, and why.
+    pub(super) at: UnixMillis,
+    pub(super) reason: EndReason,
+    pub(super) reply: StopReply,
+}
+
+/// Callers whose stops met an end that was with the journal already, without their keys. These are
+/// recorded after it, with the same settlement once more, and only then they are answered.
+pub(super) struct LateStops {
+    pub(super) settlement: Settlement,
+    pub(super) stopped: Stopped,
+    pub(super) waiting: Vec<(RequestKey, StopReply)>,
+}
+
+/// A session that was recorded for nobody, and the key of its start.
+pub(super) struct Abandoned {
+    pub(super) session: SessionId,
+    pub(super) key: Option<IdempotencyKey>,
+}
+
+/// What a request is to one that is on its way.
+enum Twin {
+    /// They have nothing to do with each other.
+    No,
+    /// It is the same once more.
+    Yes,
+    /// It has the key of the other one, and asks for something else.
+    Conflict,
+}
+
+impl Twin {
+    fn of(request: Option<&RequestKey>, other: Option<&RequestKey>) -> Self {
+        match (request, other) {
+            (Some(request), Some(other)) if request == other => Self::Yes,
+            (Some(request), Some(other)) if request.key == other.key => Self::Conflict,
+            _ => Self::No,
+        }
+    }
+}
+
+impl SessionState {
+    pub(super) fn start(&mut self, key: Option<RequestKey>, reply: StartReply) {
+        if reply.is_closed() {
+            // Its caller was told that the outcome is unknown: nothing has happened, nor will it.
+            return;
+        }
+        let key_of_start = self.starting.as_ref().and_then(|start| start.key.as_ref());
+        match Twin::of(key.as_ref(), key_of_start) {
+            Twin::No => {}
+            Twin::Yes => {
+                if let Some(starting) = &mut self.starting {
+                    starting.replies.push(reply);
+                }
+                return;
+            }
+            Twin::Conflict => {
+                let _gone = reply.send(Err(StartError::KeyConflict));
+                return;
+            }
+        }
+        let mut keys_of_stops = self.stopping.iter().map(|stop| stop.key.as_ref());
+        if keys_of_stops.any(|other| !matches!(Twin::of(key.as_ref(), other), Twin::No)) {
+            let _gone = reply.send(Err(StartError::KeyConflict));
+            return;
+        }
+
+        let stamp = self.context.watermark.stamp();
+        let at = self.catch_up(stamp.moment());
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        // Nothing is served while time stands still.
+        let id = self
+            .context
+            .ids
+            .next()
+            .filter(|_| stamp.moment().is_serving);
+        let Some(id) = id else {
+            let _gone = reply.send(Err(StartError::Unavailable));
+            return;
+        };
+        match wallet.start(at, id, SlotNumber::default(), self.context.settings.tariff) {
+            Ok(()) => {
+                let replies = vec![reply];
+                self.starting = Some(Starting { key, replies });
+                self.start_stamp = Some(stamp);
+            }
+            Err(StartRejection::Settling) => self.queued_starts.push((key, reply)),
+            Err(StartRejection::SessionActive) => {
+                let _gone = reply.send(Err(StartError::SessionActive));
+            }
+            Err(StartRejection::InsufficientCredits) => {
+                let _gone = reply.send(Err(StartError::InsufficientCredits));
+            }
+        }
+    }
+
+    pub(super) fn stop(&mut self, reason: EndReason, key: Option<RequestKey>, reply: StopReply) {
+        if let Some(late) = &mut self.late
+            && let Some(request) = &key
+            && late.waiting.iter().any(|(other, _)| other == request)
+        {
+            late.waiting.push((request.clone(), reply));
+            return;
+        }
+        let key_of_start = self.starting.as_ref().and_then(|start| start.key.as_ref());
+        let mut others = self.stopping.iter().map(|stop| stop.key.as_ref());
+        let is_conflict = |other| matches!(Twin::of(key.as_ref(), other), Twin::Conflict);
+        if is_conflict(key_of_start) || others.any(is_conflict) {
+            let _gone = reply.send(Err(StopError::KeyConflict));
+            return;
+        }
+
+        let stamp = self.context.watermark.stamp();
+        let at = self.catch_up(stamp.moment());
+        let WalletState::Ready(wallet) = &mut self.wallet else {
+            return;
+        };
+        let Some(id) = wallet.sessions().first().map(|session| session.id) else {
+            let _gone = reply.send(Err(StopError::NoActiveSession));
+            return;
+        };
+        match wallet.stop(at, id, reason) {
+            Ok(_) => {
+                self.stopping.push(Stopping {
+                    key,
+                    at,
+                    reason,
+                    reply,
+                });
+                self.stop_stamp.get_or_insert(stamp);
+            }
+            Err(StopRejection::NoActiveSession) => {
+                let _gone = reply.send(Err(StopError::NoActiveSession));
+            }
+        }
+    }
+
+    /// Tells everybody who waits for a session's end that there is no session.
+    pub(super) fn refuse_stops(&mut self) {
+        for stop in self.stopping.drain(..) {
+            let _gone = stop.reply.send(Err(StopError::NoActiveSession));
+        }
+        self.covered_stops = 0;
+        self.stop_stamp = None;
+    }
+}
