@@ -139,9 +139,9 @@ impl Operation {
         self.attempts.iter().map(|attempt| attempt.sent).min()
     }
 
-    /// What the replies alone say. Where the server knows an operation again by its key, a refusal
-    /// also tells that no earlier attempt was done.
-    pub fn resolution(&self, keys: Keys) -> Resolution {
+    /// What the replies alone say. The server knows an operation again by its key, so a refusal also
+    /// tells that no earlier attempt was done.
+    pub fn resolution(&self) -> Resolution {
         if self.acknowledged().is_some() {
             return Resolution::Acknowledged;
         }
@@ -151,9 +151,8 @@ impl Operation {
             .filter(|attempt| matches!(attempt.outcome, Outcome::Refused(_)))
             .map(|attempt| attempt.sent)
             .max();
-        let is_settled = |unknown: &Attempt| {
-            keys == Keys::Honoured && refused.is_some_and(|refused| refused >= unknown.ended)
-        };
+        let is_settled =
+            |unknown: &Attempt| refused.is_some_and(|refused| refused >= unknown.ended);
         if self.unknown().all(is_settled) {
             Resolution::Refused
         } else {
@@ -167,16 +166,6 @@ impl Operation {
             .iter()
             .filter(|attempt| matches!(attempt.outcome, Outcome::Unknown(_)))
     }
-}
-
-/// Whether whoever takes an operation knows it again by its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Keys {
-    /// A second attempt gets the first one's success.
-    Honoured,
-    /// Every attempt is new.
-    Ignored,
 }
 
 /// A balance that a user was told.

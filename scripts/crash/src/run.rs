@@ -5,13 +5,13 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use schema::{Credits, Millis, session::SessionStarted};
+use schema::{Credits, Millis};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 use crate::{
     checker::{self, Terms},
-    client::{Address, Answer, Call, Client},
-    history::{Keys, Recorder, UserIndex},
+    client::{Address, Client},
+    history::{Recorder, UserIndex},
     moment::Stopwatch,
     nemesis::Nemesis,
     operator::{Abilities, Operator},
@@ -69,7 +69,6 @@ struct Run<'a> {
     auditor: Program,
     nemesis: Nemesis,
     address: Address,
-    keys: Keys,
     rounds: u32,
 }
 
@@ -110,7 +109,6 @@ impl<'a> Run<'a> {
             auditor,
             nemesis,
             address,
-            keys: Keys::Ignored,
             rounds: 0,
         })
     }
@@ -121,7 +119,6 @@ impl<'a> Run<'a> {
     ) -> anyhow::Result<(Records, String)> {
         self.nemesis.processes.start().await?;
         let accounts = self.sign_up().await;
-        self.keys = self.probe_keys(&accounts).await?;
         let (tell_phase, phase) = watch::channel(Phase::Busy);
         let mut cast = self.cast(&accounts, &phase).await?;
         let mut watchers = JoinSet::new();
@@ -150,28 +147,6 @@ impl<'a> Run<'a> {
             accounts.push(user::sign_up(index, email, &mut client, &self.recorder).await);
         }
         accounts
-    }
-
-    /// Whether a start is known again by its key: one that is sent twice tells.
-    async fn probe_keys(&self, accounts: &[Account]) -> anyhow::Result<Keys> {
-        let account = accounts.first().context("there must be a user")?;
-        let mut client = self.client();
-        let (operation, key) = self
-            .recorder
-            .decide(account.index, crate::history::Request::Start);
-        let call = Call::post("/api/sessions/start", &account.token, &key);
-        let mut keys = Keys::Honoured;
-        for _ in 0..2 {
-            let exchange = client.call::<SessionStarted>(call).await;
-            if matches!(exchange.answer, Answer::Failed(_)) {
-                keys = Keys::Ignored;
-            } else {
-                user::note(&self.recorder, operation, exchange, |started| {
-                    crate::history::Reply::Started(started.clone())
-                });
-            }
-        }
-        Ok(keys)
     }
 
     /// Lets the users and the operator begin.
@@ -272,7 +247,6 @@ impl<'a> Run<'a> {
             signup: Credits::new(SIGNUP_CREDITS)?,
             price: Credits::new(PRICE)?,
             interval: Millis::new(self.options.interval_ms.into())?,
-            keys: self.keys,
             lag_max: Millis::new(LAG_MAX_MS)?,
         };
         let history = self.recorder.read(Clone::clone);

@@ -151,7 +151,7 @@ fn adjustments(seen: &Seen<'_>, records: &UserRecords, verdict: &mut Verdict) {
     }
     for operation in seen.adjustments() {
         let found = entries.remove(operation.key.as_str()).unwrap_or_default();
-        let resolution = operation.resolution(crate::history::Keys::Honoured);
+        let resolution = operation.resolution();
         let wrong = match (resolution, found.len()) {
             (Resolution::Acknowledged, 0) => {
                 Some((Kind::Lost, "was acknowledged and is not there"))

@@ -16,7 +16,7 @@ use schema::{Credits, Millis};
 use serde::Serialize;
 
 use crate::{
-    history::{History, Keys, Operation, Request, Resolution, Sighting, UserIndex},
+    history::{History, Operation, Request, Resolution, Sighting, UserIndex},
     records::Records,
     service::Service,
 };
@@ -30,8 +30,6 @@ pub struct Terms {
     pub price: Credits,
     /// The interval.
     pub interval: Millis,
-    /// Whether starts and stops are known again by their key.
-    pub keys: Keys,
     /// More than this much service lost by one crash is a violation.
     pub lag_max: Millis,
 }
@@ -207,7 +205,7 @@ pub fn check(history: &History, records: &Records, terms: &Terms) -> Verdict {
         });
     }
     for operation in &history.operations {
-        verdict.count_operation(operation, operation.resolution(keys_of(operation, terms)));
+        verdict.count_operation(operation, operation.resolution());
     }
     for (index, recorded) in records.users.iter().enumerate() {
         let user = UserIndex(index);
@@ -261,14 +259,6 @@ impl<'a> Seen<'a> {
             .iter()
             .copied()
             .filter(move |operation| is_wanted(operation.request))
-    }
-}
-
-/// Adjustments and their keys stand in one ledger entry, so they are always known again.
-fn keys_of(operation: &Operation, terms: &Terms) -> Keys {
-    match operation.request {
-        Request::Adjust(..) => Keys::Honoured,
-        _ => terms.keys,
     }
 }
 

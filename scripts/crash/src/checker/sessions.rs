@@ -9,7 +9,7 @@ use schema::{
 
 use super::{Kind, Seen, Terms, Verdict, show, timing::Timed};
 use crate::{
-    history::{Keys, Operation, Outcome, Reply, Request, Resolution},
+    history::{Operation, Outcome, Reply, Request, Resolution},
     records::UserRecords,
     service::Service,
 };
@@ -21,8 +21,8 @@ pub(super) fn check(
     terms: &Terms,
     verdict: &mut Verdict,
 ) {
-    let claims = starts(seen, records, terms, verdict);
-    stops(seen, records, terms, verdict);
+    let claims = starts(seen, records, verdict);
+    stops(seen, records, verdict);
     overlaps(seen, records, verdict);
     for session in &records.sessions {
         let claim = claims.get(&session.session_id).copied();
@@ -34,7 +34,6 @@ pub(super) fn check(
 fn starts<'a>(
     seen: &Seen<'a>,
     records: &UserRecords,
-    terms: &Terms,
     verdict: &mut Verdict,
 ) -> HashMap<SessionId, &'a Operation> {
     let mut claims: HashMap<SessionId, &Operation> = HashMap::new();
@@ -53,7 +52,7 @@ fn starts<'a>(
         let Some(told) = told else {
             continue;
         };
-        if terms.keys == Keys::Honoured && was_refused_after_acknowledgement(start) {
+        if was_refused_after_acknowledgement(start) {
             let what = "a start was refused to a key that it was acknowledged to";
             verdict.violation(Kind::Misreported, seen.user, what, vec![show(start)]);
         }
@@ -92,21 +91,17 @@ fn starts<'a>(
         .iter()
         .filter(|session| !claims.contains_key(&session.session_id))
         .collect();
-    let unknown = unresolved(seen.starts(), terms);
-    let may_be = match terms.keys {
-        Keys::Honoured => unknown.len(),
-        // Each attempt is a start of its own.
-        Keys::Ignored => seen.starts().map(|start| start.unknown().count()).sum(),
-    };
-    if unclaimed.len() > may_be {
+    let unknown = unresolved(seen.starts());
+    if unclaimed.len() > unknown.len() {
         let mut evidence: Vec<String> = unclaimed.iter().map(show).collect();
         evidence.extend(unknown.iter().map(show));
         verdict.violation(
             Kind::Doubled,
             seen.user,
             format!(
-                "{} sessions that no start was acknowledged with, where only {may_be} can be",
-                unclaimed.len()
+                "{} sessions that no start was acknowledged with, and only {} starts of unknown outcome",
+                unclaimed.len(),
+                unknown.len()
             ),
             evidence,
         );
@@ -116,11 +111,18 @@ fn starts<'a>(
 }
 
 /// Holds the stops against the records.
-fn stops(seen: &Seen<'_>, records: &UserRecords, terms: &Terms, verdict: &mut Verdict) {
+fn stops(seen: &Seen<'_>, records: &UserRecords, verdict: &mut Verdict) {
     let mut stopped_sessions = Vec::new();
     for stop in seen.stops() {
-        if terms.keys == Keys::Honoured && was_refused_after_acknowledgement(stop) {
+        if was_refused_after_acknowledgement(stop) {
             let what = "a stop was refused to a key that it was acknowledged to";
+            verdict.violation(Kind::Misreported, seen.user, what, vec![show(stop)]);
+        }
+        if stop
+            .replies()
+            .any(|(_, reply)| Some(reply) != stop.acknowledged().map(|first| first.1))
+        {
+            let what = "one stop was acknowledged with two ends";
             verdict.violation(Kind::Misreported, seen.user, what, vec![show(stop)]);
         }
         for (_, reply) in stop.replies() {
@@ -167,7 +169,7 @@ fn stops(seen: &Seen<'_>, records: &UserRecords, terms: &Terms, verdict: &mut Ve
         .filter(|session| session.end_reason == Some(EndReason::User))
         .filter(|session| !stopped_sessions.contains(&session.session_id))
         .collect();
-    let unknown = unresolved(seen.stops(), terms);
+    let unknown = unresolved(seen.stops());
     if unclaimed.len() > unknown.len() {
         let mut evidence: Vec<String> = unclaimed.iter().map(show).collect();
         evidence.extend(unknown.iter().map(show));
@@ -218,10 +220,9 @@ fn overlaps(seen: &Seen<'_>, records: &UserRecords, verdict: &mut Verdict) {
 /// The operations of which the replies don't tell whether they were done.
 pub(super) fn unresolved<'a>(
     operations: impl Iterator<Item = &'a Operation>,
-    terms: &Terms,
 ) -> Vec<&'a Operation> {
     operations
-        .filter(|operation| operation.resolution(terms.keys) == Resolution::Unknown)
+        .filter(|operation| operation.resolution() == Resolution::Unknown)
         .collect()
 }
 

@@ -90,12 +90,18 @@ fn was_suspended(seen: &Seen<'_>, from: Moment, to: Moment) -> bool {
     })
 }
 
-/// Whether a start's outcome was unknown between two instants, or so shortly before that what follows
-/// from it may not have shown yet.
+/// Whether a start's outcome was unknown between two instants: until the next start was acknowledged,
+/// and so much longer as what follows from it may take to show.
 fn was_start_unknown(seen: &Seen<'_>, from: Moment, to: Moment) -> bool {
-    seen.starts().flat_map(Operation::unknown).any(|attempt| {
-        let shown = attempt.ended.micros().saturating_add(NOTICE_MICROS);
-        attempt.sent < to && shown > from.micros()
+    seen.starts().flat_map(Operation::unknown).any(|unknown| {
+        let acknowledged = seen.starts().filter_map(Operation::acknowledged);
+        let next = acknowledged
+            .filter(|(attempt, _)| attempt.sent > unknown.sent)
+            .map(|(attempt, _)| attempt.ended)
+            .min();
+        let settled = next.unwrap_or(Moment::NEVER).max(unknown.ended);
+        let shown = settled.micros().saturating_add(NOTICE_MICROS);
+        unknown.sent < to && shown > from.micros()
     })
 }
 

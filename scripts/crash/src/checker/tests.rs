@@ -41,7 +41,6 @@ fn terms() -> Terms {
         signup: credits(20),
         price: credits(1),
         interval: Millis::new(100).unwrap(),
-        keys: Keys::Honoured,
         lag_max: Millis::new(1_000).unwrap(),
     }
 }
@@ -350,11 +349,6 @@ fn doubled_operations_are_found() {
         unasked(world);
         world.history.operations[4].attempts.pop();
     });
-    // Where keys are not honoured, a refusal tells nothing of an earlier attempt.
-    expect(&[], |world| {
-        unasked(world);
-        world.terms.keys = Keys::Ignored;
-    });
     // A session that was stopped by nobody.
     expect(&[Kind::Doubled], |world| {
         world.history.operations[3].attempts.clear();
@@ -526,6 +520,21 @@ fn a_key_that_is_not_known_again_is_found() {
         expect(&[Kind::Misreported], again(refused()));
         expect(&[], again(Outcome::Postponed("unavailable".to_owned())));
     }
+    // The first success again is not what the wallet holds by then.
+    expect(&[Kind::Misreported], |world| {
+        let grant = Request::Adjust(Adjustment::Grant, credits(10));
+        let done = attempt(3_100, 3_200, Outcome::Acknowledged(Reply::Adjusted));
+        world
+            .history
+            .operations
+            .push(operation(grant, "k5", vec![done]));
+        let mut granted = entry(4, 3_150, EntryKind::Grant, 10, 70);
+        granted.reason = Some("k5".to_owned());
+        world.user().ledger.push(granted);
+        world.user().credits = credits(70);
+        let again = attempt(3_300, 3_310, stopped(1, 3_000, 10, 70));
+        world.history.operations[3].attempts.push(again);
+    });
 }
 
 #[test]

@@ -199,7 +199,7 @@ impl<'a> Timed<'a> {
     /// outcome may have been its own.
     fn first_sent(&self) -> Moment {
         let of_unknown = || {
-            unresolved(self.seen.starts(), self.terms)
+            unresolved(self.seen.starts())
                 .into_iter()
                 .filter_map(Operation::first_sent)
                 .min()
