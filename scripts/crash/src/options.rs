@@ -9,7 +9,8 @@ use clap::{Parser, ValueEnum};
 pub enum Store {
     /// An SQLite file in a folder of the run.
     Sqlite,
-    /// The Postgres and, if it is set, the Redis that `DATABASE_URL` and `REDIS_URL` name.
+    /// The Postgres and, if it is set, the Redis that `DATABASE_URL` and `REDIS_URL` name. All that is
+    /// in the database is audited.
     Postgres,
 }
 

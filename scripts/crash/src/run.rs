@@ -226,7 +226,7 @@ impl<'a> Run<'a> {
             Ok(output) => {
                 let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
                 if output.status.success() {
-                    return Some(said);
+                    return Some(said.replace('\n', "; "));
                 }
                 let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
                 format!("{said} {error}")
