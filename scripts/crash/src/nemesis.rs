@@ -16,8 +16,8 @@ use crate::{
 
 /// Longer than the ten seconds after which a process counts as having been down.
 const SUSPENSION: Duration = Duration::from_millis(11_500);
-/// How long it may take after an outage until everything works again.
-const RECOVERY: Duration = Duration::from_secs(20);
+/// How long it may take after an outage until everything works again, on a busy machine.
+const RECOVERY: Duration = Duration::from_mins(1);
 /// Among how many of the latest operations it is looked whether everything works again.
 const LATEST: usize = 1_000;
 /// Files that may not grow beyond this can take nothing: the database's log is longer.

@@ -104,6 +104,10 @@ pub async fn set_up(options: &Options, dir: &Path, name: &str) -> anyhow::Result
         // Shorter than the longest outages, so that there are unknown outcomes.
         Faults::Cut | Faults::DiskFull | Faults::All => program
             .with("MINUTE_CREDIT__DATABASE__CALL_TIMEOUT_MS", "1500")
+            // A connection takes a debug build a tenth of a second of its core: with many to make at
+            // once, after they were all cut, a busy machine would be late for each of them.
+            .with("MINUTE_CREDIT__DATABASE__CONNECTIONS_MAX", "4")
+            .with("MINUTE_CREDIT__DATABASE__CONNECT_TIMEOUT_MS", "3000")
             .with("MINUTE_CREDIT__LIMITS__CALL_TIMEOUT_MS", "2000"),
     };
     match options.store {
