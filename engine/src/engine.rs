@@ -59,6 +59,8 @@ pub struct EngineSettings {
     pub call_timeout: Duration,
     /// How many calls may wait for the engine at once; past that they are refused.
     pub calls_max: usize,
+    /// How many sessions an hour a user may stop before they cost anything; 0 for any number.
+    pub unpaid_sessions_per_hour_max: usize,
     /// Where the live state is mirrored, if anywhere: a `redis://` address. May hold a password.
     pub redis_url: Option<String>,
 }
@@ -102,6 +104,12 @@ pub enum StartError {
     /// The idempotency key belongs to another request.
     #[error("the idempotency key was used for another request")]
     KeyConflict,
+    /// The user has stopped too many sessions in the last hour before they cost anything.
+    #[error("too many sessions were stopped before they cost anything")]
+    TooManyUnpaid {
+        /// How long it will be so.
+        retry_after: Millis,
+    },
     /// Nothing was done: the engine is too busy, draining, or without its database.
     #[error("the engine can't start sessions just now")]
     Unavailable,

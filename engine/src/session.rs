@@ -10,6 +10,7 @@ mod commands;
 mod outcomes;
 mod reading;
 mod telling;
+mod unpaid;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +22,10 @@ use schema::{
 };
 use tokio::sync::oneshot;
 
-use self::commands::{Abandoned, LateStops, StartReply, Starting, StopReply, Stopping};
+use self::{
+    commands::{Abandoned, LateStops, StartReply, Starting, StopReply, Stopping},
+    unpaid::UnpaidSessions,
+};
 use crate::{
     context::Context,
     count::Count,
@@ -85,7 +89,7 @@ pub enum SessionMessage {
         stamp: Option<Stamp>,
     },
     /// The wallet was read; from the task that read it.
-    Loaded(Result<Option<WalletRecord>, StoreError>),
+    Loaded(Result<Option<Read>, StoreError>),
     /// Show the live state to the mirror; from the supervisor.
     Mirror,
     /// Time stands still, or goes on; from the supervisor.
@@ -94,6 +98,15 @@ pub enum SessionMessage {
     Retry,
     /// Nothing is left to do and nothing is on its way: stop; from the supervisor.
     Retire,
+}
+
+/// What is read of a wallet.
+#[derive(Debug)]
+pub struct Read {
+    /// The wallet.
+    pub record: WalletRecord,
+    /// When the user's latest unpaid sessions ended, newest first.
+    pub unpaid_ends: Vec<UnixMillis>,
 }
 
 /// What a session starts from.
@@ -169,6 +182,7 @@ pub struct SessionState {
     abandoned: Option<Abandoned>,
     /// Starts that wait until the session before them is settled.
     queued_starts: Vec<(Option<RequestKey>, StartReply)>,
+    unpaid: UnpaidSessions,
     /// How many requests were handled; the supervisor knows how many it sent.
     handled: u64,
     /// The earliest wake that is set.
@@ -212,6 +226,7 @@ impl Actor for SessionActor {
             late: None,
             abandoned: None,
             queued_starts: Vec::new(),
+            unpaid: UnpaidSessions::unread(context.settings.unpaid_sessions_per_hour_max),
             handled: 0,
             wake_at: None,
             settle_at: UnixMillis::MAX,
@@ -284,14 +299,17 @@ impl SessionState {
                     let _gone = reply.send(Ok(balance));
                 }
                 Request::Watch(_) => {}
-                Request::Notice => {
-                    self.reload = match self.reload {
-                        Reload::NotNeeded | Reload::Needed => Reload::Needed,
-                        Reload::Underway | Reload::UnderwayOutdated => Reload::UnderwayOutdated,
-                    };
-                }
+                Request::Notice => self.read_again(),
             },
         }
+    }
+
+    /// Has the wallet read again, from now on.
+    fn read_again(&mut self) {
+        self.reload = match self.reload {
+            Reload::NotNeeded | Reload::Needed => Reload::Needed,
+            Reload::Underway | Reload::UnderwayOutdated => Reload::UnderwayOutdated,
+        };
     }
 
     // --- deadlines ---

@@ -338,6 +338,128 @@ async fn a_start_that_a_revoke_overtakes_never_was() {
     check(Some(100), ChargedAt::Start).await;
 }
 
+/// Starts and stops at once, so that nothing is charged.
+async fn a_free_session(world: &World, user: UserId) {
+    world.engine.start_session(user, None).await.unwrap();
+    let stopped = world.stop(user).await.unwrap();
+    assert_eq!(stopped.consumed, Credits::ZERO);
+}
+
+/// How long the user's next start has to wait, in ms.
+async fn must_wait(world: &World, user: UserId) -> i64 {
+    match world.engine.start_session(user, None).await {
+        Err(StartError::TooManyUnpaid { retry_after }) => retry_after.get(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_so_many_sessions_an_hour_are_free() {
+    let three = EngineSettings {
+        unpaid_sessions_per_hour_max: 3,
+        ..settings()
+    };
+    let (store, clock) = (Arc::new(MemoryStore::default()), Clock::start_at(ms(BEGIN)));
+    let world = World::begin_on(Arc::clone(&store), clock.clone(), three.clone()).await;
+    let (user, other) = (store.add_user(1_000), store.add_user(1_000));
+    for _ in 0..3 {
+        a_free_session(&world, user).await;
+        pass(1_000).await;
+    }
+    assert_eq!(must_wait(&world, user).await, 3_597_000);
+    a_free_session(&world, other).await;
+
+    // Another process counts the same.
+    world.engine.shutdown(Duration::from_secs(5)).await;
+    let world = World::begin_on(Arc::clone(&store), clock, three).await;
+    let begun = world.engine.clock().now();
+    assert!(must_wait(&world, user).await <= 3_597_000);
+    let left = must_wait(&world, user).await;
+    pass(u64::try_from(left - 1).unwrap()).await;
+    assert_eq!(must_wait(&world, user).await, 1, "since {begun}");
+    pass(1).await;
+
+    // The oldest is an hour ago. A paid session does not count, one by one the others go.
+    world.engine.start_session(user, None).await.unwrap();
+    pass(600).await;
+    assert!(matches!(
+        world.engine.start_session(user, None).await,
+        Err(StartError::SessionActive)
+    ));
+    world.stop(user).await.unwrap();
+    assert_eq!(must_wait(&world, user).await, 400);
+    pass(400).await;
+    world.engine.start_session(user, None).await.unwrap();
+    pass(6_000).await;
+    assert_eq!(world.stop(user).await.unwrap().consumed.get(), 1);
+    a_free_session(&world, user).await;
+    assert_eq!(store.all_sessions().len(), 7);
+}
+
+/// A start that waits in one actor for the end before it, again and again: no read in between.
+#[tokio::test(start_paused = true)]
+async fn free_sessions_are_counted_within_one_actor_too() {
+    let world = World::begin_on(
+        Arc::new(MemoryStore::default()),
+        Clock::start_at(ms(BEGIN)),
+        EngineSettings {
+            unpaid_sessions_per_hour_max: 5,
+            ..settings()
+        },
+    )
+    .await;
+    let user = world.store.add_user(1_000);
+    world.engine.start_session(user, None).await.unwrap();
+    for _ in 0..4 {
+        let (stopped, started) =
+            tokio::join!(world.stop(user), world.engine.start_session(user, None));
+        assert_eq!(stopped.unwrap().consumed, Credits::ZERO);
+        started.unwrap();
+    }
+    let (stopped, started) = tokio::join!(world.stop(user), world.engine.start_session(user, None));
+    stopped.unwrap();
+    assert!(
+        matches!(started, Err(StartError::TooManyUnpaid { .. })),
+        "{started:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_bound_any_number_is_free() {
+    let unbounded = EngineSettings {
+        unpaid_sessions_per_hour_max: 0,
+        ..settings()
+    };
+    let (store, clock) = (Arc::new(MemoryStore::default()), Clock::start_at(ms(BEGIN)));
+    let world = World::begin_on(store, clock, unbounded).await;
+    let user = world.store.add_user(1_000);
+    for _ in 0..100 {
+        a_free_session(&world, user).await;
+    }
+}
+
+/// A session that was live before the process began: what the user did before is read in time.
+#[tokio::test(start_paused = true)]
+async fn a_recovered_session_is_counted_with_those_before_it() {
+    let two = EngineSettings {
+        unpaid_sessions_per_hour_max: 2,
+        ..settings()
+    };
+    let (store, clock) = (Arc::new(MemoryStore::default()), Clock::start_at(ms(BEGIN)));
+    let world = World::begin_on(Arc::clone(&store), clock.clone(), two.clone()).await;
+    let user = store.add_user(1_000);
+    a_free_session(&world, user).await;
+    world.engine.start_session(user, None).await.unwrap();
+    world.engine.shutdown(Duration::from_secs(5)).await;
+    let world = World::begin_on(store, clock, two).await;
+    let (stopped, started) = tokio::join!(world.stop(user), world.engine.start_session(user, None));
+    stopped.unwrap();
+    assert!(
+        matches!(started, Err(StartError::TooManyUnpaid { .. })),
+        "{started:?}"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_session_outlives_its_process() {
     let world = World::begin().await;

@@ -15,7 +15,7 @@ use hyper::{
         RETRY_AFTER, WWW_AUTHENTICATE,
     },
 };
-use schema::{ErrorBody, ErrorCode};
+use schema::{ErrorBody, ErrorCode, Millis};
 use serde::Serialize;
 
 use crate::{access::AccessError, cause::chain, passwords::PasswordError, tokens::TokenNotMade};
@@ -31,6 +31,8 @@ pub struct Failure {
     field: Option<&'static str>,
     allow: Option<HeaderValue>,
     closes_connection: bool,
+    /// When to come back, with 429 and 503.
+    retry_after_seconds: i64,
     /// For the log, not for the client.
     cause: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -44,6 +46,7 @@ impl Failure {
             field: None,
             allow: None,
             closes_connection: false,
+            retry_after_seconds: 1,
             cause: None,
         }
     }
@@ -162,7 +165,7 @@ impl Failure {
             status,
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
         ) {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(RETRY_AFTER, HeaderValue::from(self.retry_after_seconds));
         }
         if matches!(
             self.code,
@@ -239,6 +242,13 @@ impl From<StartError> for Failure {
                 "There are not enough credits to start a session.",
             ),
             StartError::KeyConflict => Self::key_conflict(),
+            StartError::TooManyUnpaid { retry_after } => {
+                let sentence = "Too many sessions were stopped before they cost anything. Please come back later.";
+                Self {
+                    retry_after_seconds: seconds_up(retry_after),
+                    ..Self::new(ErrorCode::TooManyUnpaidSessions, sentence)
+                }
+            }
             StartError::Unavailable => Self::unavailable(),
             StartError::OutcomeUnknown => Self::outcome_unknown(),
         }
@@ -256,6 +266,11 @@ impl From<StopError> for Failure {
             StopError::OutcomeUnknown => Self::outcome_unknown(),
         }
     }
+}
+
+/// The length in whole seconds, rounded up: who comes back then doesn't come too early.
+fn seconds_up(length: Millis) -> i64 {
+    length.get() / 1_000 + i64::from(length.get() % 1_000 > 0)
 }
 
 /// `value` as JSON. Nothing of the API is for caches.

@@ -313,6 +313,11 @@ fn engine(reader: &Reader) -> Result<EngineSettings, SettingsError> {
         outage_grace: reader.duration("outage.grace_ms", 1_000)?,
         call_timeout: reader.duration("limits.call_timeout_ms", 10)?,
         calls_max: reader.count("limits.calls_max", 1, 1_000_000)?,
+        unpaid_sessions_per_hour_max: reader.count(
+            "limits.unpaid_sessions_per_hour",
+            0,
+            100_000,
+        )?,
         redis_url,
     })
 }

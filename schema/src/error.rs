@@ -57,6 +57,9 @@ pub enum ErrorCode {
     InvalidEmail,
     /// The password is shorter or longer than allowed.
     InvalidPassword,
+    /// The user has stopped too many sessions in the last hour before they cost anything;
+    /// `Retry-After` says when to come back.
+    TooManyUnpaidSessions,
     /// Too many requests of that kind; `Retry-After` says when to come back.
     RateLimited,
     /// A fault of ours. The log has its cause.
@@ -85,7 +88,7 @@ impl ErrorCode {
             Self::BodyTooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::InvalidField | Self::InvalidEmail | Self::InvalidPassword => 422,
-            Self::RateLimited => 429,
+            Self::RateLimited | Self::TooManyUnpaidSessions => 429,
             Self::Internal => 500,
             Self::Unavailable | Self::OutcomeUnknown => 503,
         }

@@ -450,6 +450,7 @@ fn each_error_has_its_status() {
         (Code::InvalidEmail, "invalid_email", 422),
         (Code::InvalidPassword, "invalid_password", 422),
         (Code::RateLimited, "rate_limited", 429),
+        (Code::TooManyUnpaidSessions, "too_many_unpaid_sessions", 429),
         (Code::Internal, "internal", 500),
         (Code::Unavailable, "unavailable", 503),
         (Code::OutcomeUnknown, "outcome_unknown", 503),

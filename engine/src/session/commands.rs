@@ -95,6 +95,18 @@ impl SessionState {
             return;
         }
 
+        if matches!(&self.wallet, WalletState::Ready(wallet) if wallet.sessions().is_empty()) {
+            if self.unpaid.must_be_read() {
+                self.queued_starts.push((key, reply));
+                self.read_again();
+                return;
+            }
+            let now = self.now();
+            if let Some(retry_after) = self.unpaid.wait(now) {
+                let _gone = reply.send(Err(StartError::TooManyUnpaid { retry_after }));
+                return;
+            }
+        }
         let stamp = self.context.watermark.stamp();
         let at = self.catch_up(stamp.moment());
         let WalletState::Ready(wallet) = &mut self.wallet else {

@@ -2,7 +2,7 @@
 
 use billing::{End, Settlement, WalletVersion};
 use ractor::ActorRef;
-use schema::{Credits, SessionId, UserId, websocket::ServerMessage};
+use schema::{Credits, SessionId, UserId, session::EndReason, websocket::ServerMessage};
 
 use super::{
     Reload, SessionMessage, SessionState, WalletState,
@@ -193,6 +193,9 @@ impl SessionState {
         self.answer_stops(settlement, stopped);
         self.abandoned = None;
         self.live.set(0);
+        if reason == EndReason::User && consumed.is_zero() {
+            self.unpaid.note(ended_at);
+        }
         // The balance first: whoever hears of the end has seen what is left.
         self.tell_balance();
         self.tell(News::Event(ServerMessage::SessionStopped {

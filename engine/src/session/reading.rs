@@ -7,7 +7,8 @@ use ractor::ActorRef;
 use schema::{Credits, websocket::ServerMessage};
 
 use super::{
-    Reload, Request, SessionMessage, SessionState, WalletState, next_settlement, retry_later,
+    Read, Reload, Request, SessionMessage, SessionState, WalletState, next_settlement, retry_later,
+    unpaid::UnpaidSessions,
 };
 use crate::{
     engine::{BalanceError, StartError, StopError},
@@ -22,15 +23,31 @@ impl SessionState {
     pub(super) fn load(&mut self, myself: &ActorRef<SessionMessage>, since: WalletVersion) {
         let (store, user, myself) = (Arc::clone(&self.context.store), self.user, myself.clone());
         self.reload = Reload::Underway;
+        let unpaid_since = UnpaidSessions::since(self.context.timeline.now());
+        let unpaid_max = self.context.settings.unpaid_sessions_per_hour_max;
         tokio::spawn(async move {
-            let _gone = myself.cast(SessionMessage::Loaded(store.wallet(user, since).await));
+            let read = async {
+                let Some(record) = store.wallet(user, since).await? else {
+                    return Ok(None);
+                };
+                let unpaid_ends = if unpaid_max == 0 {
+                    Vec::new()
+                } else {
+                    store.unpaid_ends(user, unpaid_since, unpaid_max).await?
+                };
+                Ok(Some(Read {
+                    record,
+                    unpaid_ends,
+                }))
+            };
+            let _gone = myself.cast(SessionMessage::Loaded(read.await));
         });
     }
 
     pub(super) fn take_wallet(
         &mut self,
         myself: &ActorRef<SessionMessage>,
-        result: Result<Option<WalletRecord>, StoreError>,
+        result: Result<Option<Read>, StoreError>,
     ) {
         let is_outdated = self.reload == Reload::UnderwayOutdated;
         self.reload = if is_outdated {
@@ -38,6 +55,10 @@ impl SessionState {
         } else {
             Reload::NotNeeded
         };
+        if let Ok(Some(read)) = &result {
+            self.unpaid.learn(&read.unpaid_ends);
+        }
+        let result = result.map(|read| read.map(|read| read.record));
         match (result, &mut self.wallet) {
             (Ok(Some(record)), WalletState::Loading(_)) => {
                 let runs = self.context.timeline.runs();
@@ -59,6 +80,9 @@ impl SessionState {
                 );
                 if matches!(wallet, WalletState::Loading(_)) {
                     self.refuse_waiting(&StartError::Unavailable);
+                }
+                for (_, reply) in self.queued_starts.drain(..) {
+                    let _gone = reply.send(Err(StartError::Unavailable));
                 }
                 self.reload = Reload::Underway;
                 retry_later(myself.clone());

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long auditing a page of users may take: one of them may have millions of rows.
-const AUDIT_TIMEOUT: Duration = Duration::from_secs(900);
+const AUDIT_TIMEOUT: Duration = Duration::from_mins(15);
 /// How many rows of a kind a repair has in memory at once.
 const REPAIR_ROWS: u32 = 20_000;
 
@@ -346,6 +346,16 @@ impl Store for Database {
 
     async fn revoked_tokens(&self, now: UnixMillis) -> Result<Vec<RevokedToken>, StoreError> {
         self.write(move |connection| Box::pin(accounts::revoked_tokens(connection, now)))
+            .await
+    }
+
+    async fn unpaid_ends(
+        &self,
+        user: UserId,
+        since: UnixMillis,
+        limit: usize,
+    ) -> Result<Vec<UnixMillis>, StoreError> {
+        self.read(move |connection| Box::pin(history::unpaid_ends(connection, user, since, limit)))
             .await
     }
 

@@ -417,6 +417,15 @@ pub trait Store: Send + Sync + 'static {
 
     // --- history ---
 
+    /// When the user's sessions ended that the user stopped after `since` and that cost nothing: up to
+    /// `limit` of them, the latest, newest first.
+    async fn unpaid_ends(
+        &self,
+        user: UserId,
+        since: UnixMillis,
+        limit: usize,
+    ) -> Result<Vec<UnixMillis>, StoreError>;
+
     /// Up to `limit` of the user's sessions, newest first, from before `before`.
     async fn sessions(
         &self,

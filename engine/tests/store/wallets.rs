@@ -31,6 +31,7 @@ on_both! {
     old_notices_are_forgotten
     adjustments_and_settlements_at_once_lose_nothing
     history_comes_newest_first_in_pages
+    unpaid_sessions_are_found_by_their_ends
     the_ledger_refuses_changes
 }
 
@@ -653,6 +654,61 @@ async fn history_comes_newest_first_in_pages(database: Arc<TestDatabase>) {
             .unwrap(),
         []
     );
+}
+
+async fn unpaid_sessions_are_found_by_their_ends(database: Arc<TestDatabase>) {
+    let (run, user, other) = (
+        database.run("a").await,
+        database.user(100).await,
+        database.user(100).await,
+    );
+    // Its start and end, what it cost, and why it ended.
+    let table = [
+        (0, 900, 0, EndReason::User),
+        (1_000, 2_500, 0, EndReason::User),
+        (3_000, 9_000, 1, EndReason::User),
+        (10_000, 10_000, 0, EndReason::Engine),
+        (11_000, 12_000, 0, EndReason::Admin),
+        (13_000, 14_000, 0, EndReason::User),
+        (15_000, 16_000, 0, EndReason::User),
+    ];
+    let mut number = 1;
+    for (index, (start, end, cost, reason)) in table.into_iter().enumerate() {
+        let id = i64::try_from(index).unwrap() + 1;
+        let served = if reason == EndReason::Engine {
+            0
+        } else {
+            end - start
+        };
+        let last = ended(
+            settlement(user, number + 1, id, 1, cost, served, end),
+            reason,
+        );
+        for fact in [
+            Fact::Opening(opening(user, number, id, start)),
+            Fact::Settlement(last),
+        ] {
+            database.must_record(&run, end, &[fact]).await;
+            number += 1;
+        }
+    }
+    database
+        .must_record(&run, 0, &[Fact::Opening(opening(other, 1, 20, 150))])
+        .await;
+    let check = async |since, limit, expected: &[i64]| {
+        let ends = database.store.unpaid_ends(user, at(since), limit).await;
+        let expected: Vec<_> = expected.iter().map(|end| at(*end)).collect();
+        assert_eq!(ends.unwrap(), expected, "{since} {limit}");
+    };
+    check(-10, 10, &[16_000, 14_000, 2_500, 900]).await;
+    check(-10, 3, &[16_000, 14_000, 2_500]).await;
+    check(899, 10, &[16_000, 14_000, 2_500, 900]).await;
+    check(900, 10, &[16_000, 14_000, 2_500]).await;
+    check(2_000, 10, &[16_000, 14_000, 2_500]).await;
+    check(2_500, 10, &[16_000, 14_000]).await;
+    check(16_000, 10, &[]).await;
+    let ends = database.store.unpaid_ends(other, at(-10), 10).await;
+    assert_eq!(ends.unwrap(), []);
 }
 
 async fn the_ledger_refuses_changes(database: Arc<TestDatabase>) {

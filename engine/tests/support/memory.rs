@@ -506,10 +506,10 @@ impl Data {
         sabotage: Option<Sabotage>,
     ) -> FactOutcome {
         let user = recording.fact.user();
-        let own = self.answered(&recording.fact);
+        let own = answered(&recording.fact);
         let is_used_elsewhere = recording.keys.iter().any(|request| {
-            let used = self.kept(user, &request.key, recording.at);
-            used.is_some_and(|used| Some(used_for(&used.answer)) != own)
+            let kept = self.kept(user, &request.key, recording.at);
+            kept.is_some_and(|kept| Some(used_for(&kept.answer)) != own)
         });
         if self.users.contains_key(&user.get()) && is_used_elsewhere {
             return FactOutcome::Refused(Refusal::KeyUsed);
@@ -522,14 +522,6 @@ impl Data {
             self.keep(recording);
         }
         outcome
-    }
-
-    /// What a fact's keys are kept for: the session, and whether it started.
-    fn answered(&self, fact: &Fact) -> Option<(SessionId, bool)> {
-        match fact {
-            Fact::Opening(opening) => Some((opening.session, true)),
-            Fact::Settlement(settlement) => settlement.end.map(|_| (settlement.session, false)),
-        }
     }
 
     fn kept(&self, user: UserId, key: &IdempotencyKey, now: UnixMillis) -> Option<KeptAnswer> {
@@ -1062,6 +1054,14 @@ fn used_for(answer: &Answer) -> (SessionId, bool) {
     match answer {
         Answer::Started(started) => (started.session, true),
         Answer::Stopped(stopped) => (stopped.session, false),
+    }
+}
+
+/// What a fact's keys are kept for: the session, and whether it started.
+fn answered(fact: &Fact) -> Option<(SessionId, bool)> {
+    match fact {
+        Fact::Opening(opening) => Some((opening.session, true)),
+        Fact::Settlement(settlement) => settlement.end.map(|_| (settlement.session, false)),
     }
 }
 

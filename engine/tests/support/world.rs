@@ -169,6 +169,7 @@ pub fn settings() -> EngineSettings {
         outage_grace: Duration::from_mins(1),
         call_timeout: Duration::from_secs(5),
         calls_max: 1_000,
+        unpaid_sessions_per_hour_max: 60,
         redis_url: None,
     }
 }

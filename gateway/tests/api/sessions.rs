@@ -240,3 +240,31 @@ async fn a_live_session_survives_a_restart() {
     );
     stop(&server, &token).await.expect(200);
 }
+
+#[tokio::test]
+async fn stopping_before_it_costs_anything_is_free_so_many_times() {
+    let settings = [("limits.unpaid_sessions_per_hour", "2")];
+    let server = TestServer::with(&settings).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    for _ in 0..2 {
+        start(&server, &token).await.expect(200);
+        let stopped = stop(&server, &token).await.expect(200);
+        assert_eq!(stopped["creditsConsumed"], 0);
+    }
+    let refused = start(&server, &token).await;
+    let seconds: i64 = refused.header("retry-after").parse().unwrap();
+    assert!((3_500..=3_600).contains(&seconds), "{seconds}");
+    refused.expect_failure(429, "too_many_unpaid_sessions");
+
+    // It outlives the process, and others don't notice.
+    let server = server.restart(&settings).await;
+    start(&server, &token)
+        .await
+        .expect_failure(429, "too_many_unpaid_sessions");
+    let other = sign_up(&server, "bob@example.com").await;
+    start(&server, &other).await.expect(200);
+    let server = server
+        .restart(&[("limits.unpaid_sessions_per_hour", "0")])
+        .await;
+    start(&server, &token).await.expect(200);
+}

@@ -108,7 +108,9 @@ impl<'a> UserAudit<'a> {
             let entries = rows::entries(connection, user, after, at_once).await?;
             let Some(last) = entries.last() else { break };
             after = (last.wallet_version, last.id);
-            entries.iter().for_each(|entry| self.take_entry(entry));
+            for entry in &entries {
+                self.take_entry(entry);
+            }
         }
 
         let (mut first, mut seen) = (i64::MIN, (i64::MIN, i64::MIN));
@@ -144,7 +146,9 @@ impl<'a> UserAudit<'a> {
             let events = rows::events(connection, user, after, at_once).await?;
             let Some(last) = events.last() else { break };
             after = (last.at, last.turn, last.id);
-            events.iter().for_each(|event| self.take_event(event));
+            for event in &events {
+                self.take_event(event);
+            }
         }
         Ok(())
     }
@@ -165,7 +169,7 @@ impl<'a> UserAudit<'a> {
             }
         }
         // Each start, settlement and change from outside is one write, and makes one version.
-        let writes = self.writes + i128::from(self.chain.from_outside());
+        let writes = self.writes + i128::from(self.chain.changes_from_outside());
         let version = self.user.version;
         if i128::from(version) != writes {
             let what =

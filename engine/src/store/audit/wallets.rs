@@ -16,7 +16,7 @@ const REVENUE: i64 = -2;
 #[derive(Debug, Default)]
 pub(super) struct Chain {
     sum: i128,
-    from_outside: u64,
+    changes_from_outside: u64,
     /// The entry before: its id, version and balance.
     before: Option<(i64, i64, i64)>,
 }
@@ -28,8 +28,8 @@ impl Chain {
     }
 
     /// How many entries are no session's use.
-    pub(super) const fn from_outside(&self) -> u64 {
-        self.from_outside
+    pub(super) const fn changes_from_outside(&self) -> u64 {
+        self.changes_from_outside
     }
 
     /// Checks the next entry.
@@ -55,7 +55,7 @@ impl Chain {
         }
         let change = change(user, entry);
         self.sum += change;
-        self.from_outside += u64::from(kind != EntryKind::Usage.as_str());
+        self.changes_from_outside += u64::from(kind != EntryKind::Usage.as_str());
         let expected = self.before.map_or(0, |(_, _, balance)| i128::from(balance)) + change;
         if i128::from(*balance_after) != expected {
             findings.add(
