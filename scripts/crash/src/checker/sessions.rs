@@ -92,14 +92,17 @@ fn starts<'a>(
         .filter(|session| !claims.contains_key(&session.session_id))
         .collect();
     let unknown = unresolved(seen.starts());
-    if unclaimed.len() > unknown.len() {
+    let asked: usize = seen.starts().map(|start| start.unknown().count()).sum();
+    let served = unclaimed.iter().filter(|session| !is_void(session)).count();
+    if served > unknown.len() || unclaimed.len() > asked {
         let mut evidence: Vec<String> = unclaimed.iter().map(show).collect();
         evidence.extend(unknown.iter().map(show));
         verdict.violation(
             Kind::Doubled,
             seen.user,
             format!(
-                "{} sessions that no start was acknowledged with, and only {} starts of unknown outcome",
+                "{} sessions that no start was acknowledged with, {served} of them served, \
+                 and only {} starts of unknown outcome",
                 unclaimed.len(),
                 unknown.len()
             ),
@@ -224,6 +227,14 @@ pub(super) fn unresolved<'a>(
     operations
         .filter(|operation| operation.resolution() == Resolution::Unknown)
         .collect()
+}
+
+/// Whether the session was ended at its start, for nothing: that is what becomes of an attempt to
+/// start that nobody waits for any more, and its key may then start another one.
+fn is_void(session: &SessionRecord) -> bool {
+    session.end_reason == Some(EndReason::Engine)
+        && session.ended_at == Some(session.started_at)
+        && session.credits_consumed.is_zero()
 }
 
 /// Whether a key that had a success was sent again, and got something else.

@@ -341,13 +341,26 @@ fn doubled_operations_are_found() {
     let unasked = |world: &mut World| {
         let sessions = &mut world.user().sessions;
         sessions.push(record(2, 3_400, 3_400, 0, 0));
-        sessions[1].end_reason = Some(EndReason::Engine);
+        sessions[1].end_reason = Some(EndReason::Depleted);
     };
     expect(&[Kind::Doubled], unasked);
     // The same, where the start had no answer: that is how it resolved.
     expect(&[], |world| {
         unasked(world);
         world.history.operations[4].attempts.pop();
+    });
+    // An attempt without an answer may leave a session that was ended at its start, but only one.
+    let void = |id: i64| {
+        move |world: &mut World| {
+            let mut void = record(id, 3_400 + id, 3_400 + id, 0, 0);
+            void.end_reason = Some(EndReason::Engine);
+            world.user().sessions.push(void);
+        }
+    };
+    expect(&[], void(2));
+    expect(&[Kind::Doubled], |world| {
+        void(2)(world);
+        void(3)(world);
     });
     // A session that was stopped by nobody.
     expect(&[Kind::Doubled], |world| {
