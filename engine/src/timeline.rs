@@ -175,10 +175,22 @@ impl Timeline {
         shared.latest.store(now, Ordering::Release);
     }
 
-    /// The runs.
+    /// The runs. While time stands still the last of them ends where it does: a wallet that is read
+    /// then may know of changes of later instants, and must not have been served up to them.
     pub fn runs(&self) -> Runs {
         let runs = self.shared.runs.read();
-        runs.unwrap_or_else(PoisonError::into_inner).clone()
+        let runs = runs.unwrap_or_else(PoisonError::into_inner);
+        let Some(cut) = self.halted_at() else {
+            return runs.clone();
+        };
+        let mut all = runs.all.to_vec();
+        if let Some(last) = all.last_mut() {
+            last.to = cut;
+        }
+        Runs {
+            current: runs.current.clone(),
+            all: all.into(),
+        }
     }
 
     /// The clock, which never stands still: for what is no session's.

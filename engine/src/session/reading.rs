@@ -65,7 +65,7 @@ impl SessionState {
                 self.adopt(recovery::rebuild(&record, &runs), runs.all.len());
             }
             (Ok(Some(record)), WalletState::Ready(_)) => self.rebase(&record),
-            (Ok(None), WalletState::Loading(_)) => self.refuse_waiting(&StartError::UserUnknown),
+            (Ok(None), WalletState::Loading(_)) => self.refuse_waiting(StartError::UserUnknown),
             (Ok(None), WalletState::Ready(_)) => {
                 tracing::error!(
                     user = self.user.get(),
@@ -79,7 +79,7 @@ impl SessionState {
                     "can't read a wallet"
                 );
                 if matches!(wallet, WalletState::Loading(_)) {
-                    self.refuse_waiting(&StartError::Unavailable);
+                    self.refuse_waiting(StartError::Unavailable);
                 }
                 for (_, reply) in self.queued_starts.drain(..) {
                     let _gone = reply.send(Err(StartError::Unavailable));
@@ -168,7 +168,7 @@ impl SessionState {
     }
 
     /// Answers everybody who waits for a wallet that can't be read, or isn't there.
-    pub(super) fn refuse_waiting(&mut self, why: &StartError) {
+    pub(super) fn refuse_waiting(&mut self, why: StartError) {
         let WalletState::Loading(waiting) = &mut self.wallet else {
             return;
         };
