@@ -3,6 +3,7 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::cast_possible_wrap,
     reason = "tests say what they expect by unwrapping it"
 )]
 
@@ -28,19 +29,19 @@ const STOP: u8 = 2;
 const OTHER: u8 = 3;
 
 /// The key `text` of a request that asks for the `what`th thing.
-fn key(text: &str, what: u8) -> Option<RequestKey> {
-    Some(RequestKey {
+fn key(text: &str, what: u8) -> RequestKey {
+    RequestKey {
         key: IdempotencyKey::new(text.as_bytes()).unwrap(),
         fingerprint: Fingerprint::new([what; 32]),
-    })
+    }
 }
 
 async fn start(engine: &Engine, user: UserId, text: &str) -> Result<Started, StartError> {
-    engine.start_session(user, key(text, START)).await
+    engine.start_session(user, Some(key(text, START))).await
 }
 
 async fn stop(engine: &Engine, user: UserId, text: &str) -> Result<Stopped, StopError> {
-    let key = key(text, STOP);
+    let key = Some(key(text, STOP));
     engine.stop_session(user, EndReason::User, key).await
 }
 
@@ -99,7 +100,7 @@ async fn a_key_is_for_one_request_of_one_user() {
     let World { engine, store, .. } = &World::begin().await;
     let (user, other) = (store.add_user(100), store.add_user(100));
     start(engine, user, "k").await.unwrap();
-    let another = engine.start_session(user, key("k", OTHER)).await;
+    let another = engine.start_session(user, Some(key("k", OTHER))).await;
     assert!(matches!(another, Err(StartError::KeyConflict)));
     assert!(matches!(
         stop(engine, user, "k").await,
@@ -110,10 +111,10 @@ async fn a_key_is_for_one_request_of_one_user() {
 
     stop(engine, user, "l").await.unwrap();
     for what in [START, OTHER] {
-        let another = engine.start_session(user, key("l", what)).await;
+        let another = engine.start_session(user, Some(key("l", what))).await;
         assert!(matches!(another, Err(StartError::KeyConflict)));
     }
-    let another = engine.stop_session(user, EndReason::User, key("l", OTHER));
+    let another = engine.stop_session(user, EndReason::User, Some(key("l", OTHER)));
     assert!(matches!(another.await, Err(StopError::KeyConflict)));
 }
 
@@ -157,7 +158,7 @@ async fn a_retry_joins_the_start_that_is_on_its_way() {
             Err(error) => panic!("{error}"),
         }
         // Meanwhile the key can't be used for anything else.
-        let other = engine.start_session(user, key("k", OTHER)).await;
+        let other = engine.start_session(user, Some(key("k", OTHER))).await;
         assert!(matches!(other, Err(StartError::KeyConflict)));
         let other = stop(engine, user, "k").await;
         assert!(matches!(other, Err(StopError::KeyConflict)));
@@ -224,10 +225,15 @@ async fn a_stop_that_meets_another_end_keeps_its_key_after_it() {
     // The end by depletion is with the journal when the stops come.
     store.set_read_only(true);
     pass(200).await;
-    let stops = [key("b", STOP), key("b", STOP), key("c", STOP), None];
+    let stops = [
+        Some(key("b", STOP)),
+        Some(key("b", STOP)),
+        Some(key("c", STOP)),
+        None,
+    ];
     let stops = stops.map(|key| begin_stop(&world, user, key));
     pass(100).await;
-    let conflict = begin_stop(&world, user, key("c", OTHER));
+    let conflict = begin_stop(&world, user, Some(key("c", OTHER)));
     store.set_read_only(false);
     let mut told = Vec::new();
     for stop in stops {
@@ -259,7 +265,7 @@ async fn a_stop_that_was_done_before_stops_nothing_when_the_database_is_away() {
         let second = start(engine, user, "c").await.unwrap();
         pass(10_000).await;
         store.set_down(true);
-        let again = begin_stop(&world, user, key("b", STOP));
+        let again = begin_stop(&world, user, Some(key("b", STOP)));
         pass(1_000).await;
         let another = is_stopped_too.then(|| begin_stop(&world, user, None));
         pass(1_000).await;

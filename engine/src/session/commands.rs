@@ -112,6 +112,17 @@ impl SessionState {
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
+        if wallet.sessions().is_empty() {
+            if self.unpaid.must_be_read() {
+                self.queued_starts.push((key, reply));
+                self.read_again();
+                return;
+            }
+            if let Some(retry_after) = self.unpaid.wait(at) {
+                let _gone = reply.send(Err(StartError::TooManyUnpaid { retry_after }));
+                return;
+            }
+        }
         // Nothing is served while time stands still.
         let id = self
             .context

@@ -99,6 +99,7 @@ pub(super) async fn page(
     after: Option<UserId>,
     limits: AuditLimits,
 ) -> Result<AuditPage, StoreError> {
+    connection.allow_long_statements().await?;
     let runs = Runs::read(connection).await?;
     let mut audited = AuditPage::default();
     if after.is_none() {

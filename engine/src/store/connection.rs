@@ -191,6 +191,16 @@ impl Connection {
         Ok(())
     }
 
+    /// Lets the statements of this transaction take as long as they need: the server else ends them
+    /// when a call would be given up.
+    pub(super) async fn allow_long_statements(&mut self) -> Result<(), StoreError> {
+        if matches!(self, Self::Postgres(_)) {
+            self.simple("SET LOCAL statement_timeout = 0".into())
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Begins what `unit` needs.
     pub(super) async fn begin(&mut self, unit: Unit) -> Result<(), StoreError> {
         let sql = match unit {

@@ -58,6 +58,7 @@ pub(in crate::store) async fn repair(
     now: UnixMillis,
     rows_at_once: u32,
 ) -> Result<Repaired, StoreError> {
+    connection.allow_long_statements().await?;
     if mode == RepairMode::Apply {
         let sql = Sql {
             postgres: "SELECT id FROM users WHERE id = $1 FOR UPDATE",

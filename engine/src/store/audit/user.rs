@@ -13,6 +13,9 @@ use super::{
 };
 use crate::store::{StoreError, connection::Connection};
 
+/// How many events take the place of a row in memory.
+const EVENTS_FOR_A_ROW: u32 = 8;
+
 /// What the checks take a user's balance and the totals of sessions for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Caches {
@@ -141,9 +144,11 @@ impl<'a> UserAudit<'a> {
             first = until;
         }
 
+        // They are small, and each piece is a sort of them all.
+        let events_at_once = at_once.saturating_mul(EVENTS_FOR_A_ROW);
         let mut after = (i64::MIN, i64::MIN, i64::MIN);
         loop {
-            let events = rows::events(connection, user, after, at_once).await?;
+            let events = rows::events(connection, user, after, events_at_once).await?;
             let Some(last) = events.last() else { break };
             after = (last.at, last.turn, last.id);
             for event in &events {
