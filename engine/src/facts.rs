@@ -105,6 +105,14 @@ impl Fact {
         }
     }
 
+    /// The instant that it speaks of.
+    pub const fn at(&self) -> UnixMillis {
+        match self {
+            Self::Opening(opening) => opening.started_at,
+            Self::Settlement(settlement) => settlement.at,
+        }
+    }
+
     /// The wallet's version that it was decided from; recording it makes the next one.
     pub const fn version(&self) -> WalletVersion {
         match self {
@@ -132,10 +140,7 @@ pub struct Recording {
 /// Without any key.
 impl From<Fact> for Recording {
     fn from(fact: Fact) -> Self {
-        let at = match fact {
-            Fact::Opening(opening) => opening.started_at,
-            Fact::Settlement(settlement) => settlement.at,
-        };
+        let at = fact.at();
         Self {
             fact,
             keys: Vec::new(),

@@ -635,3 +635,34 @@ async fn a_wallet_that_can_not_be_read_starts_nothing() {
     world.engine.start_session(user, None).await.unwrap();
     assert_eq!(world.engine.live_sessions(), 1);
 }
+
+/// A start that is not recorded yet may turn out never to have been: it shows in no balance.
+#[tokio::test(start_paused = true)]
+async fn a_start_on_its_way_shows_in_no_balance() {
+    let millis = |millis| Millis::new(millis).unwrap();
+    let tariff = Tariff::new(Credits::new(5).unwrap(), millis(6_000), ChargedAt::Start).unwrap();
+    let store = Arc::new(MemoryStore::default());
+    let settings = EngineSettings {
+        tariff,
+        ..settings()
+    };
+    let world = World::begin_on(store, Clock::start_at(ms(BEGIN)), settings).await;
+    let user = world.store.add_user(100);
+    world.engine.watch(user);
+    world.store.set_read_only(true);
+    let engine = world.engine.clone();
+    let starting = tokio::spawn(async move { engine.start_session(user, None).await });
+    pass(2_000).await;
+    let balance = world.engine.balance(user).await.unwrap();
+    assert_eq!((balance.credits.get(), balance.session), (100, None));
+    world.store.set_read_only(false);
+    starting.await.unwrap().unwrap();
+    let balance = world.engine.balance(user).await.unwrap();
+    assert_eq!(balance.credits.get(), 95);
+    let told: Vec<i64> = world
+        .balances()
+        .iter()
+        .map(|(_, credits)| *credits)
+        .collect();
+    assert_eq!(told, [100, 95]);
+}

@@ -120,6 +120,18 @@ impl Wallet {
         )
     }
 
+    /// The balance at the wallet's instant as far as it can be told: without sessions whose start is not
+    /// recorded, as they may turn out never to have been.
+    pub fn recorded_balance(&self) -> Credits {
+        self.less(self.sessions.iter().map(|session| {
+            if session.is_recorded {
+                session.charge(self.instant)
+            } else {
+                Some(Credits::ZERO)
+            }
+        }))
+    }
+
     /// The balance less the holds: what a new session, or an operator, may take.
     pub fn free(&self) -> Credits {
         self.less(

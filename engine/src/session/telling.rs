@@ -81,7 +81,7 @@ impl SessionState {
             })
         });
         Some(LiveBalance {
-            credits: wallet.balance(),
+            credits: wallet.recorded_balance(),
             as_of: wallet.instant(),
             session,
         })

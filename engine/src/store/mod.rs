@@ -288,11 +288,12 @@ pub trait Store: Send + Sync + 'static {
     /// Succeeds if the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// The greatest instant that any node was alive at; nothing in an empty database.
+    /// The greatest instant that any node was alive at, or recorded something with; nothing in an empty
+    /// database.
     async fn latest_alive_at(&self) -> Result<Option<UnixMillis>, StoreError>;
 
     /// Begins the node's next run, in one transaction: the run before it, if any, may write no
-    /// more. The run starts at `now` or right after the last `alive_at`, whichever is later.
+    /// more. The run starts at `now` or right after all that was recorded, whichever is later.
     async fn begin_run(
         &self,
         node: &NodeName,

@@ -23,12 +23,15 @@ pub(super) async fn ping(connection: &mut Connection) -> Result<(), StoreError> 
         .map(drop)
 }
 
-/// The greatest instant that any node was alive at.
+/// The greatest instant that any node was alive at, or recorded something with.
 pub(super) async fn latest_alive_at(
     connection: &mut Connection,
 ) -> Result<Option<UnixMillis>, StoreError> {
     let row: Option<(Option<i64>,)> = connection
-        .row("SELECT max(alive_at) FROM node_runs", &[])
+        .row(
+            "SELECT max(CASE WHEN alive_at < last_instant THEN last_instant ELSE alive_at END) FROM node_runs",
+            &[],
+        )
         .await?;
     Ok(row
         .and_then(|(alive_at,)| alive_at)
@@ -91,16 +94,17 @@ pub(super) async fn begin(
     policy: ResumePolicy,
 ) -> Result<NodeRun, StoreError> {
     lock_runs(connection, &node).await?;
-    let before: Option<(i64, i64)> = connection
+    let before: Option<(i64, i64, i64)> = connection
         .row(
-            "UPDATE node_runs SET is_current = FALSE WHERE node = $1 AND is_current RETURNING epoch, alive_at",
+            "UPDATE node_runs SET is_current = FALSE WHERE node = $1 AND is_current
+             RETURNING epoch, alive_at, last_instant",
             &[node.as_str().into()],
         )
         .await?;
     let run = match before {
-        Some((epoch, alive_at)) => {
-            let cut = UnixMillis::new(alive_at)?;
-            following(node, epoch, process, cut, now, policy)?
+        Some((epoch, alive_at, last_instant)) => {
+            let ended = Ended::new(epoch, alive_at, last_instant)?;
+            ended.next(node, process, now, policy)?
         }
         None => NodeRun {
             node,
@@ -129,16 +133,16 @@ pub(super) async fn next(
         ..
     } = run;
     lock_runs(connection, &node).await?;
-    let ended: Option<(i64,)> = connection
+    let ended: Option<(i64, i64)> = connection
         .row(
             "UPDATE node_runs SET is_current = FALSE, alive_at = CASE WHEN alive_at < $3 THEN $3 ELSE alive_at END
-             WHERE node = $1 AND epoch = $2 AND is_current RETURNING alive_at",
+             WHERE node = $1 AND epoch = $2 AND is_current RETURNING alive_at, last_instant",
             &[node.as_str().into(), epoch.into(), cut.get().into()],
         )
         .await?;
-    if let Some((alive_at,)) = ended {
-        let cut = UnixMillis::new(alive_at)?;
-        let run = following(node, epoch, process, cut, now, policy)?;
+    if let Some((alive_at, last_instant)) = ended {
+        let ended = Ended::new(epoch, alive_at, last_instant)?;
+        let run = ended.next(node, process, now, policy)?;
         insert(connection, &run).await?;
         return Ok(run);
     }
@@ -164,23 +168,41 @@ pub(super) async fn next(
     })
 }
 
-/// The run after the one numbered `epoch`, which was alive up to `cut`.
-fn following(
-    node: NodeName,
+/// A run that is over.
+struct Ended {
     epoch: i64,
-    process: ProcessId,
-    cut: UnixMillis,
-    now: UnixMillis,
-    policy: ResumePolicy,
-) -> Result<NodeRun, StoreError> {
-    let started_at = now.max(UnixMillis::new(cut.get() + 1)?);
-    Ok(NodeRun {
-        node,
-        epoch: epoch + 1,
-        process,
-        started_at,
-        takeover: policy.takeover(cut, started_at),
-    })
+    alive_at: UnixMillis,
+    last_instant: UnixMillis,
+}
+
+impl Ended {
+    fn new(epoch: i64, alive_at: i64, last_instant: i64) -> Result<Self, StoreError> {
+        Ok(Self {
+            epoch,
+            alive_at: UnixMillis::new(alive_at)?,
+            last_instant: UnixMillis::new(last_instant)?,
+        })
+    }
+
+    /// The run after it. It begins after everything that was recorded, whatever `now` says: it was read
+    /// before the run's row was locked, and by another clock.
+    fn next(
+        self,
+        node: NodeName,
+        process: ProcessId,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<NodeRun, StoreError> {
+        let latest = self.alive_at.max(self.last_instant);
+        let started_at = now.max(UnixMillis::new(latest.get() + 1)?);
+        Ok(NodeRun {
+            node,
+            epoch: self.epoch + 1,
+            process,
+            started_at,
+            takeover: policy.takeover(self.alive_at, started_at),
+        })
+    }
 }
 
 async fn lock_runs(connection: &mut Connection, node: &NodeName) -> Result<(), StoreError> {
@@ -217,34 +239,26 @@ pub(super) async fn earlier(
         .collect()
 }
 
-/// Locks the run's row for this transaction, and with `alive_at` records that the run was alive then.
+/// Locks the run's row for this transaction, and records that the run was alive at `alive_at`, and
+/// that it records something with `last_instant`; nothing where it does not.
 pub(super) async fn hold(
     connection: &mut Connection,
     run: &NodeRun,
     alive_at: Option<UnixMillis>,
+    last_instant: Option<UnixMillis>,
 ) -> Result<(), StoreError> {
-    let (node, epoch) = (run.node.as_str().into(), run.epoch.into());
-    let held: Option<(i64,)> = match alive_at {
-        Some(alive_at) => {
-            connection
-                .row(
-                    "UPDATE node_runs SET alive_at = CASE WHEN alive_at < $3 THEN $3 ELSE alive_at END
-                     WHERE node = $1 AND epoch = $2 AND is_current RETURNING epoch",
-                    &[node, epoch, alive_at.get().into()],
-                )
-                .await?
-        }
-        None => {
-            connection
-                .row(
-                    Sql {
-                        postgres: "SELECT epoch FROM node_runs WHERE node = $1 AND epoch = $2 AND is_current FOR UPDATE",
-                        sqlite: "SELECT epoch FROM node_runs WHERE node = $1 AND epoch = $2 AND is_current",
-                    },
-                    &[node, epoch],
-                )
-                .await?
-        }
-    };
+    let held: Option<(i64,)> = connection
+        .row(
+            "UPDATE node_runs SET alive_at = CASE WHEN alive_at < $3 THEN $3 ELSE alive_at END,
+                last_instant = CASE WHEN last_instant < $4 THEN $4 ELSE last_instant END
+             WHERE node = $1 AND epoch = $2 AND is_current RETURNING epoch",
+            &[
+                run.node.as_str().into(),
+                run.epoch.into(),
+                alive_at.map_or(0, UnixMillis::get).into(),
+                last_instant.map_or(0, UnixMillis::get).into(),
+            ],
+        )
+        .await?;
     held.map(drop).ok_or(StoreError::Superseded)
 }

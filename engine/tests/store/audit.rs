@@ -586,6 +586,22 @@ async fn downtime_that_was_charged_is_found(database: Arc<TestDatabase>) {
     assert_eq!(database.violations().await, []);
 
     database
+        .execute("UPDATE node_runs SET resumes = (1 = 0)")
+        .await
+        .unwrap();
+    let laws: Vec<u8> = database
+        .violations()
+        .await
+        .iter()
+        .map(|violation| violation.law)
+        .collect();
+    assert_eq!(laws, [8], "the second run had ended what it found");
+
+    database
+        .execute("UPDATE node_runs SET resumes = (1 = 1)")
+        .await
+        .unwrap();
+    database
         .execute("UPDATE sessions SET served_ms = 7201")
         .await
         .unwrap();

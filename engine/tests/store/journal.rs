@@ -25,6 +25,7 @@ on_both! {
     a_superseded_run_writes_nothing
     runs_of_a_node_follow_each_other
     a_run_in_place_may_be_begun_again_but_not_after_another_process
+    a_run_begins_after_all_that_was_recorded
     runs_that_begin_at_once_leave_one_that_writes
     of_a_hundred_starts_at_once_one_wins
     session_ids_are_never_given_out_twice
@@ -457,6 +458,23 @@ async fn runs_of_a_node_follow_each_other(database: Arc<TestDatabase>) {
     );
     assert_eq!(store.earlier_runs(&second, at(0)).await.unwrap(), all[..1]);
     assert_eq!(store.latest_alive_at().await.unwrap(), Some(at(20_000)));
+}
+
+/// The time that a run is to begin at was read before the run before it had written its last fact.
+async fn a_run_begins_after_all_that_was_recorded(database: Arc<TestDatabase>) {
+    let (first, user) = (database.run("a").await, database.user(100).await);
+    let start = Fact::Opening(opening(user, 1, 1, 0));
+    database.must_record(&first, 300, &[start]).await;
+    let interim = Fact::Settlement(settlement(user, 2, 1, 1, 1, 6_200, 6_200));
+    let recorded = database.store.record(&first, None, &[interim.into()]).await;
+    assert_eq!(recorded.unwrap(), [RECORDED]);
+    assert_eq!(
+        database.store.latest_alive_at().await.unwrap(),
+        Some(at(6_200))
+    );
+    let second = begin_run(&database.store, "a", 6_100).await;
+    assert_eq!(second.started_at, at(6_201));
+    assert_eq!(database.violations().await, []);
 }
 
 async fn a_run_in_place_may_be_begun_again_but_not_after_another_process(

@@ -1,6 +1,6 @@
 //! Idempotency keys: kept with the facts that they belong to, and for 24 hours.
 
-use std::sync::Arc;
+use std::{slice, sync::Arc};
 
 use billing::Settlement;
 use engine::{
@@ -81,24 +81,18 @@ async fn kept(
     database.store.kept_answer(user, &key, now).await.unwrap()
 }
 
-fn started(id: SessionId, millis: i64, what: u8) -> Option<KeptAnswer> {
-    Some(KeptAnswer {
+fn started(id: SessionId, millis: i64, what: u8) -> KeptAnswer {
+    KeptAnswer {
         fingerprint: Fingerprint::new([what; 32]),
         answer: Answer::Started(Started {
             session: id,
             started_at: at(millis),
         }),
-    })
+    }
 }
 
-fn stopped(
-    id: SessionId,
-    millis: i64,
-    consumed: i64,
-    final_credits: i64,
-    what: u8,
-) -> Option<KeptAnswer> {
-    Some(KeptAnswer {
+fn stopped(id: SessionId, millis: i64, consumed: i64, final_credits: i64, what: u8) -> KeptAnswer {
+    KeptAnswer {
         fingerprint: Fingerprint::new([what; 32]),
         answer: Answer::Stopped(Stopped {
             session: id,
@@ -107,7 +101,7 @@ fn stopped(
             consumed: credits(consumed),
             final_credits: credits(final_credits),
         }),
-    })
+    }
 }
 
 async fn a_key_is_kept_with_the_opening(database: Arc<TestDatabase>) {
@@ -117,10 +111,13 @@ async fn a_key_is_kept_with_the_opening(database: Arc<TestDatabase>) {
     assert_eq!(kept(&database, user, "k", at(10)).await, None);
     for _ in 0..2 {
         // The same again has the same outcome.
-        assert_eq!(record(&database, &run, &[start.clone()]).await, [RECORDED]);
+        assert_eq!(
+            record(&database, &run, slice::from_ref(&start)).await,
+            [RECORDED]
+        );
         assert_eq!(
             kept(&database, user, "k", at(20)).await,
-            started(session(1), 10, 1)
+            Some(started(session(1), 10, 1))
         );
     }
     assert_eq!(kept(&database, user, "K", at(20)).await, None);
@@ -135,11 +132,14 @@ async fn a_key_is_kept_with_the_end(database: Arc<TestDatabase>) {
     let keys = [key("a", 1), key("b", 2), key("a", 1)];
     let end = under(Fact::Settlement(last(user, 2, 1, 5, 30_000)), &keys);
     for _ in 0..2 {
-        assert_eq!(record(&database, &run, &[end.clone()]).await, [RECORDED]);
+        assert_eq!(
+            record(&database, &run, slice::from_ref(&end)).await,
+            [RECORDED]
+        );
         for (text, what) in [("a", 1), ("b", 2)] {
             assert_eq!(
                 kept(&database, user, text, at(30_000)).await,
-                stopped(session(1), 30_000, 5, 95, what)
+                Some(stopped(session(1), 30_000, 5, 95, what))
             );
         }
     }
@@ -159,7 +159,7 @@ async fn keys_that_come_late_tell_what_was_left_at_the_end(database: Arc<TestDat
     assert_eq!(record(&database, &run, &[late]).await, [RECORDED]);
     assert_eq!(
         kept(&database, user, "late", at(80_000)).await,
-        stopped(session(1), 30_000, 5, 95, 1)
+        Some(stopped(session(1), 30_000, 5, 95, 1))
     );
     // A session that cost nothing made no entry of its own.
     let free = database.user(0).await;
@@ -168,7 +168,7 @@ async fn keys_that_come_late_tell_what_was_left_at_the_end(database: Arc<TestDat
     assert_eq!(record(&database, &run, &[end]).await, [RECORDED]);
     assert_eq!(
         kept(&database, free, "k", at(10)).await,
-        stopped(session(3), 10, 0, 0, 1)
+        Some(stopped(session(3), 10, 0, 0, 1))
     );
 }
 
@@ -183,11 +183,14 @@ async fn a_key_in_use_refuses_any_other_fact(database: Arc<TestDatabase>) {
         Fact::Settlement(last(user, 2, 1, 5, 30_000)),
         &[key("fresh", 3), key("start", 1)],
     );
-    record(&database, &run, &[start.clone()]).await;
+    record(&database, &run, slice::from_ref(&start)).await;
     assert_eq!(record(&database, &run, &[reused]).await, [USED]);
     assert_eq!(database.wallet(user).await.live.len(), 1, "it lives on");
     assert_eq!(kept(&database, user, "fresh", at(0)).await, None);
-    assert_eq!(record(&database, &run, &[end.clone()]).await, [RECORDED]);
+    assert_eq!(
+        record(&database, &run, slice::from_ref(&end)).await,
+        [RECORDED]
+    );
 
     for text in ["start", "stop"] {
         // Also with the fingerprint that it is in use with, and from an older version.
@@ -203,7 +206,7 @@ async fn a_key_in_use_refuses_any_other_fact(database: Arc<TestDatabase>) {
     );
     assert_eq!(
         kept(&database, user, "start", at(0)).await,
-        started(session(1), 0, 1)
+        Some(started(session(1), 0, 1))
     );
     // Another user's key of the same text is another key.
     let other = database.user(100).await;
@@ -250,7 +253,10 @@ async fn an_abandoned_start_takes_its_key_with_it(database: Arc<TestDatabase>) {
         forgotten: Some(name("k")),
         ..Fact::Settlement(ended(end, EndReason::Engine)).into()
     };
-    assert_eq!(record(&database, &run, &[undone.clone()]).await, [RECORDED]);
+    assert_eq!(
+        record(&database, &run, slice::from_ref(&undone)).await,
+        [RECORDED]
+    );
     assert_eq!(kept(&database, user, "k", at(10)).await, None);
 
     let anew = opened(user, 3, 2, 20, &[key("k", 1)]);
@@ -259,7 +265,7 @@ async fn an_abandoned_start_takes_its_key_with_it(database: Arc<TestDatabase>) {
     assert_eq!(record(&database, &run, &[undone]).await, [RECORDED]);
     assert_eq!(
         kept(&database, user, "k", at(20)).await,
-        started(session(2), 20, 1)
+        Some(started(session(2), 20, 1))
     );
     assert_eq!(database.violations().await, []);
 }
@@ -279,7 +285,7 @@ async fn a_batch_keeps_the_keys_of_many_users(database: Arc<TestDatabase>) {
     assert_eq!(outcomes, vec![RECORDED; 30]);
     for (user, id) in users.iter().zip(1..) {
         let text = format!("key-{}", id % 3);
-        let expected = (id % 3 > 0).then(|| started(session(id), id, 1)).flatten();
+        let expected = (id % 3 > 0).then(|| started(session(id), id, 1));
         assert_eq!(kept(&database, *user, &text, at(id)).await, expected);
     }
 }
@@ -292,7 +298,7 @@ async fn an_old_key_counts_as_absent(database: Arc<TestDatabase>) {
 
     assert_eq!(
         kept(&database, user, "k", at(DAY - 1)).await,
-        started(session(1), 0, 1)
+        Some(started(session(1), 0, 1))
     );
     assert_eq!(kept(&database, user, "k", at(DAY)).await, None);
     let again = opened(user, 3, 2, DAY - 1, &[key("k", 2)]);
@@ -301,7 +307,7 @@ async fn an_old_key_counts_as_absent(database: Arc<TestDatabase>) {
     assert_eq!(record(&database, &run, &[again]).await, [RECORDED]);
     assert_eq!(
         kept(&database, user, "k", at(2 * DAY - 1)).await,
-        started(session(2), DAY, 2)
+        Some(started(session(2), DAY, 2))
     );
 }
 
@@ -318,7 +324,7 @@ async fn old_keys_are_deleted_in_portions(database: Arc<TestDatabase>) {
     assert_eq!(store.purge_keys(at(4), 3).await.unwrap(), 3);
     // The oldest went first.
     for (user, id) in users.iter().zip(1..) {
-        let expected = (id > 3).then(|| started(session(id), id, 1)).flatten();
+        let expected = (id > 3).then(|| started(session(id), id, 1));
         assert_eq!(kept(&database, *user, "k", at(5)).await, expected);
     }
     assert_eq!(store.purge_keys(at(4), 3).await.unwrap(), 1);

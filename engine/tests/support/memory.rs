@@ -121,6 +121,7 @@ struct KeyRow {
 struct RunRow {
     run: NodeRun,
     alive_at: UnixMillis,
+    last_instant: UnixMillis,
     is_current: bool,
 }
 
@@ -402,7 +403,8 @@ impl Data {
         let before = self.runs.iter_mut().rfind(|row| row.run.node == *node);
         let (epoch, started_at, takeover) = before.map_or((1, now, Takeover::Resume), |row| {
             row.is_current = false;
-            let started_at = now.max(UnixMillis::new(row.alive_at.get() + 1).unwrap());
+            let latest = row.alive_at.max(row.last_instant);
+            let started_at = now.max(UnixMillis::new(latest.get() + 1).unwrap());
             let takeover = policy.takeover(row.alive_at, started_at);
             (row.run.epoch + 1, started_at, takeover)
         });
@@ -416,6 +418,7 @@ impl Data {
         self.runs.push(RunRow {
             run: run.clone(),
             alive_at: started_at,
+            last_instant: UnixMillis::EPOCH,
             is_current: true,
         });
         run
@@ -869,6 +872,8 @@ impl Store for MemoryStore {
         });
         let current = current.ok_or(StoreError::Superseded)?;
         current.alive_at = current.alive_at.max(alive_at.unwrap_or(UnixMillis::EPOCH));
+        let instants = recordings.iter().map(|recording| recording.fact.at());
+        current.last_instant = instants.fold(current.last_instant, UnixMillis::max);
         let outcomes = recordings
             .iter()
             .map(|recording| data.record(&run.node, recording, sabotage));

@@ -6,3 +6,7 @@ ALTER TABLE node_runs ADD COLUMN process TEXT NOT NULL DEFAULT '';
 
 -- Whether the sessions of the run before went on, or ended when that was last alive.
 ALTER TABLE node_runs ADD COLUMN resumes INTEGER NOT NULL DEFAULT 1 CHECK (resumes IN (0, 1));
+
+-- The greatest instant of what the run recorded: it may lie after alive_at, and the next run begins
+-- after both.
+ALTER TABLE node_runs ADD COLUMN last_instant INTEGER NOT NULL DEFAULT 0;

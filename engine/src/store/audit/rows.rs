@@ -66,6 +66,8 @@ pub(super) struct RunRow {
     pub(super) epoch: i64,
     pub(super) started_at: i64,
     pub(super) alive_at: i64,
+    pub(super) last_instant: i64,
+    pub(super) resumes: bool,
     pub(super) is_current: bool,
 }
 
@@ -77,7 +79,10 @@ impl Runs {
     /// Reads them.
     pub(super) async fn read(connection: &mut Connection) -> Result<Self, StoreError> {
         let runs: Vec<RunRow> = connection
-            .rows("SELECT node, epoch, started_at, alive_at, is_current FROM node_runs ORDER BY node, epoch", &[])
+            .rows("SELECT node, epoch, started_at, alive_at, last_instant, resumes, is_current FROM node_runs
+                 ORDER BY node, epoch",
+                &[],
+            )
             .await?;
         Ok(Self(grouped(runs, |run| run.node.clone())))
     }

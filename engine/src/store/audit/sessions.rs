@@ -208,6 +208,29 @@ impl Case<'_> {
                 format!("session {id} was served for {served_ms} ms, and node {node} could serve it for {available}"),
             );
         }
+        self.check_cut(findings);
+    }
+
+    /// Law 8: a run that did not go on with the sessions of the one before ended them.
+    fn check_cut(&self, findings: &mut Findings<'_>) {
+        let SessionRow {
+            id,
+            start_time,
+            settled_at,
+            ..
+        } = self.session;
+        let is_lived_through = |run: &&RunRow| {
+            !run.resumes && *start_time < run.started_at && run.started_at <= *settled_at
+        };
+        for run in self.runs.iter().filter(is_lived_through) {
+            let RunRow {
+                epoch, started_at, ..
+            } = run;
+            findings.add(
+                8,
+                format!("session {id} was settled at {settled_at}, and run {epoch} at {started_at} ended what it found"),
+            );
+        }
     }
 
     /// For how long the node's runs could have served the session.

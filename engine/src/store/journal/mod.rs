@@ -52,7 +52,8 @@ pub(super) async fn record(
     alive_at: Option<UnixMillis>,
     recordings: Vec<Recording>,
 ) -> Result<Vec<FactOutcome>, StoreError> {
-    runs::hold(connection, &run, alive_at).await?;
+    let last_instant = recordings.iter().map(|recording| recording.fact.at()).max();
+    runs::hold(connection, &run, alive_at, last_instant).await?;
     if recordings.is_empty() {
         return Ok(Vec::new());
     }
