@@ -86,14 +86,7 @@ async fn signing_up_grants_credits(database: Arc<TestDatabase>) {
     let nobody = UserId::new(poor.id.get() + 1_000).unwrap();
     assert!(store.user(nobody).await.unwrap().is_none());
     assert!(store.wallet(nobody, version(0)).await.unwrap().is_none());
-    let limits = AuditLimits {
-        users: 10_000,
-        rows: 20_000,
-    };
-    let page = store.audit(None, limits).await.unwrap();
-    assert_eq!((page.users, page.violations), (7_003, Vec::new()));
-    assert_eq!(page.moved.held(), 7_001 * 50);
-    assert_eq!(store.count_users().await.unwrap(), 7_003);
+    assert_eq!(database.violations().await, []);
 }
 
 async fn emails_are_unique_whatever_their_case(database: Arc<TestDatabase>) {
@@ -155,7 +148,14 @@ async fn fixture_users_are_whole(database: Arc<TestDatabase>) {
         "{}",
         user.email
     );
-    assert_eq!(database.violations().await, []);
+    let limits = AuditLimits {
+        users: 10_000,
+        rows: 20_000,
+    };
+    let page = store.audit(None, limits).await.unwrap();
+    assert_eq!((page.users, page.violations), (7_003, Vec::new()));
+    assert_eq!(page.moved.held(), 7_001 * 50);
+    assert_eq!(store.count_users().await.unwrap(), 7_003);
 }
 
 async fn users_are_listed_in_pages(database: Arc<TestDatabase>) {
