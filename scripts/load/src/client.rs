@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, StatusCode,
@@ -17,6 +18,8 @@ use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::WebSocketConfig}
 
 /// How long the server may take over a call or a handshake.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How many calls are on their way at once.
+const CALLERS: usize = 16;
 
 /// One kept-alive HTTP connection.
 pub struct Caller {
@@ -86,4 +89,24 @@ pub async fn open_socket(server: &str, token: &str) -> anyhow::Result<WebSocketS
     let handshake = tokio_tungstenite::client_async_with_config(address, stream, Some(config));
     let (socket, _) = tokio::time::timeout(PATIENCE, handshake).await??;
     Ok(socket)
+}
+
+/// Makes the same call for every user, some at a time; the replies are in the users' order.
+pub async fn for_all<T: DeserializeOwned>(
+    server: &str,
+    tokens: &[String],
+    path: &str,
+) -> anyhow::Result<Vec<T>> {
+    let share = tokens.len().div_ceil(CALLERS).max(1);
+    let shares = tokens.chunks(share).map(|tokens| async move {
+        let mut caller = Caller::connect(server).await?;
+        let mut replies = Vec::with_capacity(tokens.len());
+        for token in tokens {
+            replies.push(caller.post(path, token).await?);
+        }
+        anyhow::Ok(replies)
+    });
+    let replies: Vec<_> = stream::iter(shares).buffered(CALLERS).collect().await;
+    let replies: anyhow::Result<Vec<Vec<T>>> = replies.into_iter().collect();
+    Ok(replies?.into_iter().flatten().collect())
 }

@@ -6,6 +6,7 @@
 mod client;
 mod hiccup;
 mod score;
+mod sessions;
 mod watch;
 
 use std::path::PathBuf;
@@ -29,6 +30,10 @@ enum Command {
     /// how late each arrives is reported beside the machine's own hiccups, and every stop is checked.
     /// Exits with 1 if an update is missing or doubled, or a stop does not add up.
     Watch(watch::WatchArguments),
+    /// Start a session for every user, and leave them live.
+    Start(Target),
+    /// Stop every user's session.
+    Stop(Target),
 }
 
 /// What all commands take.
@@ -60,5 +65,7 @@ impl Target {
 async fn main() -> anyhow::Result<std::process::ExitCode> {
     match Arguments::parse().command {
         Command::Watch(arguments) => watch::run(arguments).await,
+        Command::Start(target) => sessions::start(&target).await,
+        Command::Stop(target) => sessions::stop(&target).await,
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
 use hdrhistogram::Histogram;
 use schema::{
     session::{SessionStarted, SessionStopped},
@@ -17,9 +17,6 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{Target, client, hiccup, score::Watched};
-
-/// How many starts and stops are on their way at once.
-const CALLERS: usize = 16;
 
 /// The arguments of `load watch`.
 #[derive(clap::Args)]
@@ -61,9 +58,9 @@ pub async fn run(arguments: WatchArguments) -> anyhow::Result<ExitCode> {
     }
 
     let hiccups = hiccup::measure(Duration::from_secs(arguments.seconds));
-    for_all::<SessionStarted>(server, &tokens, "/api/sessions/start").await?;
+    client::for_all::<SessionStarted>(server, &tokens, "/api/sessions/start").await?;
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
-    let stops = for_all::<SessionStopped>(server, &tokens, "/api/sessions/stop").await?;
+    let stops = client::for_all::<SessionStopped>(server, &tokens, "/api/sessions/stop").await?;
     // The last updates are on their way.
     tokio::time::sleep(Duration::from_millis(500)).await;
     readers.abort_all();
@@ -110,26 +107,6 @@ async fn read(
                 .take(&update, at_micros);
         }
     }
-}
-
-/// Makes the same call for every user, some at a time; the replies are in the users' order.
-async fn for_all<T: serde::de::DeserializeOwned>(
-    server: &str,
-    tokens: &[String],
-    path: &str,
-) -> anyhow::Result<Vec<T>> {
-    let share = tokens.len().div_ceil(CALLERS).max(1);
-    let shares = tokens.chunks(share).map(|tokens| async move {
-        let mut caller = client::Caller::connect(server).await?;
-        let mut replies = Vec::with_capacity(tokens.len());
-        for token in tokens {
-            replies.push(caller.post(path, token).await?);
-        }
-        anyhow::Ok(replies)
-    });
-    let replies: Vec<_> = stream::iter(shares).buffered(CALLERS).collect().await;
-    let replies: anyhow::Result<Vec<Vec<T>>> = replies.into_iter().collect();
-    Ok(replies?.into_iter().flatten().collect())
 }
 
 /// The wall clock in microseconds since 1970; the server on the same machine has the same.
