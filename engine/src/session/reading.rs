@@ -141,8 +141,10 @@ impl SessionState {
         if let Some(opening) = wallet.unrecorded_start()
             && is_served_elsewhere
         {
-            // A whole session may have had the slot meanwhile: this one counts from when it is free.
-            wallet.restart(wallet.instant(), opening.session);
+            // A whole session may have had the slot meanwhile: this one counts from when it is free,
+            // which may lie ahead of our own time if that stands still.
+            let free_at = wallet.instant().max(record.last_instant);
+            wallet.restart(free_at, opening.session);
         }
         let credits = wallet.balance();
         let uncovered_start = wallet.uncovered_start();
