@@ -436,7 +436,8 @@ impl Engine {
         user: UserId,
         key: Option<&RequestKey>,
     ) -> Result<(SemaphorePermit<'_>, Option<KeyTurn>), CallError> {
-        if self.is_draining.load(Ordering::Acquire) {
+        // One that was superseded doesn't know any more what is live.
+        if self.is_draining.load(Ordering::Acquire) || self.is_superseded() {
             return Err(CallError::NotTaken);
         }
         let permit = self.calls.try_acquire().map_err(|_| CallError::NotTaken)?;
