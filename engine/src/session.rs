@@ -7,6 +7,7 @@
 //! true already.
 
 mod commands;
+mod deadlines;
 mod outcomes;
 mod reading;
 mod telling;
@@ -35,7 +36,6 @@ use crate::{
     keys::RequestKey,
     store::StoreError,
     supervisor::SupervisorMessage,
-    timeline::Moment,
     watermark::Stamp,
 };
 
@@ -311,48 +311,6 @@ impl SessionState {
             Reload::Underway | Reload::UnderwayOutdated => Reload::UnderwayOutdated,
         };
     }
-
-    // --- deadlines ---
-
-    fn wake(&mut self, at: UnixMillis) {
-        if self.wake_at == Some(at) {
-            self.wake_at = None;
-        }
-        self.advance();
-    }
-
-    fn advance(&mut self) {
-        let now = self.now();
-        if let WalletState::Ready(wallet) = &mut self.wallet {
-            wallet.advance(now);
-        }
-    }
-}
-
-// --- time ---
-
-impl SessionState {
-    /// The time. The wallet knows of every run that has begun by then.
-    fn now(&mut self) -> UnixMillis {
-        let moment = self.context.timeline.moment();
-        self.catch_up(moment)
-    }
-
-    /// Lets the wallet know of the runs that have begun by `moment`, and returns its instant. Whoever
-    /// decides by a time has to come by here first: between two runs nothing is served.
-    fn catch_up(&mut self, moment: Moment) -> UnixMillis {
-        if self.runs < moment.runs
-            && let WalletState::Ready(wallet) = &mut self.wallet
-        {
-            let runs = self.context.timeline.runs().all;
-            let ended = runs.iter().skip(self.runs.saturating_sub(1));
-            for (before, run) in ended.zip(runs.iter().skip(self.runs)) {
-                wallet.taken_over(before.to, run);
-            }
-            self.runs = runs.len();
-        }
-        moment.at
-    }
 }
 
 // --- after every message ---
@@ -452,52 +410,6 @@ impl SessionState {
         self.settle_at =
             next_settlement(session.started_at, now, self.context.settings.settle_every);
         wallet.interim_settlement(session.id)
-    }
-
-    /// Asks to be woken at the next deadline, unless a wake is set that is no later.
-    fn set_wake(&mut self, myself: &ActorRef<SessionMessage>) {
-        let Some(at) = self.next_deadline() else {
-            return;
-        };
-        if self.wake_at.is_none_or(|wake_at| at < wake_at) {
-            self.wake_at = Some(at);
-            self.context.metronome.wake(myself.clone(), at);
-        }
-    }
-
-    /// The next instant at which there is something to do: a depletion, the low-balance mark, a
-    /// settlement; and, if somebody watches, the end of the interval in progress.
-    fn next_deadline(&self) -> Option<UnixMillis> {
-        if !self.context.timeline.is_serving() {
-            // It will be told when time goes on.
-            return None;
-        }
-        let WalletState::Ready(wallet) = &self.wallet else {
-            return None;
-        };
-        let session = wallet
-            .sessions()
-            .iter()
-            .find(|session| session.is_live() && session.is_recorded)?;
-        let depletes_at = wallet.depletes_at(session.id);
-        let low_at = depletes_at
-            .filter(|_| !self.is_low_told)
-            .map(|at| at.saturating_sub(self.context.settings.low_balance));
-        let boundary = (self.watched == Watched::Yes)
-            .then(|| wallet.next_boundary(session.id))
-            .flatten();
-        // A settlement that is due while another fact is on its way is looked at after that one:
-        // a wake for it now would only wake again at once.
-        let settle_at = self.may_record().then_some(self.settle_at);
-        [depletes_at, low_at, boundary, settle_at]
-            .into_iter()
-            .flatten()
-            .min()
-    }
-
-    /// Whether a fact may be sent to the journal: none is on its way, and the wallet is up to date.
-    fn may_record(&self) -> bool {
-        !self.is_in_flight && self.reload == Reload::NotNeeded
     }
 
     /// Tells the engine whether something is to be recorded, and the supervisor if nothing is left
