@@ -511,7 +511,7 @@ async fn a_second_process_takes_over_and_the_first_learns_of_it() {
     first.engine.superseded().await;
     assert!(matches!(
         first.stop(user).await,
-        Err(StopError::OutcomeUnknown)
+        Err(StopError::Unavailable)
     ));
     let stopped = second.stop(user).await.unwrap();
     assert!(stopped.consumed.get() <= 1);
