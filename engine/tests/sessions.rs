@@ -568,6 +568,11 @@ async fn without_its_database_a_stop_fixes_its_end_and_a_start_is_refused() {
         Err(StopError::OutcomeUnknown)
     ));
     assert!(!world.engine.is_recording());
+    // Its end is fixed, and not durable: so it lives, and costs no more.
+    let balance = world.engine.balance(user).await.unwrap();
+    let session = balance.session.unwrap();
+    assert_eq!((balance.credits.get(), session.consumed.get()), (98, 2));
+    assert_eq!((session.next_charge_at, session.depletes_at), (None, None));
     assert!(matches!(
         world.engine.start_session(other, None).await,
         Err(StartError::Unavailable)

@@ -18,9 +18,13 @@ impl SessionState {
         let Some(balance) = self.balance() else {
             return;
         };
+        // Of an end that is on its way only what it cost is news; the rest is told once it is durable.
+        let is_ending =
+            matches!(&self.wallet, WalletState::Ready(wallet) if wallet.settlement_due().is_some());
         let is_news = self.told.is_none_or(|told| {
+            let (told_of, of) = (told.session, balance.session);
             told.credits != balance.credits
-                || told.session.map(same_for_clients) != balance.session.map(same_for_clients)
+                || (!is_ending && told_of.map(same_for_clients) != of.map(same_for_clients))
         });
         if is_news {
             self.told = Some(balance);
@@ -58,15 +62,17 @@ impl SessionState {
         }
     }
 
-    /// The balance and the live session, at the wallet's instant.
+    /// The balance and the live session, at the wallet's instant. A session lives until its end is
+    /// durable.
     pub(super) fn balance(&self) -> Option<LiveBalance> {
         let WalletState::Ready(wallet) = &self.wallet else {
             return None;
         };
+        let abandoned = self.abandoned.as_ref().map(|abandoned| abandoned.session);
         let session = wallet
             .sessions()
             .iter()
-            .find(|session| session.is_live() && session.is_recorded);
+            .find(|session| session.is_recorded && Some(session.id) != abandoned);
         // While time stands still no interval ends and no credits run out.
         let is_serving = self.context.timeline.is_serving();
         let session = session.and_then(|session| {
