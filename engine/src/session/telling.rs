@@ -1,8 +1,9 @@
 //! What a session shows of itself: to the hub, to callers and to the mirror.
 
+use billing::Session;
 use schema::{
     SessionId, UnixMillis,
-    session::{ActiveSession, LiveBalance},
+    session::{ActiveSession, EndReason, LiveBalance},
     websocket::ServerMessage,
 };
 
@@ -83,7 +84,10 @@ impl SessionState {
                 credits_per_interval: session.tariff.price(),
                 interval_ms: session.tariff.interval(),
                 next_charge_at: wallet.next_boundary(session.id).filter(|_| is_serving),
-                depletes_at: wallet.depletes_at(session.id).filter(|_| is_serving),
+                depletes_at: wallet
+                    .depletes_at(session.id)
+                    .filter(|_| is_serving)
+                    .or_else(|| depleted_at(session)),
             })
         });
         Some(LiveBalance {
@@ -113,6 +117,12 @@ impl SessionState {
             mirror.put(self.user, wallet.version(), balance);
         }
     }
+}
+
+/// When the credits of a session ran out whose end is on its way.
+fn depleted_at(session: &Session) -> Option<UnixMillis> {
+    let end = session.end?;
+    (end.reason == EndReason::Depleted).then_some(end.at)
 }
 
 /// What of a live session clients can't work out by themselves: not what it has cost so far, nor
