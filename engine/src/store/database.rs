@@ -421,6 +421,12 @@ impl Store for Database {
     }
 
     async fn close(&self) {
-        self.pools.close().await;
+        // A pool waits for connections on loan, and one to a silent server may never come back.
+        if tokio::time::timeout(self.call_timeout, self.pools.close())
+            .await
+            .is_err()
+        {
+            tracing::warn!("gave up waiting for the database's connections to close");
+        }
     }
 }

@@ -473,7 +473,7 @@ pub trait Store: Send + Sync + 'static {
 
     // --- end ---
 
-    /// Closes all connections.
+    /// Closes all connections; waits for those in use no longer than for a call.
     async fn close(&self);
 }
 
