@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, Write},
     net::SocketAddr,
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, ExitStatus},
     sync::{Arc, Mutex, PoisonError},
@@ -63,6 +64,9 @@ impl Server {
     /// Starts a process; it is not ready yet.
     pub fn spawn(mut command: Command, recorder: &Recorder, log: &Log) -> anyhow::Result<Self> {
         let life = recorder.spawning();
+        // In a process group of its own: when the shell that started this run ends, the system lets
+        // the stopped processes of its group go on, and one of them may be suspended just then.
+        command.process_group(0);
         let mut child = command.spawn().context("can't start the server")?;
         let (tell, ready) = oneshot::channel();
         if let Some(err) = child.stderr.take() {
