@@ -1,6 +1,6 @@
 //! What is recorded: the facts that the journal writes, and the records that are read back.
 
-use billing::{BalanceChange, Opening, RecordedSession, Settlement, Takeover, WalletVersion};
+use billing::{BalanceChange, Opening, RecordedSession, Run, Settlement, Takeover, WalletVersion};
 use schema::{Credits, Millis, UnixMillis, UserId};
 
 use crate::keys::{IdempotencyKey, RequestKey};
@@ -66,6 +66,17 @@ pub struct NodeRun {
     pub started_at: UnixMillis,
     /// What it does with the sessions that it found live.
     pub takeover: Takeover,
+}
+
+impl NodeRun {
+    /// The run as it serves sessions, while it lasts.
+    pub const fn lasting(&self) -> Run {
+        Run {
+            from: self.started_at,
+            to: UnixMillis::MAX,
+            takeover: self.takeover,
+        }
+    }
 }
 
 /// Whether a run goes on with the sessions of the run before it, or ends them.

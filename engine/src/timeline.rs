@@ -63,7 +63,7 @@ impl Timeline {
     pub fn new(clock: Clock, run: NodeRun, mut earlier: Vec<Run>) -> Self {
         clock.raise_to(run.started_at);
         let latest = AtomicI64::new(clock.now().get());
-        earlier.push(lasting(&run));
+        earlier.push(run.lasting());
         let count = AtomicUsize::new(earlier.len());
         let runs = RwLock::new(Runs {
             current: run,
@@ -165,7 +165,7 @@ impl Timeline {
         if let Some(last) = all.last_mut() {
             last.to = cut;
         }
-        all.push(lasting(&run));
+        all.push(run.lasting());
         shared.count.store(all.len(), Ordering::Release);
         *runs = Runs {
             current: run,
@@ -196,14 +196,6 @@ impl Timeline {
     /// The clock, which never stands still: for what is no session's.
     pub fn clock(&self) -> &Clock {
         &self.shared.clock
-    }
-}
-
-const fn lasting(run: &NodeRun) -> Run {
-    Run {
-        from: run.started_at,
-        to: UnixMillis::MAX,
-        takeover: run.takeover,
     }
 }
 

@@ -116,13 +116,8 @@ impl Wallet {
             .into_iter()
             .filter(|event| event.at < UnixMillis::MAX)
         {
-            if let Turn::Balance(Reverse(amount)) = turn {
-                wallet.change_balance_at(at, amount);
-                continue;
-            }
-            wallet.advance(at);
             match turn {
-                Turn::Balance(_) => {}
+                Turn::Balance(Reverse(amount)) => wallet.change_balance_at(at, amount),
                 Turn::Off(session) => wallet.turn_meter(session, at, MeterTurn::Off),
                 Turn::On(session) => wallet.turn_meter(session, at, MeterTurn::On),
                 Turn::End(session) => {
@@ -235,25 +230,26 @@ mod tests {
         }
     }
 
-    fn recovered(credits: i64, start: i64, runs: &[Run]) -> (Wallet, SessionId) {
-        let id = SessionId::new(1).unwrap();
-        let session = RecordedSession {
-            id,
+    /// A session at 1 credit for each interval, as its start recorded it.
+    fn session(interval_ms: i64, started_at: i64) -> RecordedSession {
+        let (price, interval) = (Credits::new(1), Millis::new(interval_ms));
+        RecordedSession {
+            id: SessionId::new(1).unwrap(),
             slot: SlotNumber::default(),
-            tariff: Tariff::new(
-                Credits::new(1).unwrap(),
-                Millis::new(6_000).unwrap(),
-                ChargedAt::End,
-            )
-            .unwrap(),
-            started_at: ms(start),
+            tariff: Tariff::new(price.unwrap(), interval.unwrap(), ChargedAt::End).unwrap(),
+            started_at: ms(started_at),
             settled: Settled::default(),
             checkpoint: Checkpoint {
-                at: ms(start),
+                at: ms(started_at),
                 served: Millis::ZERO,
             },
             pauses: Vec::new(),
-        };
+        }
+    }
+
+    fn recovered(credits: i64, start: i64, runs: &[Run]) -> (Wallet, SessionId) {
+        let session = session(6_000, start);
+        let id = session.id;
         let credits = Credits::new(credits).unwrap();
         let user = UserId::new(1).unwrap();
         (
@@ -325,21 +321,12 @@ mod tests {
             served: Millis::new(900_000).unwrap(),
         };
         let session = RecordedSession {
-            id,
-            slot: SlotNumber::default(),
-            tariff: Tariff::new(
-                Credits::new(1).unwrap(),
-                Millis::new(6_000).unwrap(),
-                ChargedAt::End,
-            )
-            .unwrap(),
-            started_at: ms(0),
             settled: Settled {
                 seq: 1,
                 total: Credits::new(150).unwrap(),
             },
             checkpoint,
-            pauses: Vec::new(),
+            ..session(6_000, 0)
         };
         let wallet = Wallet::recovered(
             UserId::new(1).unwrap(),
@@ -369,15 +356,6 @@ mod tests {
     fn pauses_and_earlier_runs_are_replayed() {
         let id = SessionId::new(1).unwrap();
         let session = RecordedSession {
-            id,
-            slot: SlotNumber::default(),
-            tariff: Tariff::new(
-                Credits::new(1).unwrap(),
-                Millis::new(1_000).unwrap(),
-                ChargedAt::End,
-            )
-            .unwrap(),
-            started_at: ms(0),
             settled: Settled {
                 seq: 1,
                 total: Credits::new(3).unwrap(),
@@ -387,6 +365,7 @@ mod tests {
                 served: ms(3_000).since(ms(0)),
             },
             pauses: vec![span(5_000, 22_000)],
+            ..session(1_000, 0)
         };
         let resumed = last(30_000, Takeover::Resume);
         let runs = [run(0, 10_000), run(20_000, 24_500), resumed];
@@ -453,24 +432,8 @@ mod tests {
     #[test]
     fn a_change_counts_from_its_own_instant() {
         let check = |changed_at: i64, amount: i64, ended_at: i64, consumed: i64| {
-            let id = SessionId::new(1).unwrap();
-            let session = RecordedSession {
-                id,
-                slot: SlotNumber::default(),
-                tariff: Tariff::new(
-                    Credits::new(1).unwrap(),
-                    Millis::new(1_000).unwrap(),
-                    ChargedAt::End,
-                )
-                .unwrap(),
-                started_at: ms(0),
-                settled: Settled::default(),
-                checkpoint: Checkpoint {
-                    at: ms(0),
-                    served: Millis::ZERO,
-                },
-                pauses: Vec::new(),
-            };
+            let session = session(1_000, 0);
+            let id = session.id;
             let change = BalanceChange {
                 at: ms(changed_at),
                 amount: CreditsChange::try_from(amount).unwrap(),

@@ -286,6 +286,7 @@ impl Wallet {
 
     /// Lets the session's meter run from `at`, or stand still: for the replay of what is recorded.
     pub(crate) fn turn_meter(&mut self, id: SessionId, at: UnixMillis, turn: MeterTurn) {
+        self.advance(at);
         let Some(session) = self.live_mut().find(|session| session.id == id) else {
             return;
         };

@@ -67,16 +67,17 @@ impl RunRow {
     }
 }
 
-/// All runs of the node, in order.
-pub(super) async fn all(
+/// The node's runs that were alive at or after `since`, in order.
+pub(super) async fn since(
     connection: &mut Connection,
     node: &NodeName,
+    since: UnixMillis,
 ) -> Result<Vec<RunRow>, StoreError> {
     connection
         .rows(
             "SELECT epoch, started_at, alive_at, resumes FROM node_runs
-             WHERE node = $1 ORDER BY epoch",
-            &[node.as_str().into()],
+             WHERE node = $1 AND alive_at >= $2 ORDER BY epoch",
+            &[node.as_str().into(), since.get().into()],
         )
         .await
 }
@@ -226,15 +227,15 @@ async fn insert(connection: &mut Connection, run: &NodeRun) -> Result<(), StoreE
     Ok(())
 }
 
-/// The node's runs before `run` that were alive at or after `since`.
+/// The node's runs before `run` that were alive at or after `alive_since`.
 pub(super) async fn earlier(
     connection: &mut Connection,
     run: NodeRun,
-    since: UnixMillis,
+    alive_since: UnixMillis,
 ) -> Result<Vec<Run>, StoreError> {
-    let rows = all(connection, &run.node).await?;
+    let rows = since(connection, &run.node, alive_since).await?;
     rows.iter()
-        .filter(|row| row.epoch < run.epoch && row.alive_at >= since.get())
+        .filter(|row| row.epoch < run.epoch)
         .map(RunRow::run)
         .collect()
 }

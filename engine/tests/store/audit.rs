@@ -10,9 +10,7 @@ use engine::{
         audit::{AuditLimits, Rebuilt, RepairMode, Repaired},
     },
 };
-use schema::{
-    CreditsChange, Millis, SessionId, UnixMillis, UserId, ledger::EntryKind, session::EndReason,
-};
+use schema::{CreditsChange, Millis, SessionId, UserId, ledger::EntryKind, session::EndReason};
 
 use crate::{
     on_both,
@@ -213,7 +211,7 @@ impl Activity {
         self.run = begin_run(store, "a", self.now).await;
         self.now = self.run.started_at.get() - START;
         let runs = store.earlier_runs(&self.run, at(0)).await.unwrap();
-        let runs: Vec<Run> = runs.into_iter().chain([lasting(&self.run)]).collect();
+        let runs: Vec<Run> = runs.into_iter().chain([self.run.lasting()]).collect();
         for which in 0..self.wallets.len() {
             let record = self.database.wallet(self.wallets[which].user()).await;
             self.wallets[which] = rebuilt(&record, &runs);
@@ -231,14 +229,6 @@ impl Activity {
             .iter()
             .find(|session| session.is_live())
             .map(|session| session.id)
-    }
-}
-
-fn lasting(run: &NodeRun) -> Run {
-    Run {
-        from: run.started_at,
-        to: UnixMillis::MAX,
-        takeover: run.takeover,
     }
 }
 
@@ -589,13 +579,11 @@ async fn downtime_that_was_charged_is_found(database: Arc<TestDatabase>) {
         .execute("UPDATE node_runs SET resumes = (1 = 0)")
         .await
         .unwrap();
-    let laws: Vec<u8> = database
-        .violations()
-        .await
-        .iter()
-        .map(|violation| violation.law)
-        .collect();
-    assert_eq!(laws, [8], "the second run had ended what it found");
+    assert_eq!(
+        broken_laws(&database).await,
+        [8],
+        "the second run had ended what it found"
+    );
 
     database
         .execute("UPDATE node_runs SET resumes = (1 = 1)")
@@ -605,13 +593,12 @@ async fn downtime_that_was_charged_is_found(database: Arc<TestDatabase>) {
         .execute("UPDATE sessions SET served_ms = 7201")
         .await
         .unwrap();
-    let laws: Vec<u8> = database
-        .violations()
-        .await
-        .iter()
-        .map(|violation| violation.law)
-        .collect();
-    assert_eq!(laws, [8]);
+    assert_eq!(broken_laws(&database).await, [8]);
+}
+
+async fn broken_laws(database: &TestDatabase) -> Vec<u8> {
+    let violations = database.violations().await;
+    violations.iter().map(|violation| violation.law).collect()
 }
 
 async fn a_finished_session(database: &TestDatabase, id: i64) -> UserId {

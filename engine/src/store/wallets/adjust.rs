@@ -257,7 +257,7 @@ async fn runs_of(
     for session in &wallet.live {
         let node = &session.node;
         if !runs.contains_key(node.as_str()) {
-            let all = runs::all(connection, node).await?;
+            let all = runs::since(connection, node, UnixMillis::EPOCH).await?;
             let all = all.iter().map(RunRow::run).collect::<Result<_, _>>()?;
             runs.insert(node.as_str().to_owned(), all);
         }
