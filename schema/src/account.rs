@@ -50,6 +50,25 @@ pub struct User {
     pub session: Option<ActiveSession>,
 }
 
+/// The body of `POST /api/auth/logout`; none is the same as one without fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogOut {
+    /// Whether all tokens of the user die, and not only the one that it is asked with.
+    #[serde(default)]
+    pub everywhere: bool,
+}
+
+/// The body of `POST /api/auth/password`. All tokens of the user die but the one that it is asked with.
+///
+/// It has no `Debug`, so that a password can't reach a log by accident.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangePassword {
+    /// The password until now.
+    pub current: String,
+    /// The one from now on, [`PASSWORD_BYTES_MIN`] to [`PASSWORD_BYTES_MAX`] bytes.
+    pub new: String,
+}
+
 /// A reply that has nothing to say but that it was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
