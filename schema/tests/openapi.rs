@@ -1,7 +1,5 @@
 //! The committed description of the API is the one that the types make.
 
-#![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
-
 use std::{env, fs, path::Path};
 
 #[test]

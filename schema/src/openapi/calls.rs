@@ -174,11 +174,7 @@ fn stream() -> Vec<Call> {
             .with_any_of(&["bearer", "token_in_query"])
             .answers_with(101, upgraded)
             .knows::<ServerMessage>()
-            .refuses(&[
-                ErrorCode::InvalidRequest,
-                ErrorCode::OriginNotAllowed,
-                ErrorCode::Unavailable,
-            ]),
+            .refuses(&[ErrorCode::InvalidRequest, ErrorCode::OriginNotAllowed]),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! The description of the API, OpenAPI 3.1, made from the types of this crate: what stands in
+//! The description of the API (`OpenAPI` 3.1), made from the types of this crate: what stands in
 //! `schema/openapi.json` and what a server serves at `/api/openapi.json`.
 //!
 //! `calls` lists every call as data, `failures` says what each error code means, `numbers` how the
