@@ -3,10 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
 
-mod client;
-mod home;
-mod server;
-mod token;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod accounts;
 mod errors;
@@ -17,3 +15,5 @@ mod origins;
 mod page;
 mod sessions;
 mod websocket;
+
+use support::{client, server, token};

@@ -9,7 +9,7 @@ use gateway::{
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::home::Home;
+use super::home::Home;
 
 /// The key of every test server's tokens, so that tests can make tokens of their own.
 pub const TOKEN_KEY: &str = "k4.local.cHFyc3R1dnd4eXp7fH1-f4CBgoOEhYaHiImKi4yNjo8";

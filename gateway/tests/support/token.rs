@@ -10,7 +10,7 @@ use pasetors::{
 };
 use serde_json::{Value, json};
 
-use crate::server::TOKEN_KEY;
+use super::server::TOKEN_KEY;
 
 /// A token of `user` that lasts for an hour, with its claims changed.
 pub fn made_token(user: u64, change: impl Fn(&mut Value)) -> String {

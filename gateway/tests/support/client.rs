@@ -14,7 +14,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest},
 };
 
-use crate::server::TestServer;
+use super::server::TestServer;
 
 /// Longer than anything takes, so that a test that fails ends.
 const PATIENCE: Duration = Duration::from_secs(20);

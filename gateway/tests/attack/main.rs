@@ -1,0 +1,11 @@
+//! The server under attack, over real sockets: one named test for each attack. Files are named for what
+//! is attacked.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod tokens;
+
+use support::{client, server, token};
