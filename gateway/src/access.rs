@@ -18,7 +18,10 @@ use engine::{
 use hyper::{HeaderMap, header::AUTHORIZATION};
 use schema::{UnixMillis, UserId};
 
-use crate::tokens::{Bearer, TokenId, TokenNotMade, Tokens};
+use crate::{
+    key_ring::KeyRing,
+    tokens::{Bearer, TokenId, TokenNotMade, Tokens},
+};
 
 /// Of how many users the instant is kept that their tokens are valid from.
 const USERS_KEPT_MAX: usize = 100_000;
@@ -86,6 +89,16 @@ impl Access {
         })
     }
 
+    /// The keys of the tokens, as they are now.
+    pub fn ring(&self) -> Arc<KeyRing> {
+        self.tokens.ring()
+    }
+
+    /// From now on these are the keys of the tokens: those of other keys are void.
+    pub fn replace_ring(&self, ring: KeyRing) {
+        self.tokens.replace_ring(ring);
+    }
+
     /// A fresh token for `user`.
     pub fn issue(&self, user: UserId) -> Result<String, TokenNotMade> {
         self.tokens.issue(user, self.clock.now())
@@ -107,8 +120,9 @@ impl Access {
 
     /// Whether the token that `bearer` came with is neither revoked nor voided.
     pub async fn check(&self, bearer: &Bearer) -> Result<(), AccessError> {
+        let has_key = self.ring().has(&bearer.key);
         let is_revoked = self.known().revoked.contains_key(&bearer.token);
-        if is_revoked {
+        if is_revoked || !has_key {
             return Err(AccessError::InvalidToken);
         }
         match self.valid_from(bearer.user).await? {

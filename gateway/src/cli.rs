@@ -4,6 +4,7 @@
 
 mod credits;
 mod fixture;
+mod key;
 mod migrate;
 mod serve;
 mod user;
@@ -54,6 +55,9 @@ enum Command {
     Verify(verify::Arguments),
     /// Create users without passwords, with credits and tokens, for load tests
     Fixture(fixture::Arguments),
+    /// Change the keys that tokens are made with, while the server runs
+    #[command(subcommand)]
+    Key(key::Command),
     /// List users, or set a user's password
     #[command(subcommand)]
     User(user::Command),
@@ -88,6 +92,7 @@ async fn run_command(command: Command, settings: Settings) -> anyhow::Result<Exi
         Command::Migrate => migrate::run(&settings).await,
         Command::Verify(arguments) => verify::run(&settings, &arguments).await,
         Command::Fixture(arguments) => fixture::run(&settings, &arguments).await,
+        Command::Key(command) => key::run(&settings, &command),
         Command::User(command) => user::run(&settings, command).await,
         Command::Credits(command) => credits::run(&settings, command).await,
     }

@@ -14,6 +14,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use schema::{UnixMillis, UserId, websocket::CloseCode};
 
 use crate::{
+    key_ring::KeyId,
     outbox::{Closing, Outbox},
     tokens::{Bearer, TokenId},
 };
@@ -56,6 +57,11 @@ pub enum HubMessage {
         user: UserId,
         /// From when on the user's tokens are valid.
         valid_from: UnixMillis,
+    },
+    /// Keys were retired: the sockets of tokens that others than these made close.
+    CloseOtherKeys {
+        /// The keys that are left.
+        keys: Vec<KeyId>,
     },
     /// The program is about to end: all sockets close, and no more come.
     CloseAll,
@@ -114,8 +120,7 @@ pub struct HubState {
 /// A socket's place.
 struct Seat {
     number: SeatNumber,
-    token: TokenId,
-    issued_at: UnixMillis,
+    bearer: Bearer,
     outbox: Arc<Outbox>,
 }
 
@@ -161,10 +166,15 @@ impl Actor for Hub {
             }
             HubMessage::Leave { user, seat } => state.leave(user, seat),
             HubMessage::CloseToken { user, token } => {
-                state.close_where(user, |seat| seat.token == token);
+                state.close_where(user, |seat| seat.bearer.token == token);
             }
             HubMessage::CloseTokensBefore { user, valid_from } => {
-                state.close_where(user, |seat| seat.issued_at < valid_from);
+                state.close_where(user, |seat| seat.bearer.issued_at < valid_from);
+            }
+            HubMessage::CloseOtherKeys { keys } => {
+                for seats in state.users.values() {
+                    close_where(seats, |seat| !keys.contains(&seat.bearer.key));
+                }
             }
             HubMessage::CloseAll => state.close_all(),
         }
@@ -195,16 +205,16 @@ impl HubState {
         }
         self.seats_given += 1;
         let number = SeatNumber(self.seats_given);
+        let user = bearer.user;
         seats.push(Seat {
             number,
-            token: bearer.token,
-            issued_at: bearer.issued_at,
+            bearer,
             outbox,
         });
         if seats.len() == 1
             && let Some(engine) = &self.engine
         {
-            engine.watch(bearer.user);
+            engine.watch(user);
         }
         Ok(number)
     }
@@ -223,10 +233,8 @@ impl HubState {
     }
 
     fn close_where(&self, user: UserId, is_meant: impl Fn(&Seat) -> bool) {
-        let seats = self.users.get(&user).into_iter().flatten();
-        for seat in seats.filter(|seat| is_meant(seat)) {
-            seat.outbox
-                .close(Closing::now(CloseCode::NotAllowed, "Invalid token"));
+        if let Some(seats) = self.users.get(&user) {
+            close_where(seats, is_meant);
         }
     }
 
@@ -243,5 +251,13 @@ impl HubState {
                 after,
             });
         }
+    }
+}
+
+/// Closes the sockets whose tokens are void.
+fn close_where(seats: &[Seat], is_meant: impl Fn(&Seat) -> bool) {
+    for seat in seats.iter().filter(|seat| is_meant(seat)) {
+        seat.outbox
+            .close(Closing::now(CloseCode::NotAllowed, "Invalid token"));
     }
 }

@@ -19,6 +19,7 @@ mod app;
 mod cause;
 mod hub;
 mod key_file;
+mod key_ring;
 mod log;
 
 mod outbox;

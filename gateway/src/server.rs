@@ -1,6 +1,6 @@
 //! The server: built from settings, run until it is told to stop, drained in order.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use engine::{
     Clock, Engine,
@@ -24,11 +24,12 @@ use crate::{
     app::{App, Draining},
     hub::{Hub, HubArguments, HubMessage},
     key_file::{self, KeyFileError},
+    key_ring::KeyRing,
     log,
     passwords::{PasswordError, Passwords},
     routes::Routes,
-    settings::Settings,
-    tokens::{TokenNotMade, Tokens},
+    settings::{KeySource, Settings},
+    tokens::Tokens,
 };
 
 /// How long to wait when no connection can be accepted, for example for want of file handles.
@@ -68,9 +69,6 @@ pub enum ServerError {
     /// There is no key for tokens.
     #[error(transparent)]
     Key(#[from] KeyFileError),
-    /// Tokens can't be made.
-    #[error(transparent)]
-    Tokens(#[from] TokenNotMade),
     /// Passwords can't be hashed.
     #[error(transparent)]
     Passwords(#[from] PasswordError),
@@ -132,7 +130,8 @@ pub struct Server {
     app: Arc<App>,
     routes: Arc<Routes>,
     hub: JoinHandle<()>,
-    notices: AbortHandle,
+    /// What follows changes from outside: notices and keys.
+    followers: Vec<AbortHandle>,
     /// What it runs on, for people.
     backing: String,
 }
@@ -145,8 +144,8 @@ impl Server {
         let location = settings.store.location.clone();
         let in_store = |source| ServerError::store(&location, source);
 
-        let key = key_file::load(&settings.tokens.key)?;
-        let tokens = Tokens::new(key, settings.tokens.lifetime)?;
+        let ring = key_file::load(&settings.tokens.key)?;
+        let tokens = Tokens::new(ring, settings.tokens.lifetime);
         let passwords = Passwords::new(settings.passwords)?;
         let store = store::open(&settings.store).await.map_err(in_store)?;
         let clock = Clock::start(store.latest_alive_at().await.map_err(in_store)?)?;
@@ -180,14 +179,18 @@ impl Server {
             draining: Draining::default(),
         });
         let routes = Arc::new(Routes::new(Arc::clone(&app))?);
-        let notices = tokio::spawn(follow_notices(Arc::clone(&app), latest_notice)).abort_handle();
+        let mut followers =
+            vec![tokio::spawn(follow_notices(Arc::clone(&app), latest_notice)).abort_handle()];
+        if let KeySource::File(path) = settings.tokens.key {
+            followers.push(tokio::spawn(follow_keys(Arc::clone(&app), path)).abort_handle());
+        }
         Ok(Self {
             listener,
             address,
             app,
             routes,
             hub: hub_task,
-            notices,
+            followers,
             backing: format!("{}, {mirror}", describe(&location)),
         })
     }
@@ -213,7 +216,7 @@ impl Server {
             app,
             routes,
             mut hub,
-            notices,
+            followers,
             ..
         } = self;
         let connections = Connections::default();
@@ -233,7 +236,7 @@ impl Server {
             }
         };
         drop(listener);
-        notices.abort();
+        followers.iter().for_each(AbortHandle::abort);
         drain_clients(&app, connections).await;
         // Who was superseded can record nothing more: its successor has its sessions.
         if !matches!(ended, Err(ServerError::Superseded)) {
@@ -337,6 +340,18 @@ async fn follow_notices(app: Arc<App>, after: i64) {
             .cast(HubMessage::CloseTokensBefore { user, valid_from });
     };
     app.access.follow_notices(after, tell_hub).await;
+}
+
+/// Takes the keys of the tokens as they are in their file, and closes the sockets of retired ones.
+async fn follow_keys(app: Arc<App>, path: PathBuf) {
+    let ring = KeyRing::clone(&app.access.ring());
+    let on_change = |ring: KeyRing| {
+        let keys = ring.keys().iter().map(|key| key.id().clone()).collect();
+        app.access.replace_ring(ring);
+        // Without a hub there are no sockets.
+        let _ = app.hub.cast(HubMessage::CloseOtherKeys { keys });
+    };
+    key_file::follow(path, ring, on_change).await;
 }
 
 /// Closes all sockets, and waits for them and for the requests in progress.

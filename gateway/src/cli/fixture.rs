@@ -38,7 +38,7 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
     let tokens = Tokens::new(
         key_file::load(&settings.tokens.key)?,
         settings.tokens.lifetime,
-    )?;
+    );
     let in_file = || format!("can't write {}", arguments.tokens.display());
     let file = OpenOptions::new()
         .write(true)

@@ -5,6 +5,7 @@
 mod program;
 
 mod credits;
+mod keys;
 mod serve;
 mod settings;
 mod tools;

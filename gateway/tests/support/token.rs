@@ -14,25 +14,39 @@ use super::server::TOKEN_KEY;
 
 /// A token of `user` that lasts for an hour, with its claims changed.
 pub fn made_token(user: u64, change: impl Fn(&mut Value)) -> String {
-    let key = SymmetricKey::<V4>::try_from(TOKEN_KEY).unwrap();
-    let mut key_id = String::new();
-    FormatAsPaserk::fmt(&Id::from(&key), &mut key_id).unwrap();
+    let mut claims = claims(user);
+    change(&mut claims);
+    sealed(TOKEN_KEY, &footer_of(TOKEN_KEY), "minute-credit", &claims)
+}
+
+/// What a token of `user` says that lasts for an hour.
+pub fn claims(user: u64) -> Value {
     #[expect(clippy::disallowed_methods, reason = "a client has a clock of its own")]
     let now = Timestamp::now();
-    let at = |seconds: i64| (now + Duration::from_secs(seconds.unsigned_abs())).to_string();
-    let mut claims = json!({
+    let later = (now + Duration::from_hours(1)).to_string();
+    json!({
         "iss": "minute-credit", "aud": "minute-credit", "sub": user.to_string(),
         "jti": "0123456789abcdef0123456789abcdef",
-        "iat": now.to_string(), "nbf": now.to_string(), "exp": at(3_600),
-    });
-    change(&mut claims);
-    let footer = format!(r#"{{"kid":"{key_id}"}}"#);
-    let message = claims.to_string();
+        "iat": now.to_string(), "nbf": now.to_string(), "exp": later,
+    })
+}
+
+/// The footer of tokens of `key`.
+pub fn footer_of(key: &str) -> String {
+    let key = SymmetricKey::<V4>::try_from(key).unwrap();
+    let mut key_id = String::new();
+    FormatAsPaserk::fmt(&Id::from(&key), &mut key_id).unwrap();
+    format!(r#"{{"kid":"{key_id}"}}"#)
+}
+
+/// A token of any make.
+pub fn sealed(key: &str, footer: &str, assertion: &str, claims: &Value) -> String {
+    let key = SymmetricKey::<V4>::try_from(key).unwrap();
     LocalToken::encrypt(
         &key,
-        message.as_bytes(),
+        claims.to_string().as_bytes(),
         Some(footer.as_bytes()),
-        Some(b"minute-credit"),
+        Some(assertion.as_bytes()),
     )
     .unwrap()
 }
