@@ -2,6 +2,7 @@
 //! is named for its part of the address.
 
 pub mod accounts;
+pub mod document;
 pub mod health;
 pub mod history;
 pub mod sessions;
@@ -43,6 +44,7 @@ enum Route {
     Sessions,
     Session,
     Ledger,
+    Document,
     Alive,
     Ready,
     Socket,
@@ -74,6 +76,7 @@ const TABLE: [(&str, Methods); 15] = [
     ("/api/sessions", &[(Method::GET, Route::Sessions)]),
     ("/api/sessions/{id}", &[(Method::GET, Route::Session)]),
     ("/api/ledger", &[(Method::GET, Route::Ledger)]),
+    ("/api/openapi.json", &[(Method::GET, Route::Document)]),
     ("/healthz", &[(Method::GET, Route::Alive)]),
     ("/readyz", &[(Method::GET, Route::Ready)]),
     ("/ws", &[(Method::GET, Route::Socket)]),
@@ -173,6 +176,7 @@ async fn run(
             history::session(app, request.headers(), params.get("id").unwrap_or_default()).await
         }
         Route::Ledger => history::ledger(app, request.headers(), request.uri().query()).await,
+        Route::Document => Ok(document::openapi(request.headers())),
         Route::Alive => Ok(health::alive()),
         Route::Ready => health::ready(app).await,
         Route::Socket => socket::open(app, &mut request, caller).await,
