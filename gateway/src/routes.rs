@@ -54,7 +54,7 @@ enum Route {
 type Methods = &'static [(Method, Route)];
 
 /// Every address but the page's. What isn't here belongs to the page, except below `/api`.
-const TABLE: [(&str, Methods); 15] = [
+const TABLE: [(&str, Methods); 16] = [
     ("/api/auth/signup", &[(Method::POST, Route::SignUp)]),
     ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
     ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
