@@ -77,7 +77,7 @@ impl TestServer {
     }
 
     /// Where its data is.
-    pub const fn home(&self) -> &Home {
+    pub fn home(&self) -> &Home {
         &self.home
     }
 
