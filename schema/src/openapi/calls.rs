@@ -148,7 +148,7 @@ fn sessions() -> Vec<Call> {
 
 fn history() -> Vec<Call> {
     const TAG: &str = "history";
-    let page = |call: Call| {
+    let page = |call: Call, cursor: &str| {
         call.with_token()
             .takes(in_query(
                 "limit",
@@ -158,7 +158,10 @@ fn history() -> Vec<Call> {
             .takes(in_query(
                 "cursor",
                 "Where to go on: the `nextCursor` of the page before.",
-                text(),
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .pattern(Some(cursor))
+                    .build(),
             ))
             .refuses(&[ErrorCode::InvalidField, ErrorCode::Unavailable])
     };
@@ -169,16 +172,19 @@ fn history() -> Vec<Call> {
         SessionId::schema(),
     );
     vec![
-        page(Call::get("/api/sessions", "sessions"))
-            .says(TAG, "The caller's sessions, newest first", "")
-            .answers::<SessionPage>(200, "A page of sessions."),
+        page(
+            Call::get("/api/sessions", "sessions"),
+            "^[0-9]{1,15}-[1-9][0-9]{0,14}$",
+        )
+        .says(TAG, "The caller's sessions, newest first", "")
+        .answers::<SessionPage>(200, "A page of sessions."),
         Call::get("/api/sessions/{id}", "session")
             .says(TAG, "One of the caller's sessions", "")
             .with_token()
             .takes(id.build())
             .answers::<SessionRecord>(200, "The session.")
             .refuses(&[ErrorCode::NotFound, ErrorCode::Unavailable]),
-        page(Call::get("/api/ledger", "ledger"))
+        page(Call::get("/api/ledger", "ledger"), "^[1-9][0-9]{0,14}$")
             .says(TAG, "The wallet's movements, newest first", "")
             .answers::<LedgerPage>(200, "A page of ledger entries."),
     ]
