@@ -6,7 +6,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod http;
 mod sockets_of_dead_tokens;
 mod tokens;
 
-use support::{client, server, token};
+use support::{client, raw, server, token};
