@@ -26,6 +26,7 @@ use std::{
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr};
 use schema::UnixMillis;
 use tokio::sync::{oneshot, watch};
+use tracing::Span;
 
 use self::writer::Writer;
 use crate::{
@@ -69,6 +70,8 @@ pub struct Entry {
     pub stamp: Option<Stamp>,
     /// Whom to tell.
     pub session: ActorRef<SessionMessage>,
+    /// The span of the request that it comes from, if it comes from one.
+    pub span: Span,
 }
 
 /// Facts that are written together.

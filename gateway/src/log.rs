@@ -16,10 +16,12 @@ use crate::{
     reply::Reply,
     routes::Routes,
     settings::{LogFormat, LogSettings},
+    telemetry::Telemetry,
 };
 
-/// Sends the log to standard error from now on. A second call changes nothing.
-pub fn start(settings: &LogSettings) {
+/// Sends the log to standard error from now on, and spans to where `telemetry` wants them. A second
+/// call changes nothing.
+pub fn start(settings: &LogSettings, telemetry: Option<&Telemetry>) {
     // The settings have checked it.
     let targets: Targets = settings.level.parse().unwrap_or_default();
     // Postgres remarks at every start that what exists already exists.
@@ -33,6 +35,7 @@ pub fn start(settings: &LogSettings) {
     };
     // In tests there may be a log already.
     let _ = tracing_subscriber::registry()
+        .with(telemetry.map(Telemetry::layer))
         .with(lines.with_filter(targets))
         .try_init();
 }

@@ -9,4 +9,5 @@ mod keys;
 mod serve;
 mod settings;
 mod tools;
+mod traces;
 mod verify;
