@@ -11,11 +11,11 @@ use schema::{
 use sqlx::PgPool;
 
 use super::{
-    AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
+    AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, Resumption, RevokedToken,
     SessionCursor, Standing, Store, StoreError, StoreLocation, StoreSettings, UserRecord, accounts,
     audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
     connection::{Connection, Unit},
-    history, journal, postgres, runs,
+    history, journal, postgres, restored, runs,
     sqlite::{self, SqlitePools},
     wallets,
 };
@@ -26,6 +26,8 @@ use crate::{
 
 /// How long auditing a page of users may take: one of them may have millions of rows.
 const AUDIT_TIMEOUT: Duration = Duration::from_mins(15);
+/// How long voiding everybody's tokens may take: a million users are some seconds.
+const SKIP_TIMEOUT: Duration = Duration::from_mins(15);
 /// How many rows of a kind a repair has in memory at once.
 const REPAIR_ROWS: u32 = 20_000;
 
@@ -55,6 +57,21 @@ impl Database {
             pools,
             call_timeout: settings.call_timeout,
         })
+    }
+
+    /// Makes a database that was restored from a backup fit to serve: skips `ids` ids of sessions, users
+    /// and ledger entries, since clients may know those by now, voids all tokens issued before `now`,
+    /// and shuts out every process that still writes to it. May be repeated, which skips further.
+    pub async fn skip_ahead(
+        &self,
+        ids: u32,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<Resumption, StoreError> {
+        self.call_for(SKIP_TIMEOUT, Unit::Write, move |connection| {
+            Box::pin(restored::skip_ahead(connection, ids, now, policy))
+        })
+        .await
     }
 
     /// One statement that reads.

@@ -13,11 +13,13 @@
 
 pub mod audit;
 
+mod backup;
 mod database;
 
 mod accounts;
 mod history;
 mod journal;
+mod restored;
 mod runs;
 mod wallets;
 
@@ -27,7 +29,9 @@ mod migrations;
 mod postgres;
 mod sqlite;
 
+pub use backup::{BackupError, back_up};
 pub use database::Database;
+pub use restored::Resumption;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

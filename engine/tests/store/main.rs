@@ -14,4 +14,5 @@ mod audit;
 mod journal;
 mod keys;
 mod opening;
+mod restored;
 mod wallets;
