@@ -10,6 +10,7 @@ mod key;
 mod migrate;
 mod restored;
 mod serve;
+mod service_manager;
 mod user;
 mod verify;
 

@@ -1,8 +1,17 @@
 //! What an operator's scripts call: `backup`, `restored` and `healthcheck`.
 
-use std::fs;
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram},
+    },
+    time::Duration,
+};
 
-use crate::program::Program;
+use crate::program::{Program, Serving, left};
 
 #[test]
 fn a_backup_can_be_served_after_it_is_restored() {
@@ -79,7 +88,7 @@ fn only_the_embedded_database_is_backed_up_here() {
     let program = Program::new();
     let mut command = program.command(&["backup", "copy.db"]);
     command.env("DATABASE_URL", "postgres://nobody:secret@127.0.0.1:1/none");
-    crate::program::left(&command.output().unwrap()).fails(1, &["Postgres", "pg_dump"]);
+    left(&command.output().unwrap()).fails(1, &["Postgres", "pg_dump"]);
     assert!(!program.dir().join("copy.db").exists());
 }
 
@@ -89,7 +98,7 @@ fn a_health_check_needs_a_server() {
     let check = |port: u16, arguments: &[&str]| {
         let mut command = program.command(arguments);
         command.env("PORT", port.to_string());
-        crate::program::left(&command.output().unwrap())
+        left(&command.output().unwrap())
     };
     let serving = program.serve();
     let port = serving.address.port();
@@ -101,15 +110,45 @@ fn a_health_check_needs_a_server() {
     check(port, &["healthcheck"]).fails(1, &["no answer from 127.0.0.1"]);
 
     // Whatever answers there is not well unless it says so.
-    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = other.local_addr().unwrap().port();
     let answering = std::thread::spawn(move || {
         let (mut stream, _) = other.accept().unwrap();
-        let mut request = [0; 1024];
-        std::io::Read::read(&mut stream, &mut request).unwrap();
+        let mut request = BufReader::new(&stream);
+        request.read_line(&mut String::new()).unwrap();
         let answer = "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\r\nThe server is about to end.";
-        std::io::Write::write_all(&mut stream, answer.as_bytes()).unwrap();
+        stream.write_all(answer.as_bytes()).unwrap();
     });
     check(port, &["healthcheck", "--ready"]).fails(1, &["is not well", "about to end"]);
     answering.join().unwrap();
+}
+
+#[test]
+fn a_service_manager_is_told() {
+    let check = |manager: &UnixDatagram, name: &str| {
+        manager
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        let expect = |message: &str| {
+            let mut told = [0; 64];
+            let length = manager.recv(&mut told).unwrap();
+            assert_eq!(String::from_utf8_lossy(&told[..length]), message);
+        };
+        let program = Program::new();
+        let mut command = program.command(&["serve"]);
+        command.env("NOTIFY_SOCKET", name);
+        let serving = Serving::start(command);
+        expect("READY=1");
+        serving.signal("TERM");
+        expect("STOPPING=1");
+        assert_eq!(serving.wait().0, Some(0));
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    check(&UnixDatagram::bind(&path).unwrap(), path.to_str().unwrap());
+
+    let name = format!("minute-credit-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name).unwrap();
+    let manager = UnixDatagram::bind_addr(&address).unwrap();
+    check(&manager, &format!("@{name}"));
 }
