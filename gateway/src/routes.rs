@@ -2,6 +2,7 @@
 //! is named for its part of the address.
 
 pub mod accounts;
+pub mod document;
 pub mod health;
 pub mod history;
 pub mod sessions;
@@ -42,6 +43,7 @@ enum Route {
     Sessions,
     Session,
     Ledger,
+    Document,
     Alive,
     Ready,
     Socket,
@@ -51,7 +53,7 @@ enum Route {
 type Methods = &'static [(Method, Route)];
 
 /// Every address but the page's. What isn't here belongs to the page, except below `/api`.
-const TABLE: [(&str, Methods); 14] = [
+const TABLE: [(&str, Methods); 15] = [
     ("/api/auth/signup", &[(Method::POST, Route::SignUp)]),
     ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
     ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
@@ -69,6 +71,7 @@ const TABLE: [(&str, Methods); 14] = [
     ("/api/sessions", &[(Method::GET, Route::Sessions)]),
     ("/api/sessions/{id}", &[(Method::GET, Route::Session)]),
     ("/api/ledger", &[(Method::GET, Route::Ledger)]),
+    ("/api/openapi.json", &[(Method::GET, Route::Document)]),
     ("/healthz", &[(Method::GET, Route::Alive)]),
     ("/readyz", &[(Method::GET, Route::Ready)]),
     ("/ws", &[(Method::GET, Route::Socket)]),
@@ -167,6 +170,7 @@ async fn run(
             history::session(app, request.headers(), params.get("id").unwrap_or_default()).await
         }
         Route::Ledger => history::ledger(app, request.headers(), request.uri().query()).await,
+        Route::Document => Ok(document::openapi(request.headers())),
         Route::Alive => Ok(health::alive()),
         Route::Ready => health::ready(app).await,
         Route::Socket => socket::open(app, &mut request, caller).await,

@@ -9,6 +9,7 @@ use crate::{
 
 /// A message from the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ServerMessage {
@@ -56,6 +57,7 @@ pub enum ServerMessage {
 
 /// The balance at an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CreditUpdate {
     /// The live balance, before holds.
@@ -66,6 +68,7 @@ pub struct CreditUpdate {
     pub active: bool,
     /// The live session, if there is one.
     #[serde(flatten)]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::SessionIfAny))]
     pub session: Option<ActiveSession>,
 }
 

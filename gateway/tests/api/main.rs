@@ -7,6 +7,7 @@
 mod support;
 
 mod accounts;
+mod document;
 mod errors;
 mod health;
 mod history;
@@ -16,4 +17,4 @@ mod page;
 mod sessions;
 mod websocket;
 
-use support::{client, server, token};
+use support::{client, contract, home, raw, server, token};

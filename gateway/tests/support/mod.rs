@@ -6,7 +6,8 @@
 )]
 
 pub mod client;
+pub mod contract;
+pub mod home;
+pub mod raw;
 pub mod server;
 pub mod token;
-
-mod home;

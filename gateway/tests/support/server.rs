@@ -70,6 +70,11 @@ impl TestServer {
             .unwrap()
     }
 
+    /// Where its data is.
+    pub const fn home(&self) -> &Home {
+        &self.home
+    }
+
     /// Tells it to stop, without waiting for it.
     pub fn begin_stop(self) -> Stopping {
         self.stop.send(()).unwrap();
