@@ -8,15 +8,17 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use engine::{
     Engine,
+    store::TokenStanding,
     update::{News, UserUpdate},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use schema::{UnixMillis, UserId, websocket::CloseCode};
+use schema::{UserId, websocket::CloseCode};
 
 use crate::{
+    access::is_valid,
     key_ring::KeyId,
     outbox::{Closing, Outbox},
-    tokens::{Bearer, TokenId},
+    tokens::Bearer,
 };
 
 /// Over how long at most the closing of all sockets is spread.
@@ -44,19 +46,12 @@ pub enum HubMessage {
         /// Its seat.
         seat: SeatNumber,
     },
-    /// A token was revoked: its sockets close.
-    CloseToken {
+    /// Somebody wrote to a user: the sockets of tokens that are not valid any more close.
+    TokensChanged {
         /// Whose.
         user: UserId,
-        /// The token.
-        token: TokenId,
-    },
-    /// All tokens of a user that were made before an instant are void: their sockets close.
-    CloseTokensBefore {
-        /// Whose.
-        user: UserId,
-        /// From when on the user's tokens are valid.
-        valid_from: UnixMillis,
+        /// Which tokens are valid; nothing if there is no such user.
+        standing: Option<Arc<TokenStanding>>,
     },
     /// Keys were retired: the sockets of tokens that others than these made close.
     CloseOtherKeys {
@@ -165,11 +160,14 @@ impl Actor for Hub {
                 }
             }
             HubMessage::Leave { user, seat } => state.leave(user, seat),
-            HubMessage::CloseToken { user, token } => {
-                state.close_where(user, |seat| seat.bearer.token == token);
-            }
-            HubMessage::CloseTokensBefore { user, valid_from } => {
-                state.close_where(user, |seat| seat.bearer.issued_at < valid_from);
+            HubMessage::TokensChanged { user, standing } => {
+                if let Some(seats) = state.users.get(&user) {
+                    close_where(seats, |seat| {
+                        !standing
+                            .as_ref()
+                            .is_some_and(|standing| is_valid(&seat.bearer, standing))
+                    });
+                }
             }
             HubMessage::CloseOtherKeys { keys } => {
                 for seats in state.users.values() {
@@ -229,12 +227,6 @@ impl HubState {
             if let Some(engine) = &self.engine {
                 engine.unwatch(user);
             }
-        }
-    }
-
-    fn close_where(&self, user: UserId, is_meant: impl Fn(&Seat) -> bool) {
-        if let Some(seats) = self.users.get(&user) {
-            close_where(seats, is_meant);
         }
     }
 

@@ -33,6 +33,15 @@ impl Fields {
             None => Err(wrong(field, "is missing")),
         }
     }
+
+    /// Whether `field` is set; it may be absent.
+    pub fn flag(&mut self, field: &'static str) -> Result<bool, Failure> {
+        match self.0.remove(field) {
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(_) => Err(wrong(field, "must be true or false")),
+            None => Ok(false),
+        }
+    }
 }
 
 fn wrong(field: &'static str, what: &str) -> Failure {

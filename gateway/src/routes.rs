@@ -35,6 +35,7 @@ enum Route {
     SignUp,
     LogIn,
     LogOut,
+    ChangePassword,
     Me,
     StartSession,
     StopSession,
@@ -53,10 +54,14 @@ enum Route {
 type Methods = &'static [(Method, Route)];
 
 /// Every address but the page's. What isn't here belongs to the page, except below `/api`.
-const TABLE: [(&str, Methods); 15] = [
+const TABLE: [(&str, Methods); 16] = [
     ("/api/auth/signup", &[(Method::POST, Route::SignUp)]),
     ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
     ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
+    (
+        "/api/auth/password",
+        &[(Method::POST, Route::ChangePassword)],
+    ),
     ("/api/auth/me", &[(Method::GET, Route::Me)]),
     (
         "/api/sessions/start",
@@ -160,6 +165,7 @@ async fn run(
         Route::SignUp => accounts::sign_up(app, request).await,
         Route::LogIn => accounts::log_in(app, request).await,
         Route::LogOut => accounts::log_out(app, request).await,
+        Route::ChangePassword => accounts::change_password(app, request).await,
         Route::Me => accounts::me(app, request.headers()).await,
         Route::StartSession => sessions::start(app, request).await,
         Route::StopSession => sessions::stop(app, request).await,

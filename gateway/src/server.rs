@@ -149,9 +149,7 @@ impl Server {
         let passwords = Passwords::new(settings.passwords)?;
         let store = store::open(&settings.store).await.map_err(in_store)?;
         let clock = Clock::start(store.latest_alive_at().await.map_err(in_store)?)?;
-        let access = Access::load(tokens, clock.clone(), Arc::clone(&store))
-            .await
-            .map_err(in_store)?;
+        let access = Access::new(tokens, clock.clone(), Arc::clone(&store));
         let latest_notice = store.latest_notice().await.map_err(in_store)?;
 
         let mirror = if settings.engine.redis_url.is_some() {
@@ -333,11 +331,9 @@ fn serve_connection(
 
 /// Voids tokens in memory, and closes their sockets, when somebody else voids them in the database.
 async fn follow_notices(app: Arc<App>, after: i64) {
-    let tell_hub = |user, valid_from| {
+    let tell_hub = |user, standing| {
         // Without a hub there are no sockets.
-        let _ = app
-            .hub
-            .cast(HubMessage::CloseTokensBefore { user, valid_from });
+        let _ = app.hub.cast(HubMessage::TokensChanged { user, standing });
     };
     app.access.follow_notices(after, tell_hub).await;
 }

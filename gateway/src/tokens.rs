@@ -7,6 +7,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use engine::store::TokenGeneration;
 use jiff::Timestamp;
 use pasetors::{
     Local,
@@ -59,6 +60,8 @@ pub struct Bearer {
     pub user: UserId,
     /// The token's id.
     pub token: TokenId,
+    /// The generation of the user's tokens that it belongs to.
+    pub generation: TokenGeneration,
     /// When it was made.
     pub issued_at: UnixMillis,
     /// When it ends.
@@ -90,6 +93,9 @@ struct Claims {
     aud: String,
     sub: String,
     jti: String,
+    /// Tokens from before there were generations have none, and belong to the first.
+    #[serde(default)]
+    generation: i64,
     iat: Timestamp,
     nbf: Timestamp,
     exp: Timestamp,
@@ -117,7 +123,12 @@ impl Tokens {
     }
 
     /// A fresh token for `user`.
-    pub fn issue(&self, user: UserId, now: UnixMillis) -> Result<String, TokenNotMade> {
+    pub fn issue(
+        &self,
+        user: UserId,
+        generation: TokenGeneration,
+        now: UnixMillis,
+    ) -> Result<String, TokenNotMade> {
         let ends = now
             .checked_add(self.lifetime)
             .ok_or_else(|| TokenNotMade("it would never end".to_owned()))?;
@@ -127,6 +138,7 @@ impl Tokens {
             aud: SELF.to_owned(),
             sub: user.to_string(),
             jti: TokenId::random().as_str().to_owned(),
+            generation: generation.get(),
             iat: made,
             nbf: made,
             exp: ends,
@@ -180,6 +192,7 @@ fn bearer(claims: &Claims, key: KeyId, now: UnixMillis) -> Option<Bearer> {
     Some(Bearer {
         user,
         token: TokenId::parse(&claims.jti)?,
+        generation: TokenGeneration::new(claims.generation),
         issued_at,
         expires_at,
         key,
@@ -208,6 +221,10 @@ mod tests {
         )
     }
 
+    fn generation() -> TokenGeneration {
+        TokenGeneration::new(3)
+    }
+
     fn user() -> UserId {
         UserId::new(7).unwrap()
     }
@@ -215,13 +232,17 @@ mod tests {
     #[test]
     fn a_token_says_who_and_until_when() {
         let tokens = tokens();
-        let token = tokens.issue(user(), ms(NOW)).unwrap();
+        let token = tokens.issue(user(), generation(), ms(NOW)).unwrap();
         assert!(token.starts_with("v4.local.") && token.len() < TOKEN_BYTES_MAX / 2);
         let bearer = tokens.read(&token, ms(NOW + 1)).unwrap();
         assert_eq!((bearer.user, bearer.issued_at), (user(), ms(NOW)));
+        assert_eq!(bearer.generation, generation());
         assert_eq!(bearer.expires_at, ms(NOW + 86_400_000));
         let other = tokens
-            .read(&tokens.issue(user(), ms(NOW)).unwrap(), ms(NOW))
+            .read(
+                &tokens.issue(user(), generation(), ms(NOW)).unwrap(),
+                ms(NOW),
+            )
             .unwrap();
         assert_ne!(other.token, bearer.token);
     }
@@ -229,7 +250,7 @@ mod tests {
     #[test]
     fn a_token_is_valid_for_its_lifetime_only() {
         let tokens = tokens();
-        let token = tokens.issue(user(), ms(NOW)).unwrap();
+        let token = tokens.issue(user(), generation(), ms(NOW)).unwrap();
         let is_valid = |at: i64| tokens.read(&token, ms(at)).is_ok();
         assert!(is_valid(NOW + 86_399_999));
         assert!(!is_valid(NOW + 86_400_000));
@@ -240,7 +261,7 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_refused() {
         let tokens = tokens();
-        let token = tokens.issue(user(), ms(NOW)).unwrap();
+        let token = tokens.issue(user(), generation(), ms(NOW)).unwrap();
         let refused =
             |text: &str| assert_eq!(tokens.read(text, ms(NOW)), Err(InvalidToken), "{text}");
         refused("");
@@ -266,7 +287,7 @@ mod tests {
     #[test]
     fn every_key_of_the_ring_reads_and_the_first_one_makes() {
         let tokens = tokens();
-        let of_first = tokens.issue(user(), ms(NOW)).unwrap();
+        let of_first = tokens.issue(user(), generation(), ms(NOW)).unwrap();
         let mut ring = KeyRing::clone(&tokens.ring());
         let (first, second) = (ring.current().id().clone(), Key::generate().unwrap());
         let second_id = second.id().clone();
@@ -274,7 +295,7 @@ mod tests {
         ring.push(second).unwrap();
         tokens.replace_ring(ring.clone());
         let key_of = |token: &str| tokens.read(token, ms(NOW)).map(|bearer| bearer.key);
-        let made = || tokens.issue(user(), ms(NOW)).unwrap();
+        let made = || tokens.issue(user(), generation(), ms(NOW)).unwrap();
         assert_eq!(key_of(&made()), Ok(first.clone()));
 
         ring.make_current(&second_id);
@@ -297,6 +318,7 @@ mod tests {
                 aud: SELF.to_owned(),
                 sub: "7".to_owned(),
                 jti: "0123456789abcdef0123456789abcdef".to_owned(),
+                generation: 3,
                 iat: at(NOW),
                 nbf: at(NOW),
                 exp: at(NOW + 1),

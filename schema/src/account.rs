@@ -61,6 +61,34 @@ pub struct User {
     pub session: Option<ActiveSession>,
 }
 
+/// The body of `POST /api/auth/logout`; none is the same as one without fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct LogOut {
+    /// Whether all tokens of the user die, and not only the one that it is asked with.
+    #[serde(default)]
+    pub everywhere: bool,
+}
+
+/// The body of `POST /api/auth/password`. All tokens of the user die but the one that it is asked with.
+// It has no `Debug`, so that a password can't reach a log by accident.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ChangePassword {
+    /// The password until now.
+    #[cfg_attr(
+        feature = "openapi",
+        schema(max_length = 1024, example = "correct horse")
+    )]
+    pub current: String,
+    /// The one from now on, 8 to 1024 bytes of UTF-8.
+    #[cfg_attr(
+        feature = "openapi",
+        schema(min_length = 8, max_length = 1024, example = "battery staple")
+    )]
+    pub new: String,
+}
+
 /// A reply that has nothing to say but that it was done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

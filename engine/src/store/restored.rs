@@ -24,7 +24,7 @@ pub struct Resumption {
     pub users: u64,
 }
 
-/// Skips `ids` ids of each kind, voids all tokens issued before `now`, and shuts out every process
+/// Skips `ids` ids of each kind, voids all tokens, and shuts out every process
 /// that still writes to this database.
 pub(super) async fn skip_ahead(
     connection: &mut Connection,
@@ -37,9 +37,11 @@ pub(super) async fn skip_ahead(
     skip_row_ids(connection, "ledger", ids).await?;
     let users = connection
         .execute(
-            "UPDATE users SET tokens_valid_from = $1, updated_at = CASE WHEN updated_at < $1 THEN $1 ELSE updated_at END
-             WHERE tokens_valid_from < $1",
-            &[now.get().into()],
+            // As with ids: a token made since the backup has a later generation than the one recorded.
+            "UPDATE users SET token_generation = token_generation + $1, kept_token = NULL,
+                updated_at = CASE WHEN updated_at < $2 THEN $2 ELSE updated_at END
+             WHERE erased_at IS NULL",
+            &[ids.into(), now.get().into()],
         )
         .await?;
     begin_runs(connection, now, policy).await?;

@@ -15,4 +15,5 @@ mod journal;
 mod keys;
 mod opening;
 mod restored;
+mod tokens;
 mod wallets;

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
+use engine::store::TokenGeneration;
 use schema::Credits;
 
 use crate::{key_file, settings::Settings, tokens::Tokens};
@@ -60,7 +61,12 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
             .create_fixture_users(count, arguments.credits, clock.now())
             .await;
         for user in users.context("users could not be created")? {
-            writeln!(file, "{}", tokens.issue(user, clock.now())?).with_context(in_file)?;
+            writeln!(
+                file,
+                "{}",
+                tokens.issue(user, TokenGeneration::default(), clock.now())?
+            )
+            .with_context(in_file)?;
         }
         left -= count;
     }

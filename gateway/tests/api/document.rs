@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Call, PASSWORD, call, get, post, sign_up},
@@ -120,8 +120,8 @@ async fn while_nothing_can_be_written_no_outcome_is_promised() {
         credits.send(&server).await.expect(200);
 
         let hold = server.home().hold(Held::Writes).await;
-        let body = json!({"email": format!("new.{email}"), "password": PASSWORD});
-        let call = request(operation).token(&token).json(&body);
+        let call = request(operation).token(&token);
+        let call = call.json(&good_body(&format!("new.{email}")));
         let answer = call.send(&server).await;
         assert_ne!(answer.header("retry-after"), "");
         answer.expect_failure(503, "outcome_unknown");
@@ -156,10 +156,9 @@ async fn while_the_database_is_away_every_call_says_so() {
             if operation.path == "/api/auth/signup" {
                 continue;
             }
-            let body = json!({"email": "ada@example.com", "password": PASSWORD});
             let mut call = request(operation).token(&token);
             if operation.method == "POST" {
-                call = call.json(&body);
+                call = call.json(&good_body("ada@example.com"));
             }
             let answer = call.send(&server).await;
             answer.expect_failure(503, "unavailable");
@@ -218,6 +217,11 @@ fn all_that_answer(code: &str) -> Vec<Operation> {
     operations.retain(|operation| operation.may_answer(code));
     assert!(!operations.is_empty(), "no call answers {code}");
     operations
+}
+
+/// A body that every call takes: each reads the fields that it knows.
+fn good_body(email: &str) -> Value {
+    json!({"email": email, "password": PASSWORD, "current": PASSWORD, "new": PASSWORD})
 }
 
 fn request(operation: Operation) -> Call {

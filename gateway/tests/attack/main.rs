@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod sockets_of_dead_tokens;
 mod tokens;
 
 use support::{client, server, token};

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     ErrorCode, SessionId,
-    account::{Authenticated, Done, EmailAndPassword, User},
+    account::{Authenticated, ChangePassword, Done, EmailAndPassword, LogOut, User},
     ledger::LedgerPage,
     session::{Active, LiveBalance, SessionPage, SessionRecord, SessionStarted, SessionStopped},
     websocket::ServerMessage,
@@ -59,11 +59,32 @@ fn accounts() -> Vec<Call> {
             .says(
                 TAG,
                 "Log out",
-                "Voids the token; its sockets close within a second.",
+                "Voids the token, or all tokens of the user; their sockets close within a second.",
             )
             .with_token()
-            .answers::<Done>(200, "The token is void.")
-            .refuses(&[ErrorCode::Unavailable, ErrorCode::OutcomeUnknown]),
+            .may_take_body::<LogOut>("Whether everywhere. Nothing: this token alone.")
+            .answers::<Done>(200, "The token is void, or all of them.")
+            .refuses(&[
+                ErrorCode::InvalidField,
+                ErrorCode::Unavailable,
+                ErrorCode::OutcomeUnknown,
+            ]),
+        Call::post("/api/auth/password", "changePassword")
+            .says(
+                TAG,
+                "Change the password",
+                "Voids all tokens of the user but this one; their sockets close within a second. After \
+                 an unknown outcome, log in with the new password.",
+            )
+            .with_token()
+            .takes_body::<ChangePassword>("The password until now, and the one from now on.")
+            .answers::<Done>(200, "The new password counts.")
+            .refuses(&[
+                ErrorCode::InvalidCredentials,
+                ErrorCode::InvalidPassword,
+                ErrorCode::Unavailable,
+                ErrorCode::OutcomeUnknown,
+            ]),
         Call::get("/api/auth/me", "me")
             .says(TAG, "The user, the live balance and the live session", "")
             .with_token()
