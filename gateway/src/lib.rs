@@ -29,4 +29,5 @@ mod reply;
 mod request;
 mod routes;
 mod socket;
+mod tickets;
 mod tokens;

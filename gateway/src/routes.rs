@@ -47,6 +47,7 @@ enum Route {
     Document,
     Alive,
     Ready,
+    Ticket,
     Socket,
 }
 
@@ -54,7 +55,7 @@ enum Route {
 type Methods = &'static [(Method, Route)];
 
 /// Every address but the page's. What isn't here belongs to the page, except below `/api`.
-const TABLE: [(&str, Methods); 16] = [
+const TABLE: [(&str, Methods); 17] = [
     ("/api/auth/signup", &[(Method::POST, Route::SignUp)]),
     ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
     ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
@@ -79,6 +80,7 @@ const TABLE: [(&str, Methods); 16] = [
     ("/api/openapi.json", &[(Method::GET, Route::Document)]),
     ("/healthz", &[(Method::GET, Route::Alive)]),
     ("/readyz", &[(Method::GET, Route::Ready)]),
+    ("/api/ws/ticket", &[(Method::POST, Route::Ticket)]),
     ("/ws", &[(Method::GET, Route::Socket)]),
 ];
 
@@ -179,6 +181,7 @@ async fn run(
         Route::Document => Ok(document::openapi(request.headers())),
         Route::Alive => Ok(health::alive()),
         Route::Ready => health::ready(app).await,
+        Route::Ticket => accounts::ticket(app, request).await,
         Route::Socket => socket::open(app, &mut request, caller).await,
     }
 }

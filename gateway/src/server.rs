@@ -29,7 +29,8 @@ use crate::{
     passwords::{PasswordError, Passwords},
     routes::Routes,
     settings::{KeySource, Settings},
-    tokens::Tokens,
+    tickets::Tickets,
+    tokens::{TokenNotMade, Tokens},
 };
 
 /// How long to wait when no connection can be accepted, for example for want of file handles.
@@ -69,6 +70,9 @@ pub enum ServerError {
     /// There is no key for tokens.
     #[error(transparent)]
     Key(#[from] KeyFileError),
+    /// Tickets can't be made.
+    #[error(transparent)]
+    Tickets(#[from] TokenNotMade),
     /// Passwords can't be hashed.
     #[error(transparent)]
     Passwords(#[from] PasswordError),
@@ -149,7 +153,7 @@ impl Server {
         let passwords = Passwords::new(settings.passwords)?;
         let store = store::open(&settings.store).await.map_err(in_store)?;
         let clock = Clock::start(store.latest_alive_at().await.map_err(in_store)?)?;
-        let access = Access::new(tokens, clock.clone(), Arc::clone(&store));
+        let access = Access::new(tokens, Tickets::new()?, clock.clone(), Arc::clone(&store));
         let latest_notice = store.latest_notice().await.map_err(in_store)?;
 
         let mirror = if settings.engine.redis_url.is_some() {

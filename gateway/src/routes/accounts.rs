@@ -1,11 +1,11 @@
-//! `/api/auth`: signing up, logging in and out, changing the password, and who the caller is.
+//! `/api/auth`: signing up, logging in and out, changing the password, who the caller is, and tickets.
 
 use email_address::{EmailAddress, Options};
 use engine::store::{CreateUserError, NewPassword, NewUser, UserRecord};
 use hyper::{HeaderMap, Request, StatusCode, body::Incoming};
 use schema::{
     ErrorCode, UserId,
-    account::{Authenticated, Done, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, User},
+    account::{Authenticated, Done, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Ticket, User},
 };
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     app::App,
     hub::HubMessage,
     reply::{self, Failure, Reply},
-    request,
+    request, tickets,
 };
 
 /// The longest email address that there can be, in bytes (RFC 5321, as corrected by erratum 1690).
@@ -173,6 +173,18 @@ async fn close_sockets(app: &App, user: UserId) {
 fn done(message: &str) -> Reply {
     let message = message.to_owned();
     reply::json(StatusCode::OK, &Done { message })
+}
+
+/// `POST /api/ws/ticket`
+pub async fn ticket(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let (parts, body) = request.into_parts();
+    let bearer = app.access.of_request(&parts.headers).await?;
+    request::fields(&parts.headers, body, &app.http).await?;
+    let ticket = Ticket {
+        ticket: app.access.issue_ticket(&bearer)?,
+        expires_in: tickets::LIFETIME.get() / 1_000,
+    };
+    Ok(reply::json(StatusCode::OK, &ticket))
 }
 
 /// `GET /api/auth/me`

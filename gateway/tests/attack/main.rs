@@ -7,6 +7,7 @@
 mod support;
 
 mod sockets_of_dead_tokens;
+mod tickets;
 mod tokens;
 
 use support::{client, server, token};

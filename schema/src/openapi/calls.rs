@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     ErrorCode, SessionId,
-    account::{Authenticated, ChangePassword, Done, EmailAndPassword, LogOut, User},
+    account::{Authenticated, ChangePassword, Done, EmailAndPassword, LogOut, Ticket, User},
     ledger::LedgerPage,
     session::{Active, LiveBalance, SessionPage, SessionRecord, SessionStarted, SessionStopped},
     websocket::ServerMessage,
@@ -196,9 +196,20 @@ fn stream() -> Vec<Call> {
         "The connection is a websocket now. The server sends `ServerMessage`s as text.",
     );
     vec![
+        Call::post("/api/ws/ticket", "ticket")
+            .says(
+                TAG,
+                "A ticket that opens one stream",
+                "So that no token need stand in an address. It can be used once, on the process that \
+                 made it, and dies with the token.",
+            )
+            .with_token()
+            .may_take_body::<Empty>("Nothing, or an object without meaning.")
+            .answers::<Ticket>(200, "The ticket.")
+            .refuses(&[ErrorCode::Unavailable]),
         Call::get("/ws", "websocket")
             .says(TAG, "The live stream, as a websocket", WEBSOCKET)
-            .with_any_of(&["bearer", "token_in_query"])
+            .with_any_of(&["bearer", "ticket_in_query", "token_in_query"])
             .answers_with(101, upgraded)
             .knows::<ServerMessage>()
             .refuses(&[ErrorCode::InvalidRequest, ErrorCode::OriginNotAllowed]),
