@@ -17,6 +17,7 @@ pub mod settings;
 mod access;
 mod app;
 mod cause;
+mod erasure;
 mod hub;
 mod key_file;
 mod key_ring;

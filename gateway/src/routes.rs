@@ -36,6 +36,7 @@ enum Route {
     LogIn,
     LogOut,
     ChangePassword,
+    Erase,
     Me,
     StartSession,
     StopSession,
@@ -55,7 +56,7 @@ enum Route {
 type Methods = &'static [(Method, Route)];
 
 /// Every address but the page's. What isn't here belongs to the page, except below `/api`.
-const TABLE: [(&str, Methods); 17] = [
+const TABLE: [(&str, Methods); 18] = [
     ("/api/auth/signup", &[(Method::POST, Route::SignUp)]),
     ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
     ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
@@ -63,6 +64,7 @@ const TABLE: [(&str, Methods); 17] = [
         "/api/auth/password",
         &[(Method::POST, Route::ChangePassword)],
     ),
+    ("/api/auth/erase", &[(Method::POST, Route::Erase)]),
     ("/api/auth/me", &[(Method::GET, Route::Me)]),
     (
         "/api/sessions/start",
@@ -168,6 +170,7 @@ async fn run(
         Route::LogIn => accounts::log_in(app, request).await,
         Route::LogOut => accounts::log_out(app, request).await,
         Route::ChangePassword => accounts::change_password(app, request).await,
+        Route::Erase => accounts::erase(app, request).await,
         Route::Me => accounts::me(app, request.headers()).await,
         Route::StartSession => sessions::start(app, request).await,
         Route::StopSession => sessions::stop(app, request).await,

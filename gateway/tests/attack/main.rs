@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod erased_users;
 mod sockets_of_dead_tokens;
 mod tickets;
 mod tokens;
