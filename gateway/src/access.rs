@@ -20,6 +20,8 @@ use schema::UserId;
 
 use crate::{
     key_ring::KeyRing,
+    request,
+    tickets::{TicketRefused, Tickets},
     tokens::{Bearer, TokenNotMade, Tokens},
 };
 
@@ -41,6 +43,9 @@ pub enum AccessError {
     /// The token is not valid; why is nobody's business.
     #[error("the token is not valid")]
     InvalidToken,
+    /// Too many tickets were used just now.
+    #[error("too many tickets were used just now")]
+    Busy,
     /// Whether it is could not be found out.
     #[error("the token could not be checked")]
     Store(#[source] StoreError),
@@ -49,6 +54,7 @@ pub enum AccessError {
 /// Checks tokens, and makes and revokes them.
 pub struct Access {
     tokens: Tokens,
+    tickets: Tickets,
     clock: Clock,
     store: Arc<dyn Store>,
     known: Mutex<Known>,
@@ -65,10 +71,11 @@ struct Known {
 }
 
 impl Access {
-    /// Access by `tokens`, as far as `store` says.
-    pub fn new(tokens: Tokens, clock: Clock, store: Arc<dyn Store>) -> Self {
+    /// Access by `tokens` and `tickets`, as far as `store` says.
+    pub fn new(tokens: Tokens, tickets: Tickets, clock: Clock, store: Arc<dyn Store>) -> Self {
         Self {
             tokens,
+            tickets,
             clock,
             store,
             known: Mutex::default(),
@@ -94,6 +101,30 @@ impl Access {
     pub async fn of_request(&self, headers: &HeaderMap) -> Result<Bearer, AccessError> {
         self.of_token(bearer_token(headers).ok_or(AccessError::TokenRequired)?)
             .await
+    }
+
+    /// A ticket that opens one stream for whoever `bearer` is.
+    pub fn issue_ticket(&self, bearer: &Bearer) -> Result<String, TokenNotMade> {
+        self.tickets.issue(bearer, self.clock.now())
+    }
+
+    /// Who asks for a stream: by a ticket or a token in the address's query, or by a token among the
+    /// headers. A ticket is used up by it.
+    pub async fn of_stream(
+        &self,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Bearer, AccessError> {
+        let in_query = |name| request::query(query, name).filter(|value| !value.is_empty());
+        if let Some(ticket) = in_query("ticket") {
+            let bearer = self.tickets.redeem(&ticket, self.clock.now())?;
+            self.check(&bearer).await?;
+            return Ok(bearer);
+        }
+        match in_query("token") {
+            Some(token) => self.of_token(&token).await,
+            None => self.of_request(headers).await,
+        }
     }
 
     /// Who has `token`.
@@ -259,8 +290,18 @@ pub fn is_valid(bearer: &Bearer, standing: &TokenStanding) -> bool {
     (is_current || standing.kept.as_deref() == Some(id)) && !is_revoked
 }
 
+impl From<TicketRefused> for AccessError {
+    fn from(refused: TicketRefused) -> Self {
+        match refused {
+            // One that was used is as good as none of ours.
+            TicketRefused::Invalid => Self::InvalidToken,
+            TicketRefused::Busy => Self::Busy,
+        }
+    }
+}
+
 /// The bearer token among `headers`, if there is one.
-pub fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)

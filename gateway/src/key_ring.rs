@@ -45,6 +45,11 @@ pub enum KeyRingError {
 pub struct KeyId(Arc<str>);
 
 impl KeyId {
+    /// The id with this text, of whatever key.
+    pub fn new(text: &str) -> Self {
+        Self(text.into())
+    }
+
     /// The id as a text.
     pub fn as_str(&self) -> &str {
         &self.0

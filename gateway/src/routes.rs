@@ -37,6 +37,7 @@ enum Route {
     LogIn,
     LogOut,
     ChangePassword,
+    Erase,
     Me,
     StartSession,
     StopSession,
@@ -48,6 +49,7 @@ enum Route {
     Document,
     Alive,
     Ready,
+    Ticket,
     Socket,
 }
 
@@ -55,7 +57,7 @@ enum Route {
 type Methods = &'static [(Method, Route)];
 
 /// Every address but the page's. What isn't here belongs to the page, except below `/api`.
-const TABLE: [(&str, Methods); 16] = [
+const TABLE: [(&str, Methods); 18] = [
     ("/api/auth/signup", &[(Method::POST, Route::SignUp)]),
     ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
     ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
@@ -63,6 +65,7 @@ const TABLE: [(&str, Methods); 16] = [
         "/api/auth/password",
         &[(Method::POST, Route::ChangePassword)],
     ),
+    ("/api/auth/erase", &[(Method::POST, Route::Erase)]),
     ("/api/auth/me", &[(Method::GET, Route::Me)]),
     (
         "/api/sessions/start",
@@ -80,6 +83,7 @@ const TABLE: [(&str, Methods); 16] = [
     ("/api/openapi.json", &[(Method::GET, Route::Document)]),
     ("/healthz", &[(Method::GET, Route::Alive)]),
     ("/readyz", &[(Method::GET, Route::Ready)]),
+    ("/api/ws/ticket", &[(Method::POST, Route::Ticket)]),
     ("/ws", &[(Method::GET, Route::Socket)]),
 ];
 
@@ -174,6 +178,7 @@ async fn run(
         Route::LogIn => accounts::log_in(app, request).await,
         Route::LogOut => accounts::log_out(app, request).await,
         Route::ChangePassword => accounts::change_password(app, request).await,
+        Route::Erase => accounts::erase(app, request).await,
         Route::Me => accounts::me(app, request.headers()).await,
         Route::StartSession => sessions::start(app, request).await,
         Route::StopSession => sessions::stop(app, request).await,
@@ -187,6 +192,7 @@ async fn run(
         Route::Document => Ok(document::openapi(request.headers())),
         Route::Alive => Ok(health::alive()),
         Route::Ready => health::ready(app).await,
+        Route::Ticket => accounts::ticket(app, request).await,
         Route::Socket => socket::open(app, &mut request, caller).await,
     }
 }

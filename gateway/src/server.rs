@@ -6,7 +6,7 @@ use engine::{
     Clock, Engine,
     clock::ClockError,
     engine::EngineStartError,
-    store::{self, StoreError, StoreLocation},
+    store::{self, StoreError, StoreLocation, TokenStanding},
 };
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,7 +29,8 @@ use crate::{
     passwords::{PasswordError, Passwords},
     routes::Routes,
     settings::{KeySource, Settings},
-    tokens::Tokens,
+    tickets::Tickets,
+    tokens::{TokenNotMade, Tokens},
 };
 
 /// How long to wait when no connection can be accepted, for example for want of file handles.
@@ -69,6 +70,9 @@ pub enum ServerError {
     /// There is no key for tokens.
     #[error(transparent)]
     Key(#[from] KeyFileError),
+    /// Tickets can't be made.
+    #[error(transparent)]
+    Tickets(#[from] TokenNotMade),
     /// Passwords can't be hashed.
     #[error(transparent)]
     Passwords(#[from] PasswordError),
@@ -149,7 +153,7 @@ impl Server {
         let passwords = Passwords::new(settings.passwords)?;
         let store = store::open(&settings.store).await.map_err(in_store)?;
         let clock = Clock::start(store.latest_alive_at().await.map_err(in_store)?)?;
-        let access = Access::new(tokens, clock.clone(), Arc::clone(&store));
+        let access = Access::new(tokens, Tickets::new()?, clock.clone(), Arc::clone(&store));
         let latest_notice = store.latest_notice().await.map_err(in_store)?;
 
         let mirror = if settings.engine.redis_url.is_some() {
@@ -331,11 +335,14 @@ fn serve_connection(
 
 /// Voids tokens in memory, and closes their sockets, when somebody else voids them in the database.
 async fn follow_notices(app: Arc<App>, after: i64) {
-    let tell_hub = |user, standing| {
+    let on_change = |user, standing: Option<Arc<TokenStanding>>| {
+        if standing.is_none() {
+            app.engine.forget(user);
+        }
         // Without a hub there are no sockets.
         let _ = app.hub.cast(HubMessage::TokensChanged { user, standing });
     };
-    app.access.follow_notices(after, tell_hub).await;
+    app.access.follow_notices(after, on_change).await;
 }
 
 /// Takes the keys of the tokens as they are in their file, and closes the sockets of retired ones.

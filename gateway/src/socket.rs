@@ -36,13 +36,12 @@ use tokio_tungstenite::{
 };
 
 use crate::{
-    access::{AccessError, bearer_token},
+    access::AccessError,
     app::App,
     hub::{HubMessage, JoinRefused, SeatNumber},
     origins::Caller,
     outbox::{Closing, Next, Outbox},
     reply::{Failure, Reply},
-    request::query,
     server::Connection,
     settings::SocketSettings,
     tokens::Bearer,
@@ -116,12 +115,8 @@ pub async fn open(
 
 /// Whose socket it is, or how it is to be closed.
 async fn admit(app: &App, request: &Request<Incoming>) -> Result<Bearer, Closing> {
-    let in_query = query(request.uri().query(), "token").filter(|token| !token.is_empty());
-    let admitted = match (in_query, bearer_token(request.headers())) {
-        (Some(token), _) => app.access.of_token(&token).await,
-        (None, Some(token)) => app.access.of_token(token).await,
-        (None, None) => Err(AccessError::TokenRequired),
-    };
+    let (query, headers) = (request.uri().query(), request.headers());
+    let admitted = app.access.of_stream(query, headers).await;
     admitted.map_err(why_not)
 }
 
@@ -132,6 +127,7 @@ fn why_not(error: AccessError) -> Closing {
             Closing::now(CloseCode::NotAllowed, "Authentication required")
         }
         AccessError::InvalidToken => Closing::now(CloseCode::NotAllowed, "Invalid token"),
+        AccessError::Busy => Closing::now(CloseCode::TryLater, "Try again later"),
         AccessError::Store(error) => {
             tracing::warn!(%error, "a websocket's token could not be checked");
             Closing::now(CloseCode::TryLater, "Try again later")

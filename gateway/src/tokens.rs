@@ -78,7 +78,7 @@ pub struct InvalidToken;
 /// A token could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("a token could not be made: {0}")]
-pub struct TokenNotMade(String);
+pub struct TokenNotMade(pub(crate) String);
 
 /// Makes and reads tokens.
 pub struct Tokens {

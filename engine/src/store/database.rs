@@ -11,12 +11,12 @@ use schema::{
 use sqlx::PgPool;
 
 use super::{
-    AdjustError, Adjusted, Adjustment, CreateUserError, NewPassword, NewUser, Notice, RevokedToken,
-    SessionCursor, Standing, Store, StoreError, StoreLocation, StoreSettings, TokenStanding,
-    UserRecord, accounts,
+    AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, NewPassword, NewUser,
+    Notice, Resumption, RevokedToken, SessionCursor, Standing, Store, StoreError, StoreLocation,
+    StoreSettings, TokenStanding, UserRecord, accounts,
     audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
     connection::{Connection, Unit},
-    history, journal, postgres, runs,
+    erasure, history, journal, postgres, restored, runs,
     sqlite::{self, SqlitePools},
     tokens, wallets,
 };
@@ -27,6 +27,8 @@ use crate::{
 
 /// How long auditing a page of users may take: one of them may have millions of rows.
 const AUDIT_TIMEOUT: Duration = Duration::from_mins(15);
+/// How long voiding everybody's tokens may take: a million users are some seconds.
+const SKIP_TIMEOUT: Duration = Duration::from_mins(15);
 /// How many rows of a kind a repair has in memory at once.
 const REPAIR_ROWS: u32 = 20_000;
 
@@ -56,6 +58,21 @@ impl Database {
             pools,
             call_timeout: settings.call_timeout,
         })
+    }
+
+    /// Makes a database that was restored from a backup fit to serve: skips `ids` ids of sessions, users
+    /// and ledger entries, since clients may know those by now, voids all tokens,
+    /// and shuts out every process that still writes to it. May be repeated, which skips further.
+    pub async fn skip_ahead(
+        &self,
+        ids: u32,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<Resumption, StoreError> {
+        self.call_for(SKIP_TIMEOUT, Unit::Write, move |connection| {
+            Box::pin(restored::skip_ahead(connection, ids, now, policy))
+        })
+        .await
     }
 
     /// One statement that reads.
@@ -357,6 +374,23 @@ impl Store for Database {
 
     async fn purge_revoked_tokens(&self, now: UnixMillis, limit: u32) -> Result<u64, StoreError> {
         self.write(move |connection| Box::pin(tokens::purge_revoked(connection, now, limit)))
+            .await
+    }
+
+    async fn begin_erasure(&self, user: UserId, now: UnixMillis) -> Result<bool, StoreError> {
+        self.write(move |connection| {
+            Box::pin(erasure::set_closing(connection, user, Some(now), now))
+        })
+        .await
+    }
+
+    async fn cancel_erasure(&self, user: UserId, now: UnixMillis) -> Result<bool, StoreError> {
+        self.write(move |connection| Box::pin(erasure::set_closing(connection, user, None, now)))
+            .await
+    }
+
+    async fn erase_user(&self, erasure: Erasure) -> Result<(), EraseError> {
+        self.write(move |connection| Box::pin(erasure::erase(connection, erasure)))
             .await
     }
 

@@ -11,8 +11,10 @@ mod support;
 
 mod accounts;
 mod audit;
+mod erasure;
 mod journal;
 mod keys;
 mod opening;
+mod restored;
 mod tokens;
 mod wallets;

@@ -7,7 +7,9 @@
 mod support;
 
 mod http;
+mod erased_users;
 mod sockets_of_dead_tokens;
+mod tickets;
 mod tokens;
 
 use support::{client, raw, server, token};

@@ -6,6 +6,7 @@ mod program;
 
 mod credits;
 mod keys;
+mod operations;
 mod serve;
 mod settings;
 mod tools;

@@ -215,6 +215,18 @@ impl Socket {
         }
     }
 
+    /// What the first message is: its type, or the code and reason that the server closes with.
+    pub async fn first(&mut self) -> String {
+        match self.frame().await {
+            Message::Text(text) => {
+                let message: Value = serde_json::from_str(&text).unwrap();
+                message["type"].as_str().unwrap().to_owned()
+            }
+            Message::Close(Some(frame)) => format!("{} {}", u16::from(frame.code), frame.reason),
+            other => panic!("no message but {other:?}"),
+        }
+    }
+
     /// The code and reason that the server closes with; messages before are skipped.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {

@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     ErrorCode, SessionId,
-    account::{Authenticated, ChangePassword, Done, EmailAndPassword, LogOut, User},
+    account::{
+        Authenticated, ChangePassword, Done, EmailAndPassword, EraseAccount, LogOut, Ticket, User,
+    },
     ledger::LedgerPage,
     session::{Active, LiveBalance, SessionPage, SessionRecord, SessionStarted, SessionStopped},
     websocket::ServerMessage,
@@ -82,6 +84,22 @@ fn accounts() -> Vec<Call> {
             .refuses(&[
                 ErrorCode::InvalidCredentials,
                 ErrorCode::InvalidPassword,
+                ErrorCode::Unavailable,
+                ErrorCode::OutcomeUnknown,
+            ]),
+        Call::post("/api/auth/erase", "eraseAccount")
+            .says(
+                TAG,
+                "Erase the account",
+                "Ends the live session, takes back what is left of the credits, and erases who the user \
+                 was: email, password, tokens. What was paid for stays in the books, as of nobody. \
+                 There is no way back; the email is free for a new user.",
+            )
+            .with_token()
+            .takes_body::<EraseAccount>("The password, once more.")
+            .answers::<Done>(200, "The user is gone.")
+            .refuses(&[
+                ErrorCode::InvalidCredentials,
                 ErrorCode::Unavailable,
                 ErrorCode::OutcomeUnknown,
             ]),
@@ -196,9 +214,20 @@ fn stream() -> Vec<Call> {
         "The connection is a websocket now. The server sends `ServerMessage`s as text.",
     );
     vec![
+        Call::post("/api/ws/ticket", "ticket")
+            .says(
+                TAG,
+                "A ticket that opens one stream",
+                "So that no token need stand in an address. It can be used once, on the process that \
+                 made it, and dies with the token.",
+            )
+            .with_token()
+            .may_take_body::<Empty>("Nothing, or an object without meaning.")
+            .answers::<Ticket>(200, "The ticket.")
+            .refuses(&[ErrorCode::Unavailable]),
         Call::get("/ws", "websocket")
             .says(TAG, "The live stream, as a websocket", WEBSOCKET)
-            .with_any_of(&["bearer", "token_in_query"])
+            .with_any_of(&["bearer", "ticket_in_query", "token_in_query"])
             .answers_with(101, upgraded)
             .knows::<ServerMessage>()
             .refuses(&[ErrorCode::InvalidRequest, ErrorCode::OriginNotAllowed]),

@@ -108,6 +108,10 @@ fn components() -> utoipa::openapi::Components {
         .schema_from::<ErrorCode>()
         .security_scheme("bearer", SecurityScheme::Http(bearer))
         .security_scheme(
+            "ticket_in_query",
+            in_query("ticket", "A ticket of `POST /api/ws/ticket`."),
+        )
+        .security_scheme(
             "token_in_query",
             in_query("token", "The bearer token, for websockets of old clients."),
         )
