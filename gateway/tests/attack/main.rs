@@ -6,8 +6,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod http;
 mod erased_users;
+mod http;
 mod sockets_of_dead_tokens;
 mod tickets;
 mod tokens;
