@@ -15,7 +15,8 @@ use hyper::{
     body::Incoming,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderValue, ORIGIN, VARY,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, HeaderValue,
+        ORIGIN, TRANSFER_ENCODING, VARY,
     },
 };
 use matchit::{Params, Router};
@@ -110,6 +111,7 @@ impl Routes {
     /// Answers `request`, whatever happens.
     pub async fn answer(&self, request: Request<Incoming>) -> Reply {
         let origin = request.headers().get(ORIGIN).cloned();
+        let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
         let caller = caller(request.headers(), &self.app.http.allowed_origins);
         let is_api = request.uri().path().starts_with("/api/");
         let answered = AssertUnwindSafe(self.dispatch(request, caller))
@@ -121,6 +123,12 @@ impl Routes {
             Err(_) => Failure::internal("a route panicked").into_reply(),
         };
         reply::harden(&mut reply);
+        // Whether a chunked request came with a length too, hyper doesn't tell; after one that did, the
+        // connection must not go on (RFC 9112, section 6.3): a proxy may see another request in the rest.
+        if is_chunked && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            reply.headers_mut().insert(CONNECTION, close);
+        }
         if is_api {
             let allowed = origin.filter(|_| caller == Caller::Allowed);
             share_with(&mut reply, allowed);
