@@ -22,6 +22,7 @@ use super::{
 use crate::{
     facts::{FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord},
     keys::{IdempotencyKey, KeptAnswer},
+    metrics::StoreErrors,
 };
 
 /// How long auditing a page of users may take: one of them may have millions of rows.
@@ -34,6 +35,37 @@ const REPAIR_ROWS: u32 = 20_000;
 pub struct Database {
     pools: Pools,
     call_timeout: Duration,
+    errors: StoreErrors,
+}
+
+/// Why a call failed: because of the database, or because of what was asked for.
+trait CallError: From<StoreError> {
+    /// What the database did, if it was that.
+    fn of_store(&self) -> Option<&StoreError>;
+}
+
+impl CallError for StoreError {
+    fn of_store(&self) -> Option<&StoreError> {
+        Some(self)
+    }
+}
+
+impl CallError for AdjustError {
+    fn of_store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl CallError for CreateUserError {
+    fn of_store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::EmailTaken => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +86,7 @@ impl Database {
         Ok(Self {
             pools,
             call_timeout: settings.call_timeout,
+            errors: StoreErrors::default(),
         })
     }
 
@@ -61,7 +94,7 @@ impl Database {
     async fn read<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
+        E: CallError + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         self.call_for(self.call_timeout, Unit::OneRead, work).await
@@ -71,7 +104,7 @@ impl Database {
     async fn snapshot<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
+        E: CallError + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         self.call_for(self.call_timeout, Unit::Snapshot, work).await
@@ -81,7 +114,7 @@ impl Database {
     async fn write<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
+        E: CallError + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         self.call_for(self.call_timeout, Unit::Write, work).await
@@ -92,7 +125,7 @@ impl Database {
     async fn call_for<T, E, F>(&self, timeout: Duration, unit: Unit, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
+        E: CallError + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         let pools = self.pools.clone();
@@ -109,7 +142,11 @@ impl Database {
             result
         });
         match task.await {
-            Ok(result) => result,
+            Ok(result) => result.inspect_err(|error| {
+                if let Some(error) = E::of_store(error) {
+                    self.errors.count(error);
+                }
+            }),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(StoreError::Unavailable(sqlx::Error::WorkerCrashed).into()),
         }
@@ -119,7 +156,7 @@ impl Database {
 /// Runs `work` as one `unit`, and tells whether the connection is in a known state after it.
 async fn run<T, E, F>(connection: &mut Connection, unit: Unit, work: F) -> (Result<T, E>, bool)
 where
-    E: From<StoreError>,
+    E: CallError,
     F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>>,
 {
     if let Err(error) = connection.begin(unit).await {
@@ -161,6 +198,10 @@ impl Pools {
 
 #[async_trait]
 impl Store for Database {
+    fn errors(&self) -> StoreErrors {
+        self.errors.clone()
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.read(|connection| Box::pin(runs::ping(connection)))
             .await
