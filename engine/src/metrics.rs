@@ -87,8 +87,16 @@ impl EngineMetrics {
         }
     }
 
-    /// Names them in `registry`. Those that can be counted are there from the start, with zero.
+    /// Names them in `registry`.
     pub fn register(&self, registry: &mut Registry) {
+        self.begin_at_zero();
+        self.register_sessions(registry);
+        self.register_recording(registry);
+        self.store_errors.register(registry);
+    }
+
+    /// Has every label there from the start, so that the first event shows as an increase.
+    fn begin_at_zero(&self) {
         for outcome in START_OUTCOMES {
             self.session_starts
                 .get_or_create(&[("outcome", outcome)])
@@ -103,6 +111,9 @@ impl EngineMetrics {
                 .get_or_create(&[("cause", cause.name())])
                 .inc_by(0);
         }
+    }
+
+    fn register_sessions(&self, registry: &mut Registry) {
         let mut name = |name, help, metric: &dyn Registered| metric.register(registry, name, help);
         name(
             "live_sessions",
@@ -124,6 +135,10 @@ impl EngineMetrics {
             "Credits that sessions moved out of wallets",
             &self.credits_charged,
         );
+    }
+
+    fn register_recording(&self, registry: &mut Registry) {
+        let mut name = |name, help, metric: &dyn Registered| metric.register(registry, name, help);
         name(
             "recording",
             "Whether facts get into the database: 1 if so",
@@ -189,7 +204,6 @@ impl EngineMetrics {
             "Sessions that were taken over at the start",
             &self.recovered_sessions,
         );
-        self.store_errors.register(registry);
     }
 
     /// A start was answered.

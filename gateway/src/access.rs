@@ -1,9 +1,9 @@
 //! Who may come: genuine tokens that were neither revoked nor voided since.
 //!
-//! A token dies with its log-out (by its id) or with a change of its user's password (all that were
-//! made before). The first are few and all kept in memory; the second are one instant a user, read
-//! from the database when first needed and forgotten when the database gives notice that somebody
-//! wrote to that user. [`Access::follow_notices`] keeps it so within a second.
+//! A token dies with its log-out (by its id), with all others of its user (by their generation), or
+//! with its key. What the database says of a user's tokens is read when first needed, and forgotten
+//! when the database gives notice that somebody wrote to that user. [`Access::follow_notices`] keeps it
+//! so within a second, whichever process wrote.
 
 use std::{
     collections::HashMap,
@@ -13,14 +13,19 @@ use std::{
 
 use engine::{
     Clock,
-    store::{RevokedToken, Store, StoreError},
+    store::{RevokedToken, Store, StoreError, TokenGeneration, TokenStanding},
 };
 use hyper::{HeaderMap, header::AUTHORIZATION};
-use schema::{UnixMillis, UserId};
+use schema::UserId;
 
-use crate::tokens::{Bearer, TokenId, TokenNotMade, Tokens};
+use crate::{
+    key_ring::KeyRing,
+    request,
+    tickets::{TicketRefused, Tickets},
+    tokens::{Bearer, TokenNotMade, Tokens},
+};
 
-/// Of how many users the instant is kept that their tokens are valid from.
+/// Of how many users it is kept which of their tokens are valid.
 const USERS_KEPT_MAX: usize = 100_000;
 
 /// How often the database is asked for notices.
@@ -38,6 +43,9 @@ pub enum AccessError {
     /// The token is not valid; why is nobody's business.
     #[error("the token is not valid")]
     InvalidToken,
+    /// Too many tickets were used just now.
+    #[error("too many tickets were used just now")]
+    Busy,
     /// Whether it is could not be found out.
     #[error("the token could not be checked")]
     Store(#[source] StoreError),
@@ -46,6 +54,7 @@ pub enum AccessError {
 /// Checks tokens, and makes and revokes them.
 pub struct Access {
     tokens: Tokens,
+    tickets: Tickets,
     clock: Clock,
     store: Arc<dyn Store>,
     known: Mutex<Known>,
@@ -54,47 +63,68 @@ pub struct Access {
 /// What is known about tokens besides what they say.
 #[derive(Default)]
 struct Known {
-    /// Revoked tokens and when they end.
-    revoked: HashMap<TokenId, UnixMillis>,
-    /// From when on a user's tokens are valid.
-    valid_from: HashMap<UserId, UnixMillis>,
-    /// Counts the times that something of `valid_from` was forgotten, so that what was read from
-    /// the database before isn't put there after.
+    /// Which tokens of a user are valid.
+    standings: HashMap<UserId, Arc<TokenStanding>>,
+    /// Counts the times that something was forgotten, so that what was read from the database before
+    /// isn't put there after.
     forgotten: u64,
 }
 
 impl Access {
-    /// Loads what was revoked.
-    pub async fn load(
-        tokens: Tokens,
-        clock: Clock,
-        store: Arc<dyn Store>,
-    ) -> Result<Self, StoreError> {
-        let revoked = store.revoked_tokens(clock.now()).await?;
-        let revoked = revoked
-            .into_iter()
-            .filter_map(|token| Some((TokenId::parse(&token.token_id)?, token.expires_at)));
-        let known = Known {
-            revoked: revoked.collect(),
-            ..Known::default()
-        };
-        Ok(Self {
+    /// Access by `tokens` and `tickets`, as far as `store` says.
+    pub fn new(tokens: Tokens, tickets: Tickets, clock: Clock, store: Arc<dyn Store>) -> Self {
+        Self {
             tokens,
+            tickets,
             clock,
             store,
-            known: Mutex::new(known),
-        })
+            known: Mutex::default(),
+        }
     }
 
-    /// A fresh token for `user`.
-    pub fn issue(&self, user: UserId) -> Result<String, TokenNotMade> {
-        self.tokens.issue(user, self.clock.now())
+    /// The keys of the tokens, as they are now.
+    pub fn ring(&self) -> Arc<KeyRing> {
+        self.tokens.ring()
+    }
+
+    /// From now on these are the keys of the tokens: those of other keys are void.
+    pub fn replace_ring(&self, ring: KeyRing) {
+        self.tokens.replace_ring(ring);
+    }
+
+    /// A fresh token for `user`, of the generation that was read with what let the user in.
+    pub fn issue(&self, user: UserId, generation: TokenGeneration) -> Result<String, TokenNotMade> {
+        self.tokens.issue(user, generation, self.clock.now())
     }
 
     /// Who sent a request with these headers.
     pub async fn of_request(&self, headers: &HeaderMap) -> Result<Bearer, AccessError> {
         self.of_token(bearer_token(headers).ok_or(AccessError::TokenRequired)?)
             .await
+    }
+
+    /// A ticket that opens one stream for whoever `bearer` is.
+    pub fn issue_ticket(&self, bearer: &Bearer) -> Result<String, TokenNotMade> {
+        self.tickets.issue(bearer, self.clock.now())
+    }
+
+    /// Who asks for a stream: by a ticket or a token in the address's query, or by a token among the
+    /// headers. A ticket is used up by it.
+    pub async fn of_stream(
+        &self,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Result<Bearer, AccessError> {
+        let in_query = |name| request::query(query, name).filter(|value| !value.is_empty());
+        if let Some(ticket) = in_query("ticket") {
+            let bearer = self.tickets.redeem(&ticket, self.clock.now())?;
+            self.check(&bearer).await?;
+            return Ok(bearer);
+        }
+        match in_query("token") {
+            Some(token) => self.of_token(&token).await,
+            None => self.of_request(headers).await,
+        }
     }
 
     /// Who has `token`.
@@ -107,14 +137,30 @@ impl Access {
 
     /// Whether the token that `bearer` came with is neither revoked nor voided.
     pub async fn check(&self, bearer: &Bearer) -> Result<(), AccessError> {
-        let is_revoked = self.known().revoked.contains_key(&bearer.token);
-        if is_revoked {
+        if !self.ring().has(&bearer.key) {
             return Err(AccessError::InvalidToken);
         }
-        match self.valid_from(bearer.user).await? {
-            Some(valid_from) if bearer.issued_at >= valid_from => Ok(()),
+        let mut standing = self.standing(bearer.user).await?;
+        if standing
+            .as_ref()
+            .is_some_and(|known| known.generation < bearer.generation)
+        {
+            // A genuine token of a later generation: another process has voided those before.
+            self.forget(bearer.user);
+            standing = self.standing(bearer.user).await?;
+        }
+        match standing {
+            Some(standing) if is_valid(bearer, &standing) => Ok(()),
             _ => Err(AccessError::InvalidToken),
         }
+    }
+
+    /// The same by what the database says now, and the generation of the user's tokens then.
+    pub async fn check_anew(&self, bearer: &Bearer) -> Result<TokenGeneration, AccessError> {
+        self.forget(bearer.user);
+        self.check(bearer).await?;
+        let standing = self.standing(bearer.user).await?;
+        Ok(standing.ok_or(AccessError::InvalidToken)?.generation)
     }
 
     /// Revokes the token that `bearer` came with; returns when that is durable and in force.
@@ -123,41 +169,58 @@ impl Access {
             token_id: bearer.token.as_str().to_owned(),
             expires_at: bearer.expires_at,
         };
-        self.store.revoke_token(token).await?;
-        self.known()
-            .revoked
-            .insert(bearer.token.clone(), bearer.expires_at);
+        let now = self.clock.now();
+        self.store.revoke_token(bearer.user, token, now).await?;
+        self.forget(bearer.user);
         Ok(())
     }
 
-    /// From when on the tokens of `user` are valid; nothing if there is no such user.
-    async fn valid_from(&self, user: UserId) -> Result<Option<UnixMillis>, AccessError> {
+    /// Voids all tokens of `user`; returns when that is durable and in force.
+    pub async fn void_all(&self, user: UserId) -> Result<(), StoreError> {
+        self.store.void_tokens(user, self.clock.now()).await?;
+        self.forget(user);
+        Ok(())
+    }
+
+    /// Which tokens of `user` are valid; nothing if there is no such user.
+    pub async fn standing(&self, user: UserId) -> Result<Option<Arc<TokenStanding>>, AccessError> {
         let forgotten = {
             let known = self.known();
-            if let Some(valid_from) = known.valid_from.get(&user) {
-                return Ok(Some(*valid_from));
+            if let Some(standing) = known.standings.get(&user) {
+                return Ok(Some(Arc::clone(standing)));
             }
             known.forgotten
         };
-        let Some(record) = self.store.user(user).await.map_err(AccessError::Store)? else {
+        let standing = self.store.token_standing(user).await;
+        let Some(standing) = standing.map_err(AccessError::Store)?.map(Arc::new) else {
             return Ok(None);
         };
         let mut known = self.known();
         if known.forgotten == forgotten {
-            known.remember(user, record.tokens_valid_from);
+            known.remember(user, Arc::clone(&standing));
         }
-        Ok(Some(record.tokens_valid_from))
+        Ok(Some(standing))
+    }
+
+    /// Forgets which tokens of `user` are valid: the database knows better.
+    pub fn forget(&self, user: UserId) {
+        let mut known = self.known();
+        known.standings.remove(&user);
+        known.forgotten += 1;
     }
 
     /// Follows the database's notices for ever. `on_change` learns of each user that somebody wrote
-    /// to, and from when on that user's tokens are valid now.
-    pub async fn follow_notices(&self, after: i64, on_change: impl Fn(UserId, UnixMillis)) {
+    /// to, and which of that user's tokens are valid now.
+    pub async fn follow_notices(
+        &self,
+        after: i64,
+        on_change: impl Fn(UserId, Option<Arc<TokenStanding>>),
+    ) {
         let mut after = after;
         let mut ticks = tokio::time::interval(NOTICES_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.forget_expired();
             loop {
                 match self.read_notices(&mut after, &on_change).await {
                     Ok(ReadNotices::Some) => {}
@@ -176,16 +239,14 @@ impl Access {
     async fn read_notices(
         &self,
         after: &mut i64,
-        on_change: &impl Fn(UserId, UnixMillis),
+        on_change: &impl Fn(UserId, Option<Arc<TokenStanding>>),
     ) -> Result<ReadNotices, AccessError> {
         let notices = self.store.notices(Some(*after), NOTICES_AT_ONCE).await;
         let notices = notices.map_err(AccessError::Store)?;
         let is_full = notices.len() >= NOTICES_AT_ONCE as usize;
         for notice in notices {
             self.forget(notice.user);
-            if let Some(valid_from) = self.valid_from(notice.user).await? {
-                on_change(notice.user, valid_from);
-            }
+            on_change(notice.user, self.standing(notice.user).await?);
             *after = notice.id;
         }
         Ok(if is_full {
@@ -193,19 +254,6 @@ impl Access {
         } else {
             ReadNotices::All
         })
-    }
-
-    fn forget(&self, user: UserId) {
-        let mut known = self.known();
-        known.valid_from.remove(&user);
-        known.forgotten += 1;
-    }
-
-    fn forget_expired(&self) {
-        let now = self.clock.now();
-        self.known()
-            .revoked
-            .retain(|_, expires_at| *expires_at > now);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -220,19 +268,40 @@ enum ReadNotices {
 }
 
 impl Known {
-    /// Keeps the instant, in the place of any other's where there are too many.
-    fn remember(&mut self, user: UserId, valid_from: UnixMillis) {
-        if self.valid_from.len() >= USERS_KEPT_MAX
-            && let Some(other) = self.valid_from.keys().next().copied()
+    /// Keeps the standing, in the place of any other's where there are too many.
+    fn remember(&mut self, user: UserId, standing: Arc<TokenStanding>) {
+        if self.standings.len() >= USERS_KEPT_MAX
+            && let Some(other) = self.standings.keys().next().copied()
         {
-            self.valid_from.remove(&other);
+            self.standings.remove(&other);
         }
-        self.valid_from.insert(user, valid_from);
+        self.standings.insert(user, standing);
+    }
+}
+
+/// Whether the token that `bearer` came with is one of the valid ones of its user.
+pub fn is_valid(bearer: &Bearer, standing: &TokenStanding) -> bool {
+    let id = bearer.token.as_str();
+    let is_current = bearer.generation == standing.generation;
+    let is_revoked = standing
+        .revoked
+        .iter()
+        .any(|revoked| revoked.token_id == id);
+    (is_current || standing.kept.as_deref() == Some(id)) && !is_revoked
+}
+
+impl From<TicketRefused> for AccessError {
+    fn from(refused: TicketRefused) -> Self {
+        match refused {
+            // One that was used is as good as none of ours.
+            TicketRefused::Invalid => Self::InvalidToken,
+            TicketRefused::Busy => Self::Busy,
+        }
     }
 }
 
 /// The bearer token among `headers`, if there is one.
-pub fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)

@@ -2,10 +2,15 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or settings. A failure is one line on standard error.
 
+mod backup;
 mod credits;
 mod fixture;
+mod healthcheck;
+mod key;
 mod migrate;
+mod restored;
 mod serve;
+mod service_manager;
 mod user;
 mod verify;
 
@@ -52,8 +57,17 @@ enum Command {
     Migrate,
     /// Audit the whole database: print every broken law, and exit 1 if there is one
     Verify(verify::Arguments),
+    /// Copy the embedded database to a new file, also while a server runs
+    Backup(backup::Arguments),
+    /// After a backup was restored: skip ids that clients may know, and void all tokens
+    Restored(restored::Arguments),
+    /// Ask the server on this machine whether it is well; exit 0 if so, else 1
+    Healthcheck(healthcheck::Arguments),
     /// Create users without passwords, with credits and tokens, for load tests
     Fixture(fixture::Arguments),
+    /// Change the keys that tokens are made with, while the server runs
+    #[command(subcommand)]
+    Key(key::Command),
     /// List users, or set a user's password
     #[command(subcommand)]
     User(user::Command),
@@ -87,7 +101,11 @@ async fn run_command(command: Command, settings: Settings) -> anyhow::Result<Exi
         Command::Serve => serve::run(settings).await,
         Command::Migrate => migrate::run(&settings).await,
         Command::Verify(arguments) => verify::run(&settings, &arguments).await,
+        Command::Backup(arguments) => backup::run(&settings, &arguments).await,
+        Command::Restored(arguments) => restored::run(&settings, &arguments).await,
+        Command::Healthcheck(arguments) => healthcheck::run(&settings, &arguments).await,
         Command::Fixture(arguments) => fixture::run(&settings, &arguments).await,
+        Command::Key(command) => key::run(&settings, &command),
         Command::User(command) => user::run(&settings, command).await,
         Command::Credits(command) => credits::run(&settings, command).await,
     }
@@ -103,6 +121,12 @@ async fn open(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, Clock)> {
 
 /// Opens the database, unless that would make an empty one.
 async fn open_existing(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, Clock)> {
+    require_existing(settings)?;
+    open(settings).await
+}
+
+/// Fails if there is no database yet.
+fn require_existing(settings: &Settings) -> anyhow::Result<()> {
     if let StoreLocation::Sqlite(path) = &settings.store.location
         && !path.exists()
     {
@@ -111,5 +135,5 @@ async fn open_existing(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, C
             path.display()
         );
     }
-    open(settings).await
+    Ok(())
 }

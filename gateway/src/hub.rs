@@ -17,19 +17,22 @@ use std::{
 
 use engine::{
     Engine,
+    store::TokenStanding,
     update::{News, UserUpdate},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use schema::{
-    UnixMillis, UserId,
+    UserId,
     websocket::{CloseCode, StreamPosition},
 };
 use tokio::time::Instant;
 
 use self::stream::{Seat, UserStream};
 use crate::{
+    access::is_valid,
+    key_ring::KeyId,
     outbox::{Closing, Outbox},
-    tokens::{Bearer, TokenId},
+    tokens::Bearer,
 };
 
 /// Over how long at most the closing of all sockets is spread.
@@ -56,19 +59,17 @@ pub enum HubMessage {
         /// Its seat.
         seat: SeatNumber,
     },
-    /// A token was revoked: its sockets close.
-    CloseToken {
+    /// Somebody wrote to a user: the sockets of tokens that are not valid any more close.
+    TokensChanged {
         /// Whose.
         user: UserId,
-        /// The token.
-        token: TokenId,
+        /// Which tokens are valid; nothing if there is no such user.
+        standing: Option<Arc<TokenStanding>>,
     },
-    /// All tokens of a user that were made before an instant are void: their sockets close.
-    CloseTokensBefore {
-        /// Whose.
-        user: UserId,
-        /// From when on the user's tokens are valid.
-        valid_from: UnixMillis,
+    /// Keys were retired: the sockets of tokens that others than these made close.
+    CloseOtherKeys {
+        /// The keys that are left.
+        keys: Vec<KeyId>,
     },
     /// Forget what nobody will ask for any more; from the hub's own interval.
     Forget,
@@ -194,11 +195,19 @@ impl Actor for Hub {
                 }
             }
             HubMessage::Leave { user, seat } => state.leave(user, seat),
-            HubMessage::CloseToken { user, token } => {
-                state.close_where(user, |seat| seat.token == token);
+            HubMessage::TokensChanged { user, standing } => {
+                if let Some(stream) = state.users.get(&user) {
+                    close_where(&stream.seats, |seat| {
+                        !standing
+                            .as_ref()
+                            .is_some_and(|standing| is_valid(&seat.bearer, standing))
+                    });
+                }
             }
-            HubMessage::CloseTokensBefore { user, valid_from } => {
-                state.close_where(user, |seat| seat.issued_at < valid_from);
+            HubMessage::CloseOtherKeys { keys } => {
+                for stream in state.users.values() {
+                    close_where(&stream.seats, |seat| !keys.contains(&seat.bearer.key));
+                }
             }
             HubMessage::Forget => state.forget(),
             HubMessage::CloseAll => state.close_all(),
@@ -287,18 +296,6 @@ impl HubState {
         }
     }
 
-    fn close_where(&self, user: UserId, is_meant: impl Fn(&Seat) -> bool) {
-        let seats = self
-            .users
-            .get(&user)
-            .into_iter()
-            .flat_map(|stream| &stream.seats);
-        for seat in seats.filter(|seat| is_meant(seat)) {
-            seat.outbox
-                .close(Closing::now(CloseCode::NotAllowed, "Invalid token"));
-        }
-    }
-
     /// Each socket closes at a moment of its own, so that not all come back in the same one.
     fn close_all(&mut self) {
         self.is_draining = true;
@@ -312,5 +309,13 @@ impl HubState {
                 after,
             });
         }
+    }
+}
+
+/// Closes the sockets whose tokens are void.
+fn close_where(seats: &[Seat], is_meant: impl Fn(&Seat) -> bool) {
+    for seat in seats.iter().filter(|seat| is_meant(seat)) {
+        seat.outbox
+            .close(Closing::now(CloseCode::NotAllowed, "Invalid token"));
     }
 }

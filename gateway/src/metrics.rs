@@ -1,4 +1,4 @@
-//! What is counted and measured of the process, in the text form of Prometheus (OpenMetrics).
+//! What is counted and measured of the process, in the text form of Prometheus (`OpenMetrics`).
 //!
 //! Every name has the prefix `minute_credit_`, but for those of the process, whose names are
 //! Prometheus's own.
@@ -96,7 +96,7 @@ impl Metrics {
     pub fn new(register_more: impl FnOnce(&mut Registry)) -> Self {
         let mut registry = Registry::default();
         #[cfg(target_os = "linux")]
-        registry.register_collector(Box::new(process::ProcessCollector::default()));
+        registry.register_collector(Box::new(process::ProcessCollector));
         let ours = registry.sub_registry_with_prefix("minute_credit");
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         ours.register("build", "The version of the program", version);

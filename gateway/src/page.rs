@@ -12,12 +12,15 @@ use hyper::{
     HeaderMap, StatusCode,
     header::{
         ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
-        CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, VARY,
+        CONTENT_TYPE, ETAG, HeaderName, HeaderValue, VARY,
     },
 };
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-use crate::reply::{self, Failure, Reply};
+use crate::{
+    reply::{self, Failure, Reply},
+    request,
+};
 
 /// The files that the page's build leaves.
 #[derive(RustEmbed)]
@@ -81,12 +84,7 @@ fn file<Files: RustEmbed>(name: &str, headers: &HeaderMap) -> Option<Reply> {
     };
 
     let tag = tag(&file);
-    let is_known = headers
-        .get_all(IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|list| list.split(','))
-        .any(|known| known.trim().trim_start_matches("W/") == tag || known.trim() == "*");
+    let is_known = request::knows(headers, &tag);
     let mut reply = if is_known {
         reply::empty(StatusCode::NOT_MODIFIED)
     } else {
@@ -301,7 +299,7 @@ mod tests {
         let serve = |headers: &HeaderMap| serve_from::<Site>("/", headers).unwrap();
         let first = serve(&HeaderMap::new());
         let mut headers = HeaderMap::new();
-        headers.insert(IF_NONE_MATCH, first.headers()[ETAG].clone());
+        headers.insert(hyper::header::IF_NONE_MATCH, first.headers()[ETAG].clone());
         assert_eq!(serve(&headers).status(), StatusCode::NOT_MODIFIED);
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("br"));
         assert_eq!(

@@ -236,6 +236,7 @@ impl From<AccessError> for Failure {
                 ErrorCode::InvalidToken,
                 "The token is not valid any more. Please log in again.",
             ),
+            AccessError::Busy => Self::unavailable(),
             AccessError::Store(error) => error.into(),
         }
     }

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Method, Request,
     body::{Body, Incoming},
-    header::CONTENT_TYPE,
+    header::{CONTENT_TYPE, IF_NONE_MATCH},
 };
 use schema::ErrorCode;
 use serde_json::{Map, Value};
@@ -31,6 +31,15 @@ impl Fields {
             Some(Value::String(text)) => Ok(text),
             Some(_) => Err(wrong(field, "must be a text")),
             None => Err(wrong(field, "is missing")),
+        }
+    }
+
+    /// Whether `field` is set; it may be absent.
+    pub fn flag(&mut self, field: &'static str) -> Result<bool, Failure> {
+        match self.0.remove(field) {
+            Some(Value::Bool(flag)) => Ok(flag),
+            Some(_) => Err(wrong(field, "must be true or false")),
+            None => Ok(false),
         }
     }
 }
@@ -162,6 +171,16 @@ async fn bytes(body: Incoming, limits: &HttpSettings) -> Result<Bytes, Failure> 
         )
         .closing()),
     }
+}
+
+/// Whether the client has already what `tag`, an `ETag`, names.
+pub fn knows(headers: &HeaderMap, tag: &str) -> bool {
+    headers
+        .get_all(IF_NONE_MATCH)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|list| list.split(','))
+        .any(|known| known.trim().trim_start_matches("W/") == tag || known.trim() == "*")
 }
 
 /// The value of the query parameter `name`, the first if there are more.

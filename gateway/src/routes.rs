@@ -2,6 +2,7 @@
 //! is named for its part of the address.
 
 pub mod accounts;
+pub mod document;
 pub mod health;
 pub mod history;
 pub mod sessions;
@@ -38,6 +39,7 @@ enum Route {
     SignUp,
     LogIn,
     LogOut,
+    ChangePassword,
     Me,
     StartSession,
     StopSession,
@@ -46,10 +48,12 @@ enum Route {
     Sessions,
     Session,
     Ledger,
+    Document,
     Alive,
     Ready,
     Metrics,
     Stream,
+    Ticket,
     Socket,
 }
 
@@ -60,6 +64,7 @@ impl Route {
             Self::SignUp => "sign_up",
             Self::LogIn => "log_in",
             Self::LogOut => "log_out",
+            Self::ChangePassword => "change_password",
             Self::Me => "me",
             Self::StartSession => "start_session",
             Self::StopSession => "stop_session",
@@ -68,6 +73,8 @@ impl Route {
             Self::Sessions => "sessions",
             Self::Session => "session",
             Self::Ledger => "ledger",
+            Self::Document => "document",
+            Self::Ticket => "ticket",
             Self::Alive => "healthz",
             Self::Ready => "readyz",
             Self::Metrics => "metrics",
@@ -97,10 +104,14 @@ impl RouteName {
 type Methods = &'static [(Method, Route)];
 
 /// Every address but the page's. What isn't here belongs to the page, except below `/api`.
-const TABLE: [(&str, Methods); 16] = [
+const TABLE: [(&str, Methods); 19] = [
     ("/api/auth/signup", &[(Method::POST, Route::SignUp)]),
     ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
     ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
+    (
+        "/api/auth/password",
+        &[(Method::POST, Route::ChangePassword)],
+    ),
     ("/api/auth/me", &[(Method::GET, Route::Me)]),
     (
         "/api/sessions/start",
@@ -115,10 +126,12 @@ const TABLE: [(&str, Methods); 16] = [
     ("/api/sessions", &[(Method::GET, Route::Sessions)]),
     ("/api/sessions/{id}", &[(Method::GET, Route::Session)]),
     ("/api/ledger", &[(Method::GET, Route::Ledger)]),
+    ("/api/openapi.json", &[(Method::GET, Route::Document)]),
     ("/healthz", &[(Method::GET, Route::Alive)]),
     ("/readyz", &[(Method::GET, Route::Ready)]),
     ("/metrics", &[(Method::GET, Route::Metrics)]),
     ("/api/stream", &[(Method::GET, Route::Stream)]),
+    ("/api/ws/ticket", &[(Method::POST, Route::Ticket)]),
     ("/ws", &[(Method::GET, Route::Socket)]),
 ];
 
@@ -280,6 +293,7 @@ async fn run(
         Route::SignUp => accounts::sign_up(app, request).await,
         Route::LogIn => accounts::log_in(app, request).await,
         Route::LogOut => accounts::log_out(app, request).await,
+        Route::ChangePassword => accounts::change_password(app, request).await,
         Route::Me => accounts::me(app, request.headers()).await,
         Route::StartSession => sessions::start(app, request).await,
         Route::StopSession => sessions::stop(app, request).await,
@@ -290,10 +304,12 @@ async fn run(
             history::session(app, request.headers(), params.get("id").unwrap_or_default()).await
         }
         Route::Ledger => history::ledger(app, request.headers(), request.uri().query()).await,
+        Route::Document => Ok(document::openapi(request.headers())),
         Route::Alive => Ok(health::alive()),
         Route::Ready => health::ready(app).await,
         Route::Metrics => health::metrics(app, request.extensions().get()),
         Route::Stream => event_stream::open(app, &request).await,
+        Route::Ticket => accounts::ticket(app, request).await,
         Route::Socket => socket::open(app, &mut request, caller).await,
     }
 }

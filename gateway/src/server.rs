@@ -1,6 +1,6 @@
 //! The server: built from settings, run until it is told to stop, drained in order.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
 
 use engine::{
     Clock, Engine,
@@ -23,11 +23,13 @@ use crate::{
     connections::Connections,
     hub::{Hub, HubArguments, HubMessage},
     key_file::{self, KeyFileError},
+    key_ring::KeyRing,
     metrics::Metrics,
     occupancy::Occupancy,
     passwords::{PasswordError, Passwords},
     routes::Routes,
-    settings::Settings,
+    settings::{KeySource, Settings},
+    tickets::Tickets,
     tokens::{TokenNotMade, Tokens},
 };
 
@@ -65,9 +67,9 @@ pub enum ServerError {
     /// There is no key for tokens.
     #[error(transparent)]
     Key(#[from] KeyFileError),
-    /// Tokens can't be made.
+    /// Tickets can't be made.
     #[error(transparent)]
-    Tokens(#[from] TokenNotMade),
+    Tickets(#[from] TokenNotMade),
     /// Passwords can't be hashed.
     #[error(transparent)]
     Passwords(#[from] PasswordError),
@@ -116,7 +118,8 @@ pub struct Server {
     app: Arc<App>,
     routes: Arc<Routes>,
     hub: JoinHandle<()>,
-    notices: AbortHandle,
+    /// What follows changes from outside: notices and keys.
+    followers: Vec<AbortHandle>,
     /// What it runs on, for people.
     backing: String,
 }
@@ -129,14 +132,12 @@ impl Server {
         let location = settings.store.location.clone();
         let in_store = |source| ServerError::store(&location, source);
 
-        let key = key_file::load(&settings.tokens.key)?;
-        let tokens = Tokens::new(key, settings.tokens.lifetime)?;
+        let ring = key_file::load(&settings.tokens.key)?;
+        let tokens = Tokens::new(ring, settings.tokens.lifetime);
         let passwords = Passwords::new(settings.passwords)?;
         let store = store::open(&settings.store).await.map_err(in_store)?;
         let clock = Clock::start(store.latest_alive_at().await.map_err(in_store)?)?;
-        let access = Access::load(tokens, clock.clone(), Arc::clone(&store))
-            .await
-            .map_err(in_store)?;
+        let access = Access::new(tokens, Tickets::new()?, clock.clone(), Arc::clone(&store));
         let latest_notice = store.latest_notice().await.map_err(in_store)?;
 
         let mirror = if settings.engine.redis_url.is_some() {
@@ -170,14 +171,18 @@ impl Server {
             draining: Draining::default(),
         });
         let routes = Arc::new(Routes::new(Arc::clone(&app))?);
-        let notices = tokio::spawn(follow_notices(Arc::clone(&app), latest_notice)).abort_handle();
+        let mut followers =
+            vec![tokio::spawn(follow_notices(Arc::clone(&app), latest_notice)).abort_handle()];
+        if let KeySource::File(path) = settings.tokens.key {
+            followers.push(tokio::spawn(follow_keys(Arc::clone(&app), path)).abort_handle());
+        }
         Ok(Self {
             listener,
             address,
             app,
             routes,
             hub: hub_task,
-            notices,
+            followers,
             backing: format!("{}, {mirror}", describe(&location)),
         })
     }
@@ -203,7 +208,7 @@ impl Server {
             app,
             routes,
             mut hub,
-            notices,
+            followers,
             ..
         } = self;
         let connections = Connections::new(routes);
@@ -226,7 +231,7 @@ impl Server {
         }
         let ends_at = Instant::now() + app.http.drain_timeout;
         drop(listener);
-        notices.abort();
+        followers.iter().for_each(AbortHandle::abort);
         drain_clients(&app, &connections).await;
         // Who was superseded can record nothing more: its successor has its sessions.
         if !matches!(ended, Err(ServerError::Superseded)) {
@@ -263,11 +268,9 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
 
 /// Voids tokens in memory, and closes their sockets, when somebody else voids them in the database.
 async fn follow_notices(app: Arc<App>, after: i64) {
-    let tell_hub = |user, valid_from| {
+    let tell_hub = |user, standing| {
         // Without a hub there are no sockets.
-        let _ = app
-            .hub
-            .cast(HubMessage::CloseTokensBefore { user, valid_from });
+        let _ = app.hub.cast(HubMessage::TokensChanged { user, standing });
     };
     app.access.follow_notices(after, tell_hub).await;
 }
@@ -282,6 +285,18 @@ async fn serve_unready(app: &App, connections: &Connections, listener: &TcpListe
             () = connections.serve_next(listener) => {}
         }
     }
+}
+
+/// Takes the keys of the tokens as they are in their file, and closes the sockets of retired ones.
+async fn follow_keys(app: Arc<App>, path: PathBuf) {
+    let ring = KeyRing::clone(&app.access.ring());
+    let on_change = |ring: KeyRing| {
+        let keys = ring.keys().iter().map(|key| key.id().clone()).collect();
+        app.access.replace_ring(ring);
+        // Without a hub there are no sockets.
+        let _ = app.hub.cast(HubMessage::CloseOtherKeys { keys });
+    };
+    key_file::follow(path, ring, on_change).await;
 }
 
 /// Closes all sockets, and waits for them and for the requests in progress.

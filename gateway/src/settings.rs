@@ -19,10 +19,9 @@ use engine::{
     store::{StoreLocation, StoreSettings},
 };
 use ipnet::IpNet;
-use pasetors::{keys::SymmetricKey, version4::V4};
 use schema::{Credits, MAX_SAFE_INTEGER, Millis};
 
-use crate::origins::Origin;
+use crate::{key_ring::KeyRing, origins::Origin};
 pub use layers::DEFAULTS;
 use reader::Reader;
 
@@ -149,17 +148,17 @@ pub struct SocketSettings {
 pub struct TokenSettings {
     /// How long one is valid.
     pub lifetime: Millis,
-    /// Where the key is.
+    /// Where the keys are.
     pub key: KeySource,
 }
 
-/// Where the key of the tokens is.
+/// Where the keys of the tokens are.
 #[derive(Clone)]
 pub enum KeySource {
     /// In this file, which is made if absent.
     File(PathBuf),
-    /// This is it.
-    Given(SymmetricKey<V4>),
+    /// These are they.
+    Given(KeyRing),
 }
 
 /// How much hashing there may be.
@@ -295,10 +294,11 @@ fn tokens(reader: &Reader, data_dir: &Path) -> Result<TokenSettings, SettingsErr
         .map_or_else(|| data_dir.join("token.key"), PathBuf::from);
     let key = match reader.optional_text("tokens.key")? {
         None => KeySource::File(file),
-        Some(text) => KeySource::Given(
-            SymmetricKey::try_from(text.trim())
-                .map_err(|_| reader.wrong("tokens.key", "must be a PASERK key, k4.local.…"))?,
-        ),
+        Some(text) => KeySource::Given(KeyRing::parse(&text).map_err(|error| {
+            let must =
+                format!("must be PASERK keys, k4.local.…, with spaces between them: {error}");
+            reader.wrong("tokens.key", &must)
+        })?),
     };
     let lifetime = Millis::new(lifetime)
         .map_err(|error| reader.wrong("tokens.lifetime_hours", &error.to_string()))?;

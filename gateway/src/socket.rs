@@ -8,7 +8,7 @@ mod metered;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt};
-use http_body_util::Either;
+use http_body_util::{Either, Full};
 use hyper::{
     Method, Request,
     body::Incoming,
@@ -95,7 +95,7 @@ pub async fn open(
         return Err(Failure::unavailable());
     }
     let subscriber = Subscriber::of(app, request)?;
-    let reply = create_response_with_body(request, || Either::Left(Default::default()));
+    let reply = create_response_with_body(request, || Either::Left(Full::default()));
     let reply = reply.map_err(|error| {
         Failure::new(
             ErrorCode::InvalidRequest,

@@ -4,7 +4,7 @@
 //! decided here. The first message is the balance, with which the client is up to date. What follows
 //! is what the outbox holds, put there by the hub.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use engine::engine::BalanceError;
 use hyper::{HeaderMap, Request, body::Incoming};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{
-    access::{AccessError, bearer_token},
+    access::AccessError,
     app::App,
     client::ClientAddress,
     hub::{HubMessage, Join, JoinRefused, SeatNumber},
@@ -97,13 +97,10 @@ fn wrong(parameter: &'static str, what: &str) -> Failure {
     )
 }
 
-/// Who asks: by a token in the address, or in the headers.
+/// Who asks: by a ticket or a token in the address, or by a token in the headers.
 pub async fn bearer(app: &App, request: &Request<Incoming>) -> Result<Bearer, AccessError> {
-    let in_query = query(request.uri().query(), "token").filter(|token| !token.is_empty());
-    let in_headers = || bearer_token(request.headers()).map(Cow::Borrowed);
-    let token = in_query.or_else(in_headers);
-    let token = token.ok_or(AccessError::TokenRequired)?;
-    app.access.of_token(&token).await
+    let (query, headers) = (request.uri().query(), request.headers());
+    app.access.of_stream(query, headers).await
 }
 
 /// How a client is told that it may not listen.
@@ -113,6 +110,7 @@ pub fn why_not(error: AccessError) -> Closing {
             Closing::now(CloseCode::NotAllowed, "Authentication required")
         }
         AccessError::InvalidToken => Closing::now(CloseCode::NotAllowed, "Invalid token"),
+        AccessError::Busy => Closing::now(CloseCode::TryLater, "Try again later"),
         AccessError::Store(error) => {
             tracing::warn!(%error, "a subscriber's token could not be checked");
             Closing::now(CloseCode::TryLater, "Try again later")

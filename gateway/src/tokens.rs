@@ -1,20 +1,23 @@
-//! Bearer tokens: PASETO v4.local, made and read with one symmetric key.
+//! Bearer tokens: PASETO v4.local, made with the first key of a ring and read with any of it.
 //!
 //! A token says who, when it was made and when it ends, and has an id of its own so that it can be
 //! revoked. Its claims are checked here against the engine's clock, and not by `pasetors`, whose
 //! rules read the wall clock and know nothing of issuer and audience. Deliberately absent: what
 //! becomes of a token after it was made (`access`).
 
+use std::sync::{Arc, PoisonError, RwLock};
+
+use engine::store::TokenGeneration;
 use jiff::Timestamp;
 use pasetors::{
     Local,
-    keys::SymmetricKey,
-    paserk::{FormatAsPaserk, Id},
     token::UntrustedToken,
     version4::{LocalToken, V4},
 };
 use schema::{Millis, UnixMillis, UserId};
 use serde::{Deserialize, Serialize};
+
+use crate::key_ring::{KeyId, KeyRing};
 
 /// Who makes our tokens and whom they are for.
 const SELF: &str = "minute-credit";
@@ -57,10 +60,14 @@ pub struct Bearer {
     pub user: UserId,
     /// The token's id.
     pub token: TokenId,
+    /// The generation of the user's tokens that it belongs to.
+    pub generation: TokenGeneration,
     /// When it was made.
     pub issued_at: UnixMillis,
     /// When it ends.
     pub expires_at: UnixMillis,
+    /// The key that it was made with.
+    pub key: KeyId,
 }
 
 /// The token is none of ours, is over, or is not yet valid. Which of these is nobody's business.
@@ -71,14 +78,12 @@ pub struct InvalidToken;
 /// A token could not be made.
 #[derive(Debug, thiserror::Error)]
 #[error("a token could not be made: {0}")]
-pub struct TokenNotMade(String);
+pub struct TokenNotMade(pub(crate) String);
 
 /// Makes and reads tokens.
 pub struct Tokens {
-    key: SymmetricKey<V4>,
+    ring: RwLock<Arc<KeyRing>>,
     lifetime: Millis,
-    /// Tells readers which key it was, without telling the key.
-    footer: String,
 }
 
 /// The claims as they stand in a token. RFC 3339 times are PASETO's convention.
@@ -88,26 +93,42 @@ struct Claims {
     aud: String,
     sub: String,
     jti: String,
+    /// Tokens from before there were generations have none, and belong to the first.
+    #[serde(default)]
+    generation: i64,
     iat: Timestamp,
     nbf: Timestamp,
     exp: Timestamp,
 }
 
 impl Tokens {
-    /// Tokens of `key` that are valid for `lifetime`.
-    pub fn new(key: SymmetricKey<V4>, lifetime: Millis) -> Result<Self, TokenNotMade> {
-        let mut key_id = String::new();
-        FormatAsPaserk::fmt(&Id::from(&key), &mut key_id)
-            .map_err(|error| TokenNotMade(error.to_string()))?;
-        Ok(Self {
-            key,
+    /// Tokens of the keys in `ring` that are valid for `lifetime`.
+    pub fn new(ring: KeyRing, lifetime: Millis) -> Self {
+        Self {
+            ring: RwLock::new(Arc::new(ring)),
             lifetime,
-            footer: format!(r#"{{"kid":"{key_id}"}}"#),
-        })
+        }
+    }
+
+    /// The keys as they are now.
+    pub fn ring(&self) -> Arc<KeyRing> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&ring)
+    }
+
+    /// From now on these are the keys.
+    pub fn replace_ring(&self, ring: KeyRing) {
+        let mut place = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        *place = Arc::new(ring);
     }
 
     /// A fresh token for `user`.
-    pub fn issue(&self, user: UserId, now: UnixMillis) -> Result<String, TokenNotMade> {
+    pub fn issue(
+        &self,
+        user: UserId,
+        generation: TokenGeneration,
+        now: UnixMillis,
+    ) -> Result<String, TokenNotMade> {
         let ends = now
             .checked_add(self.lifetime)
             .ok_or_else(|| TokenNotMade("it would never end".to_owned()))?;
@@ -117,47 +138,44 @@ impl Tokens {
             aud: SELF.to_owned(),
             sub: user.to_string(),
             jti: TokenId::random().as_str().to_owned(),
+            generation: generation.get(),
             iat: made,
             nbf: made,
             exp: ends,
         };
         let message =
             serde_json::to_vec(&claims).map_err(|error| TokenNotMade(error.to_string()))?;
-        LocalToken::encrypt(
-            &self.key,
-            &message,
-            Some(self.footer.as_bytes()),
-            Some(SELF.as_bytes()),
-        )
-        .map_err(|error| TokenNotMade(error.to_string()))
+        let ring = self.ring();
+        let key = ring.current();
+        let (footer, assertion) = (Some(key.footer()), Some(SELF.as_bytes()));
+        LocalToken::encrypt(key.secret(), &message, footer, assertion)
+            .map_err(|error| TokenNotMade(error.to_string()))
     }
 
     /// What `token` says, if it is one of ours and valid at `now`. Whether it was revoked is not
     /// known here.
     pub fn read(&self, token: &str, now: UnixMillis) -> Result<Bearer, InvalidToken> {
         self.claims(token)
-            .and_then(|claims| bearer(&claims, now))
+            .and_then(|(claims, key)| bearer(&claims, key, now))
             .ok_or(InvalidToken)
     }
 
-    fn claims(&self, token: &str) -> Option<Claims> {
+    fn claims(&self, token: &str) -> Option<(Claims, KeyId)> {
         if token.len() > TOKEN_BYTES_MAX {
             return None;
         }
         let sealed = UntrustedToken::<Local, V4>::try_from(token).ok()?;
-        let open = LocalToken::decrypt(
-            &self.key,
-            &sealed,
-            Some(self.footer.as_bytes()),
-            Some(SELF.as_bytes()),
-        )
-        .ok()?;
-        serde_json::from_str(open.payload()).ok()
+        let ring = self.ring();
+        let key = ring.by_footer(sealed.untrusted_footer())?;
+        let (footer, assertion) = (Some(key.footer()), Some(SELF.as_bytes()));
+        let open = LocalToken::decrypt(key.secret(), &sealed, footer, assertion).ok()?;
+        let claims = serde_json::from_str(open.payload()).ok()?;
+        Some((claims, key.id().clone()))
     }
 }
 
 /// What `claims` say, if they are for us and hold at `now`.
-fn bearer(claims: &Claims, now: UnixMillis) -> Option<Bearer> {
+fn bearer(claims: &Claims, key: KeyId, now: UnixMillis) -> Option<Bearer> {
     let instant = |timestamp: Timestamp| UnixMillis::new(timestamp.as_millisecond()).ok();
     let (issued_at, not_before, expires_at) = (
         instant(claims.iat)?,
@@ -174,8 +192,10 @@ fn bearer(claims: &Claims, now: UnixMillis) -> Option<Bearer> {
     Some(Bearer {
         user,
         token: TokenId::parse(&claims.jti)?,
+        generation: TokenGeneration::new(claims.generation),
         issued_at,
         expires_at,
+        key,
     })
 }
 
@@ -185,9 +205,8 @@ fn timestamp(instant: UnixMillis) -> Result<Timestamp, TokenNotMade> {
 
 #[cfg(test)]
 mod tests {
-    use pasetors::keys::Generate;
-
     use super::*;
+    use crate::key_ring::Key;
 
     const NOW: i64 = 1_800_000_000_123;
 
@@ -197,10 +216,13 @@ mod tests {
 
     fn tokens() -> Tokens {
         Tokens::new(
-            SymmetricKey::generate().unwrap(),
+            KeyRing::generate().unwrap(),
             Millis::new(86_400_000).unwrap(),
         )
-        .unwrap()
+    }
+
+    fn generation() -> TokenGeneration {
+        TokenGeneration::new(3)
     }
 
     fn user() -> UserId {
@@ -210,13 +232,17 @@ mod tests {
     #[test]
     fn a_token_says_who_and_until_when() {
         let tokens = tokens();
-        let token = tokens.issue(user(), ms(NOW)).unwrap();
+        let token = tokens.issue(user(), generation(), ms(NOW)).unwrap();
         assert!(token.starts_with("v4.local.") && token.len() < TOKEN_BYTES_MAX / 2);
         let bearer = tokens.read(&token, ms(NOW + 1)).unwrap();
         assert_eq!((bearer.user, bearer.issued_at), (user(), ms(NOW)));
+        assert_eq!(bearer.generation, generation());
         assert_eq!(bearer.expires_at, ms(NOW + 86_400_000));
         let other = tokens
-            .read(&tokens.issue(user(), ms(NOW)).unwrap(), ms(NOW))
+            .read(
+                &tokens.issue(user(), generation(), ms(NOW)).unwrap(),
+                ms(NOW),
+            )
             .unwrap();
         assert_ne!(other.token, bearer.token);
     }
@@ -224,7 +250,7 @@ mod tests {
     #[test]
     fn a_token_is_valid_for_its_lifetime_only() {
         let tokens = tokens();
-        let token = tokens.issue(user(), ms(NOW)).unwrap();
+        let token = tokens.issue(user(), generation(), ms(NOW)).unwrap();
         let is_valid = |at: i64| tokens.read(&token, ms(at)).is_ok();
         assert!(is_valid(NOW + 86_399_999));
         assert!(!is_valid(NOW + 86_400_000));
@@ -235,7 +261,7 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_refused() {
         let tokens = tokens();
-        let token = tokens.issue(user(), ms(NOW)).unwrap();
+        let token = tokens.issue(user(), generation(), ms(NOW)).unwrap();
         let refused =
             |text: &str| assert_eq!(tokens.read(text, ms(NOW)), Err(InvalidToken), "{text}");
         refused("");
@@ -252,16 +278,34 @@ mod tests {
             forged[place] = if forged[place] == b'A' { b'B' } else { b'A' };
             refused(&String::from_utf8(forged).unwrap());
         }
-        let foreign = Tokens::new(SymmetricKey::generate().unwrap(), Millis::MAX).unwrap();
-        refused(
-            &Tokens {
-                footer: tokens.footer.clone(),
-                lifetime: tokens.lifetime,
-                ..foreign
-            }
-            .issue(user(), ms(NOW))
-            .unwrap(),
-        );
+        // Sealed by a stranger, with our footer on it.
+        let (foreign, ring) = (Key::generate().unwrap(), tokens.ring());
+        let (footer, assertion) = (ring.current().footer(), Some(SELF.as_bytes()));
+        refused(&LocalToken::encrypt(foreign.secret(), b"{}", Some(footer), assertion).unwrap());
+    }
+
+    #[test]
+    fn every_key_of_the_ring_reads_and_the_first_one_makes() {
+        let tokens = tokens();
+        let of_first = tokens.issue(user(), generation(), ms(NOW)).unwrap();
+        let mut ring = KeyRing::clone(&tokens.ring());
+        let (first, second) = (ring.current().id().clone(), Key::generate().unwrap());
+        let second_id = second.id().clone();
+
+        ring.push(second).unwrap();
+        tokens.replace_ring(ring.clone());
+        let key_of = |token: &str| tokens.read(token, ms(NOW)).map(|bearer| bearer.key);
+        let made = || tokens.issue(user(), generation(), ms(NOW)).unwrap();
+        assert_eq!(key_of(&made()), Ok(first.clone()));
+
+        ring.make_current(&second_id);
+        tokens.replace_ring(ring.clone());
+        assert_eq!(key_of(&made()), Ok(second_id));
+        assert_eq!(key_of(&of_first), Ok(first.clone()));
+
+        assert!(ring.remove(&first));
+        tokens.replace_ring(ring);
+        assert_eq!(key_of(&of_first), Err(InvalidToken));
     }
 
     #[test]
@@ -274,15 +318,17 @@ mod tests {
                 aud: SELF.to_owned(),
                 sub: "7".to_owned(),
                 jti: "0123456789abcdef0123456789abcdef".to_owned(),
+                generation: 3,
                 iat: at(NOW),
                 nbf: at(NOW),
                 exp: at(NOW + 1),
             };
             change(&mut claims);
             let message = serde_json::to_vec(&claims).unwrap();
-            let footer = Some(tokens.footer.as_bytes());
-            let token =
-                LocalToken::encrypt(&tokens.key, &message, footer, Some(SELF.as_bytes())).unwrap();
+            let ring = tokens.ring();
+            let key = ring.current();
+            let (footer, assertion) = (Some(key.footer()), Some(SELF.as_bytes()));
+            let token = LocalToken::encrypt(key.secret(), &message, footer, assertion).unwrap();
             assert_eq!(tokens.read(&token, ms(NOW)).is_ok(), is_valid, "{what}");
         };
         check("nothing changed", |_| {}, true);

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The body of every reply that is not a success.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// A sentence that a person can read.
     pub error: String,
@@ -11,11 +12,13 @@ pub struct ErrorBody {
     pub code: ErrorCode,
     /// With status 422, the field of the request that is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub field: Option<String>,
 }
 
-/// The name of a failure. Each belongs to one HTTP status, see [`ErrorCode::status`].
+/// The name of a failure. Each belongs to one HTTP status, and says so in its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorCode {

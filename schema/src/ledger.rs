@@ -6,6 +6,7 @@ use crate::{Credits, CreditsChange, EntryId, SessionId, UnixMillis};
 
 /// What a movement of credits is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EntryKind {
@@ -50,6 +51,7 @@ impl EntryKind {
 
 /// One movement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct LedgerEntry {
     /// The entry's id.
@@ -63,17 +65,21 @@ pub struct LedgerEntry {
     /// The wallet's balance right after it.
     pub balance_after: Credits,
     /// The session it belongs to, if any.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub session_id: Option<SessionId>,
     /// Why an operator made it, if one did.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub reason: Option<String>,
 }
 
 /// The reply of `GET /api/ledger`: newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct LedgerPage {
     /// The entries of this page.
     pub entries: Vec<LedgerEntry>,
     /// What to pass as `cursor` for the page after this one; `null` on the last.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub next_cursor: Option<String>,
 }

@@ -18,6 +18,9 @@ pub mod mirror;
 pub mod session;
 pub mod websocket;
 
+#[cfg(feature = "openapi")]
+pub mod openapi;
+
 pub use amount::{Credits, CreditsChange};
 pub use error::{ErrorBody, ErrorCode};
 pub use id::{EntryId, SessionId, UserId};

@@ -9,6 +9,7 @@ use crate::{Credits, Millis, SessionId, UnixMillis};
 /// It is flattened into the replies that speak of a balance; without a live session those replies
 /// lack its fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ActiveSession {
     /// The live session's id.
@@ -22,14 +23,17 @@ pub struct ActiveSession {
     /// The interval.
     pub interval_ms: Millis,
     /// When the interval in progress ends; `null` while the session is paused.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub next_charge_at: Option<UnixMillis>,
     /// When the credits run out if nothing changes; `null` while the session is paused, or where
     /// that is further off than a time can say.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub depletes_at: Option<UnixMillis>,
 }
 
 /// The reply of `GET /api/sessions/credits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct LiveBalance {
     /// The live balance, before holds.
@@ -38,11 +42,13 @@ pub struct LiveBalance {
     pub as_of: UnixMillis,
     /// The live session, if there is one.
     #[serde(flatten)]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::SessionIfAny))]
     pub session: Option<ActiveSession>,
 }
 
 /// The reply of `GET /api/sessions/active`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Active {
     /// Whether the user has a live session.
@@ -54,6 +60,7 @@ pub struct Active {
 
 /// The reply of `POST /api/sessions/start`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SessionStarted {
     /// `"Session started"`.
@@ -67,6 +74,7 @@ pub struct SessionStarted {
 /// The reply of `POST /api/sessions/stop`. `credits_consumed + final_credits` is what the user had
 /// when the session started and what came in meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SessionStopped {
     /// `"Session stopped"`.
@@ -85,6 +93,7 @@ pub struct SessionStopped {
 
 /// Why a session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// The user stopped it.
@@ -119,6 +128,7 @@ impl EndReason {
 
 /// One session in the history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SessionRecord {
     /// The session's id.
@@ -126,10 +136,12 @@ pub struct SessionRecord {
     /// When it started.
     pub started_at: UnixMillis,
     /// When it ended; `null` while it lives.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub ended_at: Option<UnixMillis>,
     /// What it has cost.
     pub credits_consumed: Credits,
     /// Why it ended; `null` while it lives.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub end_reason: Option<EndReason>,
     /// The time it was served for: its length, less pauses and downtime.
     pub served_ms: Millis,
@@ -141,10 +153,12 @@ pub struct SessionRecord {
 
 /// The reply of `GET /api/sessions`: newest first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SessionPage {
     /// The sessions of this page.
     pub sessions: Vec<SessionRecord>,
     /// What to pass as `cursor` for the page after this one; `null` on the last.
+    #[cfg_attr(feature = "openapi", schema(required))]
     pub next_cursor: Option<String>,
 }

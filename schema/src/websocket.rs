@@ -86,6 +86,7 @@ impl Updates {
 
 /// A message from the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "type", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ServerMessage {
@@ -133,6 +134,7 @@ pub enum ServerMessage {
 
 /// The balance at an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CreditUpdate {
     /// The live balance, before holds.
@@ -143,6 +145,7 @@ pub struct CreditUpdate {
     pub active: bool,
     /// The live session, if there is one.
     #[serde(flatten)]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::SessionIfAny))]
     pub session: Option<ActiveSession>,
     /// In the first message to a client that said where it was: whether every event since then follows.
     /// If not, some may be missing, and the client should read anew what it keeps.

@@ -1,13 +1,12 @@
-//! Users: their accounts, passwords and revoked tokens.
+//! Users: their accounts. Passwords and tokens are in `tokens`.
 //!
 //! Two emails are the same if they differ in the case of ASCII letters only, in both databases alike.
 
 use schema::{Credits, UnixMillis, UserId};
 
 use super::{
-    CreateUserError, NewUser, RevokedToken, StoreError, UserRecord,
+    CreateUserError, NewUser, StoreError, TokenGeneration, UserRecord,
     connection::{Connection, Sql, Value},
-    wallets,
 };
 
 /// How many fixture users one transaction makes at most, so that each ends well within a call's time.
@@ -21,7 +20,7 @@ struct UserRow {
     password: Option<String>,
     credits: i64,
     created_at: i64,
-    tokens_valid_from: i64,
+    token_generation: i64,
 }
 
 /// Creates a user with the signup grant as a ledger entry.
@@ -54,7 +53,7 @@ pub(super) async fn create(
         password_hash: user.password_hash,
         credits: user.grant,
         created_at: user.created_at,
-        tokens_valid_from: UnixMillis::EPOCH,
+        token_generation: TokenGeneration::default(),
     })
 }
 
@@ -132,9 +131,9 @@ pub(super) async fn by_email(
     email: String,
 ) -> Result<Option<UserRecord>, StoreError> {
     let sql = Sql {
-        postgres: "SELECT id, email, password, credits, created_at, tokens_valid_from FROM users
+        postgres: "SELECT id, email, password, credits, created_at, token_generation FROM users
             WHERE lower(email COLLATE \"C\") = lower($1 COLLATE \"C\")",
-        sqlite: "SELECT id, email, password, credits, created_at, tokens_valid_from FROM users
+        sqlite: "SELECT id, email, password, credits, created_at, token_generation FROM users
             WHERE lower(email) = lower($1)",
     };
     connection
@@ -149,7 +148,7 @@ pub(super) async fn by_id(
     connection: &mut Connection,
     user: UserId,
 ) -> Result<Option<UserRecord>, StoreError> {
-    let sql = "SELECT id, email, password, credits, created_at, tokens_valid_from FROM users WHERE id = $1";
+    let sql = "SELECT id, email, password, credits, created_at, token_generation FROM users WHERE id = $1";
     connection
         .row::<UserRow>(sql, &[user.get().into()])
         .await?
@@ -169,74 +168,12 @@ pub(super) async fn page(
     after: Option<UserId>,
     limit: u32,
 ) -> Result<Vec<UserRecord>, StoreError> {
-    let sql = "SELECT id, email, password, credits, created_at, tokens_valid_from FROM users
+    let sql = "SELECT id, email, password, credits, created_at, token_generation FROM users
         WHERE id > $1 ORDER BY id LIMIT $2";
     let rows: Vec<UserRow> = connection
         .rows(sql, &[after.map_or(0, UserId::get).into(), limit.into()])
         .await?;
     rows.into_iter().map(UserRow::into_record).collect()
-}
-
-/// Sets the user's password hash and voids the tokens issued before `now`.
-pub(super) async fn set_password(
-    connection: &mut Connection,
-    user: UserId,
-    hash: String,
-    now: UnixMillis,
-) -> Result<bool, StoreError> {
-    let changed = connection
-        .execute(
-            "UPDATE users SET password = $2,
-                tokens_valid_from = CASE WHEN tokens_valid_from < $3 THEN $3 ELSE tokens_valid_from END,
-                updated_at = CASE WHEN updated_at < $3 THEN $3 ELSE updated_at END
-             WHERE id = $1",
-            &[user.get().into(), hash.into(), now.get().into()],
-        )
-        .await?;
-    if changed == 0 {
-        return Ok(false);
-    }
-    wallets::leave_notice(connection, user, now).await?;
-    Ok(true)
-}
-
-/// Revokes a token.
-pub(super) async fn revoke_token(
-    connection: &mut Connection,
-    token: RevokedToken,
-) -> Result<(), StoreError> {
-    let sql =
-        "INSERT INTO revoked_tokens (token_id, expires_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    connection
-        .execute(sql, &[token.token_id.into(), token.expires_at.get().into()])
-        .await
-        .map(drop)
-}
-
-/// All revoked tokens that have not expired at `now`; forgets those that have.
-pub(super) async fn revoked_tokens(
-    connection: &mut Connection,
-    now: UnixMillis,
-) -> Result<Vec<RevokedToken>, StoreError> {
-    connection
-        .execute(
-            "DELETE FROM revoked_tokens WHERE expires_at <= $1",
-            &[now.get().into()],
-        )
-        .await?;
-    let rows: Vec<(String, i64)> = connection
-        .rows(
-            "SELECT token_id, expires_at FROM revoked_tokens ORDER BY token_id",
-            &[],
-        )
-        .await?;
-    let tokens = rows.into_iter().map(|(token_id, expires_at)| {
-        Ok(RevokedToken {
-            token_id,
-            expires_at: UnixMillis::new(expires_at)?,
-        })
-    });
-    tokens.collect()
 }
 
 impl UserRow {
@@ -247,7 +184,7 @@ impl UserRow {
             password_hash: self.password,
             credits: Credits::new(self.credits)?,
             created_at: UnixMillis::new(self.created_at)?,
-            tokens_valid_from: UnixMillis::new(self.tokens_valid_from)?,
+            token_generation: TokenGeneration::new(self.token_generation),
         })
     }
 }

@@ -11,13 +11,14 @@ use schema::{
 use sqlx::PgPool;
 
 use super::{
-    AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-    SessionCursor, Standing, Store, StoreError, StoreLocation, StoreSettings, UserRecord, accounts,
+    AdjustError, Adjusted, Adjustment, CreateUserError, NewPassword, NewUser, Notice, Resumption,
+    RevokedToken, SessionCursor, Standing, Store, StoreError, StoreLocation, StoreSettings,
+    TokenStanding, UserRecord, accounts,
     audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
     connection::{Connection, Unit},
-    history, journal, postgres, runs,
+    history, journal, postgres, restored, runs,
     sqlite::{self, SqlitePools},
-    wallets,
+    tokens, wallets,
 };
 use crate::{
     facts::{FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord},
@@ -27,6 +28,8 @@ use crate::{
 
 /// How long auditing a page of users may take: one of them may have millions of rows.
 const AUDIT_TIMEOUT: Duration = Duration::from_mins(15);
+/// How long voiding everybody's tokens may take: a million users are some seconds.
+const SKIP_TIMEOUT: Duration = Duration::from_mins(15);
 /// How many rows of a kind a repair has in memory at once.
 const REPAIR_ROWS: u32 = 20_000;
 
@@ -88,6 +91,21 @@ impl Database {
             call_timeout: settings.call_timeout,
             errors: StoreErrors::default(),
         })
+    }
+
+    /// Makes a database that was restored from a backup fit to serve: skips `ids` ids of sessions, users
+    /// and ledger entries, since clients may know those by now, voids all tokens,
+    /// and shuts out every process that still writes to it. May be repeated, which skips further.
+    pub async fn skip_ahead(
+        &self,
+        ids: u32,
+        now: UnixMillis,
+        policy: ResumePolicy,
+    ) -> Result<Resumption, StoreError> {
+        self.call_for(SKIP_TIMEOUT, Unit::Write, move |connection| {
+            Box::pin(restored::skip_ahead(connection, ids, now, policy))
+        })
+        .await
     }
 
     /// One statement that reads.
@@ -370,23 +388,33 @@ impl Store for Database {
             .await
     }
 
-    async fn set_password(
+    async fn set_password(&self, password: NewPassword) -> Result<bool, StoreError> {
+        self.write(move |connection| Box::pin(tokens::set_password(connection, password)))
+            .await
+    }
+
+    async fn token_standing(&self, user: UserId) -> Result<Option<TokenStanding>, StoreError> {
+        self.snapshot(move |connection| Box::pin(tokens::standing(connection, user)))
+            .await
+    }
+
+    async fn void_tokens(&self, user: UserId, now: UnixMillis) -> Result<bool, StoreError> {
+        self.write(move |connection| Box::pin(tokens::void(connection, user, now)))
+            .await
+    }
+
+    async fn revoke_token(
         &self,
         user: UserId,
-        hash: String,
+        token: RevokedToken,
         now: UnixMillis,
-    ) -> Result<bool, StoreError> {
-        self.write(move |connection| Box::pin(accounts::set_password(connection, user, hash, now)))
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| Box::pin(tokens::revoke(connection, user, token, now)))
             .await
     }
 
-    async fn revoke_token(&self, token: RevokedToken) -> Result<(), StoreError> {
-        self.write(move |connection| Box::pin(accounts::revoke_token(connection, token)))
-            .await
-    }
-
-    async fn revoked_tokens(&self, now: UnixMillis) -> Result<Vec<RevokedToken>, StoreError> {
-        self.write(move |connection| Box::pin(accounts::revoked_tokens(connection, now)))
+    async fn purge_revoked_tokens(&self, now: UnixMillis, limit: u32) -> Result<u64, StoreError> {
+        self.write(move |connection| Box::pin(tokens::purge_revoked(connection, now, limit)))
             .await
     }
 

@@ -13,12 +13,15 @@
 
 pub mod audit;
 
+mod backup;
 mod database;
 
 mod accounts;
 mod history;
 mod journal;
+mod restored;
 mod runs;
+mod tokens;
 mod wallets;
 
 mod connection;
@@ -27,7 +30,9 @@ mod migrations;
 mod postgres;
 mod sqlite;
 
+pub use backup::{BackupError, back_up};
 pub use database::Database;
+pub use restored::Resumption;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -132,8 +137,52 @@ pub struct UserRecord {
     pub credits: Credits,
     /// When the user signed up.
     pub created_at: UnixMillis,
-    /// Tokens issued before this instant are void.
-    pub tokens_valid_from: UnixMillis,
+    /// The generation of the tokens that are made now.
+    pub token_generation: TokenGeneration,
+}
+
+/// Counts how often all tokens of a user were voided. A token carries the number that held when its
+/// user was read to make it: so no clock decides whether it came before or after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TokenGeneration(i64);
+
+impl TokenGeneration {
+    /// The generation of this number.
+    pub const fn new(number: i64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+/// Which tokens of a user are valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenStanding {
+    /// Those of this generation,
+    pub generation: TokenGeneration,
+    /// and the one with this id,
+    pub kept: Option<String>,
+    /// but none of these. Expired ones may be among them.
+    pub revoked: Vec<RevokedToken>,
+}
+
+/// A new password.
+#[derive(Clone)]
+pub struct NewPassword {
+    /// Whose.
+    pub user: UserId,
+    /// The password's argon2 hash in PHC form.
+    pub hash: String,
+    /// If this is not the generation of the user's tokens any more, nothing is changed: somebody else
+    /// has changed the password, or voided the tokens, since it was read.
+    pub decided_in: Option<TokenGeneration>,
+    /// The id of the only token that stays valid.
+    pub kept_token: Option<String>,
+    /// When.
+    pub at: UnixMillis,
 }
 
 /// Why a user was not created.
@@ -407,20 +456,26 @@ pub trait Store: Send + Sync + 'static {
     async fn users(&self, after: Option<UserId>, limit: u32)
     -> Result<Vec<UserRecord>, StoreError>;
 
-    /// Sets the user's password hash and voids all tokens issued before `now`; leaves a notice.
-    /// Returns whether there is such a user.
-    async fn set_password(
+    /// Sets the user's password hash and voids all tokens but the one to be kept; leaves a notice.
+    /// Returns whether it did.
+    async fn set_password(&self, password: NewPassword) -> Result<bool, StoreError>;
+
+    /// Which tokens of the user are valid; nothing if there is no such user.
+    async fn token_standing(&self, user: UserId) -> Result<Option<TokenStanding>, StoreError>;
+
+    /// Voids all tokens of the user, and leaves a notice. Returns whether there is such a user.
+    async fn void_tokens(&self, user: UserId, now: UnixMillis) -> Result<bool, StoreError>;
+
+    /// Revokes a token of the user, and leaves a notice. Revoking it twice is the same as once.
+    async fn revoke_token(
         &self,
         user: UserId,
-        hash: String,
+        token: RevokedToken,
         now: UnixMillis,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<(), StoreError>;
 
-    /// Revokes a token. Revoking it twice is the same as once.
-    async fn revoke_token(&self, token: RevokedToken) -> Result<(), StoreError>;
-
-    /// All revoked tokens that have not expired at `now`; forgets those that have.
-    async fn revoked_tokens(&self, now: UnixMillis) -> Result<Vec<RevokedToken>, StoreError>;
+    /// Deletes up to `limit` revoked tokens that have expired at `now`, and tells how many.
+    async fn purge_revoked_tokens(&self, now: UnixMillis, limit: u32) -> Result<u64, StoreError>;
 
     // --- history ---
 

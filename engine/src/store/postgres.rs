@@ -28,6 +28,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             "idempotency keys",
             include_str!("../../../schema/migrations/postgres/0003_idempotency_keys.sql"),
         ),
+        migrations::simple(
+            4,
+            "tokens erasure retention",
+            include_str!("../../../schema/migrations/postgres/0004_tokens_erasure_retention.sql"),
+        ),
     ]
 }
 

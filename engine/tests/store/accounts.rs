@@ -1,9 +1,9 @@
-//! Users, passwords and tokens.
+//! Users.
 
 use std::sync::Arc;
 
-use engine::store::{CreateUserError, NewUser, RevokedToken, audit::AuditLimits};
-use schema::{UnixMillis, UserId};
+use engine::store::{CreateUserError, NewUser, TokenGeneration, audit::AuditLimits};
+use schema::UserId;
 
 use crate::{
     on_both,
@@ -15,8 +15,6 @@ on_both! {
     emails_are_unique_whatever_their_case
     fixture_users_are_whole
     users_are_listed_in_pages
-    a_new_password_voids_older_tokens_and_leaves_a_notice
-    revoked_tokens_are_remembered_until_they_expire
 }
 
 fn new_user(email: &str, grant: i64) -> NewUser {
@@ -49,7 +47,7 @@ async fn signing_up_grants_credits(database: Arc<TestDatabase>) {
         (user.id, "Ann@Example.org")
     );
     assert_eq!(found.password_hash.as_deref(), Some("$argon2id$x"));
-    assert_eq!(found.tokens_valid_from, UnixMillis::EPOCH);
+    assert_eq!(found.token_generation, TokenGeneration::new(0));
     assert!(
         store
             .user_by_email("ann@example.com")
@@ -179,61 +177,5 @@ async fn users_are_listed_in_pages(database: Arc<TestDatabase>) {
     assert_eq!(
         ids(database.store.users(Some(users[4]), 3).await.unwrap()),
         []
-    );
-}
-
-async fn a_new_password_voids_older_tokens_and_leaves_a_notice(database: Arc<TestDatabase>) {
-    let store = &database.store;
-    let user = database.user(10).await;
-    assert_eq!(store.latest_notice().await.unwrap(), 0);
-    assert!(
-        store
-            .set_password(user, "$argon2id$new".to_owned(), at(500))
-            .await
-            .unwrap()
-    );
-    let record = store.user(user).await.unwrap().unwrap();
-    assert_eq!(record.password_hash.as_deref(), Some("$argon2id$new"));
-    assert_eq!(record.tokens_valid_from, at(500));
-    let notices = store.notices(None, 10).await.unwrap();
-    assert_eq!(
-        notices.iter().map(|notice| notice.user).collect::<Vec<_>>(),
-        [user]
-    );
-    assert_eq!(store.latest_notice().await.unwrap(), notices[0].id);
-    // It is no write to the wallet.
-    assert_eq!(database.wallet(user).await.version, version(1));
-
-    let nobody = UserId::new(user.get() + 1_000).unwrap();
-    assert!(
-        !store
-            .set_password(nobody, "x".to_owned(), at(500))
-            .await
-            .unwrap()
-    );
-    assert_eq!(store.notices(None, 10).await.unwrap().len(), 1);
-}
-
-async fn revoked_tokens_are_remembered_until_they_expire(database: Arc<TestDatabase>) {
-    let store = &database.store;
-    let token = |id: &str, expires_at| RevokedToken {
-        token_id: id.to_owned(),
-        expires_at: at(expires_at),
-    };
-    for revoked in [token("a", 100), token("b", 200), token("a", 100)] {
-        store.revoke_token(revoked).await.unwrap();
-    }
-    assert_eq!(
-        store.revoked_tokens(at(99)).await.unwrap(),
-        [token("a", 100), token("b", 200)]
-    );
-    assert_eq!(
-        store.revoked_tokens(at(100)).await.unwrap(),
-        [token("b", 200)]
-    );
-    // What has expired is forgotten, not left out.
-    assert_eq!(
-        store.revoked_tokens(at(0)).await.unwrap(),
-        [token("b", 200)]
     );
 }

@@ -14,4 +14,6 @@ mod audit;
 mod journal;
 mod keys;
 mod opening;
+mod restored;
+mod tokens;
 mod wallets;

@@ -24,8 +24,9 @@ use engine::{
     },
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
     store::{
-        AdjustError, Adjusted, Adjustment, CreateUserError, NewUser, Notice, RevokedToken,
-        SessionCursor, Shortfall, Standing, Store, StoreError, UserRecord,
+        AdjustError, Adjusted, Adjustment, CreateUserError, NewPassword, NewUser, Notice,
+        RevokedToken, SessionCursor, Shortfall, Standing, Store, StoreError, TokenGeneration,
+        TokenStanding, UserRecord,
         audit::{AuditLimits, AuditPage, RepairMode, Repaired},
     },
 };
@@ -950,7 +951,7 @@ impl Store for MemoryStore {
             password_hash: None,
             credits: row.credits,
             created_at: row.created_at,
-            tokens_valid_from: UnixMillis::EPOCH,
+            token_generation: TokenGeneration::default(),
         }))
     }
 
@@ -1004,15 +1005,28 @@ impl Store for MemoryStore {
         Err(not_kept())
     }
 
-    async fn set_password(&self, _: UserId, _: String, _: UnixMillis) -> Result<bool, StoreError> {
+    async fn set_password(&self, _: NewPassword) -> Result<bool, StoreError> {
         Err(not_kept())
     }
 
-    async fn revoke_token(&self, _: RevokedToken) -> Result<(), StoreError> {
+    async fn token_standing(&self, _: UserId) -> Result<Option<TokenStanding>, StoreError> {
         Err(not_kept())
     }
 
-    async fn revoked_tokens(&self, _: UnixMillis) -> Result<Vec<RevokedToken>, StoreError> {
+    async fn void_tokens(&self, _: UserId, _: UnixMillis) -> Result<bool, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn revoke_token(
+        &self,
+        _: UserId,
+        _: RevokedToken,
+        _: UnixMillis,
+    ) -> Result<(), StoreError> {
+        Err(not_kept())
+    }
+
+    async fn purge_revoked_tokens(&self, _: UnixMillis, _: u32) -> Result<u64, StoreError> {
         Err(not_kept())
     }
 

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
+use engine::store::TokenGeneration;
 use schema::Credits;
 
 use crate::{key_file, settings::Settings, tokens::Tokens};
@@ -38,7 +39,7 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
     let tokens = Tokens::new(
         key_file::load(&settings.tokens.key)?,
         settings.tokens.lifetime,
-    )?;
+    );
     let in_file = || format!("can't write {}", arguments.tokens.display());
     let file = OpenOptions::new()
         .write(true)
@@ -60,7 +61,12 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
             .create_fixture_users(count, arguments.credits, clock.now())
             .await;
         for user in users.context("users could not be created")? {
-            writeln!(file, "{}", tokens.issue(user, clock.now())?).with_context(in_file)?;
+            writeln!(
+                file,
+                "{}",
+                tokens.issue(user, TokenGeneration::default(), clock.now())?
+            )
+            .with_context(in_file)?;
         }
         left -= count;
     }

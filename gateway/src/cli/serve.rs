@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::service_manager::{self, State};
 use crate::{server::Server, settings::Settings};
 
 pub(super) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
@@ -20,9 +21,11 @@ pub(super) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         () = signalled() => return Ok(ExitCode::SUCCESS),
     };
     eprintln!("{}", server.greeting());
+    service_manager::tell(State::Ready);
     let (stop, stopped) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         signalled().await;
+        service_manager::tell(State::Stopping);
         // If nobody waits for it, the server has ended by itself.
         let _ = stop.send(());
         signalled().await;

@@ -7,6 +7,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Subcommand;
+use engine::store::NewPassword;
 use jiff::Timestamp;
 use schema::account::{PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN};
 
@@ -71,7 +72,13 @@ async fn set_password(settings: &Settings, email: &str) -> anyhow::Result<ExitCo
     let user = user.with_context(|| format!("nobody has the email {email}"))?;
     let hash = passwords::hash(&read_password()?)?;
     let is_set = store
-        .set_password(user.id, hash, clock.now())
+        .set_password(NewPassword {
+            user: user.id,
+            hash,
+            decided_in: None,
+            kept_token: None,
+            at: clock.now(),
+        })
         .await
         .context("the password may not be set: repeat")?;
     anyhow::ensure!(is_set, "nobody has the email {email} any more");

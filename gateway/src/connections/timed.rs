@@ -36,7 +36,11 @@ pub(super) fn is_timeout(error: &hyper::Error) -> bool {
     let mut next = error.source();
     while let Some(cause) = next {
         let of_io = cause.downcast_ref::<io::Error>();
-        if of_io.is_some_and(|error| error.get_ref().is_some_and(|inner| inner.is::<NotTaken>())) {
+        if of_io.is_some_and(|error| {
+            error
+                .get_ref()
+                .is_some_and(<dyn Error + Send + Sync>::is::<NotTaken>)
+        }) {
             return true;
         }
         next = cause.source();

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use schema::{
-    MAX_SAFE_INTEGER, UnixMillis,
+    MAX_SAFE_INTEGER,
     session::LiveBalance,
     websocket::{ServerMessage, StreamMessage, StreamPosition},
 };
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{HubArguments, Join, Joined, SeatNumber};
 use crate::{
     outbox::{Event, Outbox},
-    tokens::TokenId,
+    tokens::Bearer,
 };
 
 /// See the module's documentation.
@@ -30,8 +30,7 @@ pub(super) struct UserStream {
 /// A socket's place.
 pub(super) struct Seat {
     pub(super) number: SeatNumber,
-    pub(super) token: TokenId,
-    pub(super) issued_at: UnixMillis,
+    pub(super) bearer: Bearer,
     pub(super) outbox: Arc<Outbox>,
 }
 
@@ -98,8 +97,7 @@ impl UserStream {
         self.left_at = None;
         self.seats.push(Seat {
             number,
-            token: join.bearer.token,
-            issued_at: join.bearer.issued_at,
+            bearer: join.bearer,
             outbox: join.outbox,
         });
         Joined {

@@ -8,7 +8,7 @@ use prometheus_client::{
 };
 
 /// Reads `/proc` when it is asked.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ProcessCollector;
 
 impl Collector for ProcessCollector {

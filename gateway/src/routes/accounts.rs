@@ -1,11 +1,11 @@
-//! `/api/auth`: signing up, logging in and out, and who the caller is.
+//! `/api/auth`: signing up, logging in and out, changing the password, who the caller is, and tickets.
 
 use email_address::{EmailAddress, Options};
-use engine::store::{CreateUserError, NewUser, UserRecord};
+use engine::store::{CreateUserError, NewPassword, NewUser, UserRecord};
 use hyper::{HeaderMap, Request, StatusCode, body::Incoming};
 use schema::{
-    ErrorCode,
-    account::{Authenticated, Done, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, User},
+    ErrorCode, UserId,
+    account::{Authenticated, Done, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Ticket, User},
 };
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
     app::App,
     hub::HubMessage,
     reply::{self, Failure, Reply},
-    request,
+    request, tickets,
 };
 
 /// The longest email address that there can be, in bytes (RFC 5321, as corrected by erratum 1690).
@@ -25,7 +25,7 @@ pub async fn sign_up(app: &App, request: Request<Incoming>) -> Result<Reply, Fai
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
     let email = valid_email(&fields.text("email")?)?;
     let password = fields.text("password")?;
-    check_password(&password)?;
+    check_password("password", &password)?;
     let password_hash = Some(app.passwords.hash(password).await?);
     let created_at = app.engine.clock().now();
     let new = NewUser {
@@ -47,7 +47,7 @@ pub async fn sign_up(app: &App, request: Request<Incoming>) -> Result<Reply, Fai
             ),
             CreateUserError::Store(error) => Failure::of_write(error),
         })?;
-    let token = app.access.issue(user.id)?;
+    let token = app.access.issue(user.id, user.token_generation)?;
     let message = "User created successfully".to_owned();
     // A fresh user has no session: what was just recorded is the live balance.
     let user = User {
@@ -90,7 +90,8 @@ pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Fail
         .and_then(|record| record.password_hash.clone());
     let is_right = app.passwords.verify(password, stored).await?;
     let record = record.filter(|_| is_right).ok_or_else(refused)?;
-    let token = app.access.issue(record.id)?;
+    // Of the generation that was read with the password: a new password meanwhile voids it.
+    let token = app.access.issue(record.id, record.token_generation)?;
     let user = live_user(app, record).await?;
     Ok(reply::json(
         StatusCode::OK,
@@ -104,27 +105,86 @@ pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Fail
 
 /// `POST /api/auth/logout`
 pub async fn log_out(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
-    let bearer = app.access.of_request(request.headers()).await?;
-    app.access
-        .revoke(&bearer)
-        .await
-        .map_err(Failure::of_write)?;
-    if app
-        .hub
-        .cast(HubMessage::CloseToken {
-            user: bearer.user,
-            token: bearer.token,
-        })
-        .is_err()
+    let (parts, body) = request.into_parts();
+    let bearer = app.access.of_request(&parts.headers).await?;
+    let mut fields = request::fields(&parts.headers, body, &app.http).await?;
+    let message = if fields.flag("everywhere")? {
+        let voided = app.access.void_all(bearer.user).await;
+        voided.map_err(Failure::of_write)?;
+        "Logged out everywhere"
+    } else {
+        let revoked = app.access.revoke(&bearer).await;
+        revoked.map_err(Failure::of_write)?;
+        "Logged out"
+    };
+    close_sockets(app, bearer.user).await;
+    Ok(done(message))
+}
+
+/// `POST /api/auth/password`
+pub async fn change_password(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let (parts, body) = request.into_parts();
+    let bearer = app.access.of_request(&parts.headers).await?;
+    let mut fields = request::fields(&parts.headers, body, &app.http).await?;
+    let (current, new) = (fields.text("current")?, fields.text("new")?);
+    check_password("new", &new)?;
+    // A token that another process has just voided must not be the one that is kept.
+    let generation = app.access.check_anew(&bearer).await?;
+    let store = app.engine.store();
+    let record = store.user(bearer.user).await?;
+    let record = record.ok_or(AccessError::InvalidToken)?;
+    if current.len() > PASSWORD_BYTES_MAX
+        || !app.passwords.verify(current, record.password_hash).await?
     {
-        tracing::warn!("the hub is gone: sockets of a revoked token stay until it ends");
+        return Err(Failure::new(
+            ErrorCode::InvalidCredentials,
+            "This is not the current password.",
+        ));
     }
-    Ok(reply::json(
-        StatusCode::OK,
-        &Done {
-            message: "Logged out".to_owned(),
-        },
-    ))
+    let password = NewPassword {
+        user: bearer.user,
+        hash: app.passwords.hash(new).await?,
+        decided_in: Some(generation),
+        kept_token: Some(bearer.token.as_str().to_owned()),
+        at: app.engine.clock().now(),
+    };
+    let is_set = store.set_password(password).await;
+    if !is_set.map_err(Failure::of_write)? {
+        // Somebody else has changed it meanwhile, or logged out everywhere.
+        return Err(AccessError::InvalidToken.into());
+    }
+    app.access.forget(bearer.user);
+    close_sockets(app, bearer.user).await;
+    Ok(done("Password changed"))
+}
+
+/// Closes the user's sockets whose tokens are void. If that can't be found out now, the notice that was
+/// left with the change will do it.
+async fn close_sockets(app: &App, user: UserId) {
+    let Ok(standing) = app.access.standing(user).await else {
+        return;
+    };
+    let message = HubMessage::TokensChanged { user, standing };
+    if app.hub.cast(message).is_err() {
+        tracing::warn!("the hub is gone: sockets of void tokens stay until these end");
+    }
+}
+
+fn done(message: &str) -> Reply {
+    let message = message.to_owned();
+    reply::json(StatusCode::OK, &Done { message })
+}
+
+/// `POST /api/ws/ticket`
+pub async fn ticket(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let (parts, body) = request.into_parts();
+    let bearer = app.access.of_request(&parts.headers).await?;
+    request::fields(&parts.headers, body, &app.http).await?;
+    let ticket = Ticket {
+        ticket: app.access.issue_ticket(&bearer)?,
+        expires_in: tickets::LIFETIME.get() / 1_000,
+    };
+    Ok(reply::json(StatusCode::OK, &ticket))
 }
 
 /// `GET /api/auth/me`
@@ -171,7 +231,7 @@ fn valid_email(given: &str) -> Result<String, Failure> {
     Ok(email.to_owned())
 }
 
-fn check_password(password: &str) -> Result<(), Failure> {
+fn check_password(field: &'static str, password: &str) -> Result<(), Failure> {
     let sentence = match password.len() {
         ..PASSWORD_BYTES_MIN => {
             format!("The password must have at least {PASSWORD_BYTES_MIN} characters.")
@@ -179,11 +239,7 @@ fn check_password(password: &str) -> Result<(), Failure> {
         PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX => return Ok(()),
         _ => format!("The password must have at most {PASSWORD_BYTES_MAX} bytes."),
     };
-    Err(Failure::field(
-        ErrorCode::InvalidPassword,
-        "password",
-        sentence,
-    ))
+    Err(Failure::field(ErrorCode::InvalidPassword, field, sentence))
 }
 
 #[cfg(test)]

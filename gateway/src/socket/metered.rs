@@ -34,7 +34,9 @@ struct TooMuch;
 
 /// Whether `error` comes from a client that sent too much.
 pub(super) fn is_too_much(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<TooMuch>())
+    error
+        .get_ref()
+        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<TooMuch>)
 }
 
 impl<S> Metered<S> {

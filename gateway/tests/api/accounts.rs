@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use engine::store::NewPassword;
 use serde_json::{Value, json};
 
 use crate::{
@@ -164,6 +165,8 @@ async fn a_token_is_required_and_must_be_ours() {
     for (method, path) in [
         ("GET", "/api/auth/me"),
         ("POST", "/api/auth/logout"),
+        ("POST", "/api/auth/password"),
+        ("POST", "/api/ws/ticket"),
         ("POST", "/api/sessions/start"),
         ("POST", "/api/sessions/stop"),
         ("GET", "/api/sessions/active"),
@@ -287,13 +290,156 @@ async fn a_password_set_by_another_process_voids_tokens() {
         .await
         .unwrap()
         .unwrap();
-    let later = user
-        .created_at
-        .checked_add(schema::Millis::new(60_000).unwrap())
-        .unwrap();
-    let hash = user.password_hash.clone().unwrap();
-    assert!(store.set_password(user.id, hash, later).await.unwrap());
+    let password = NewPassword {
+        user: user.id,
+        hash: user.password_hash.clone().unwrap(),
+        decided_in: None,
+        kept_token: None,
+        at: user.created_at,
+    };
+    assert!(store.set_password(password).await.unwrap());
     while get("/api/auth/me").token(&token).send(&server).await.status != 401 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A further token of the user, by logging in.
+async fn log_in(server: &TestServer, email: &str, password: &str) -> String {
+    let call = post("/api/auth/login").json(&credentials(email, password));
+    let body = call.send(server).await.expect(200);
+    body["token"].as_str().unwrap().to_owned()
+}
+
+async fn is_valid(server: &TestServer, token: &str) -> bool {
+    let answer = get("/api/auth/me").token(token).send(server).await;
+    assert!([200, 401].contains(&answer.status), "{answer:?}");
+    answer.status == 200
+}
+
+#[tokio::test]
+async fn a_new_password_kills_all_tokens_but_the_one_it_was_changed_by() {
+    let server = TestServer::start().await;
+    let first = sign_up(&server, "ada@example.com").await;
+    let second = log_in(&server, "ada@example.com", PASSWORD).await;
+    let stranger = sign_up(&server, "bob@example.com").await;
+    let change = async |token: &str, current: &str, new: &str| {
+        let body = json!({"current": current, "new": new});
+        let call = post("/api/auth/password").token(token).json(&body);
+        call.send(&server).await
+    };
+    change(&first, "wrong horse", "battery staple")
+        .await
+        .expect_failure(401, "invalid_credentials");
+    change(&first, &"x".repeat(2_000), "battery staple")
+        .await
+        .expect_failure(401, "invalid_credentials");
+    for new in ["short".to_owned(), "x".repeat(1_025)] {
+        let refused = change(&first, PASSWORD, &new)
+            .await
+            .expect_failure(422, "invalid_password");
+        assert_eq!(refused["field"], "new");
+    }
+    for (body, field) in [(json!({}), "current"), (json!({"current": "x"}), "new")] {
+        let call = post("/api/auth/password").token(&first).json(&body);
+        let refused = call
+            .send(&server)
+            .await
+            .expect_failure(422, "invalid_field");
+        assert_eq!(refused["field"], field);
+    }
+    assert!(
+        is_valid(&server, &second).await,
+        "nothing has changed so far"
+    );
+
+    let changed = change(&first, PASSWORD, "battery staple").await.expect(200);
+    assert_eq!(changed["message"], "Password changed");
+    assert!(is_valid(&server, &first).await && !is_valid(&server, &second).await);
+    assert!(is_valid(&server, &stranger).await);
+    let old = post("/api/auth/login").json(&credentials("ada@example.com", PASSWORD));
+    old.send(&server)
+        .await
+        .expect_failure(401, "invalid_credentials");
+    let third = log_in(&server, "ada@example.com", "battery staple").await;
+
+    // The next change is by another token, and then that is the one that is left.
+    change(&third, "battery staple", PASSWORD).await.expect(200);
+    assert!(is_valid(&server, &third).await && !is_valid(&server, &first).await);
+    let server = server.restart(&[]).await;
+    assert!(is_valid(&server, &third).await);
+    assert!(!is_valid(&server, &first).await && !is_valid(&server, &second).await);
+}
+
+#[tokio::test]
+async fn logging_out_everywhere_kills_every_token_of_the_user() {
+    let server = TestServer::start().await;
+    let first = sign_up(&server, "ada@example.com").await;
+    let stranger = sign_up(&server, "bob@example.com").await;
+    let everywhere = async |token: &str, body: Value| {
+        post("/api/auth/logout")
+            .token(token)
+            .json(&body)
+            .send(&server)
+            .await
+    };
+    let wrong = everywhere(&first, json!({"everywhere": "yes"})).await;
+    assert_eq!(
+        wrong.expect_failure(422, "invalid_field")["field"],
+        "everywhere"
+    );
+
+    // One that survived a change of the password dies too.
+    let body = json!({"current": PASSWORD, "new": PASSWORD});
+    let change = post("/api/auth/password").token(&first).json(&body);
+    change.send(&server).await.expect(200);
+    let second = log_in(&server, "ada@example.com", PASSWORD).await;
+    let third = log_in(&server, "ada@example.com", PASSWORD).await;
+
+    let one = everywhere(&third, json!({"everywhere": false}))
+        .await
+        .expect(200);
+    assert_eq!(one["message"], "Logged out");
+    assert!(is_valid(&server, &first).await && is_valid(&server, &second).await);
+    let all = everywhere(&second, json!({"everywhere": true}))
+        .await
+        .expect(200);
+    assert_eq!(all["message"], "Logged out everywhere");
+    assert!(!is_valid(&server, &first).await && !is_valid(&server, &second).await);
+    assert!(is_valid(&server, &stranger).await);
+    everywhere(&second, json!({"everywhere": true}))
+        .await
+        .expect_failure(401, "invalid_token");
+    let fresh = log_in(&server, "ada@example.com", PASSWORD).await;
+    assert!(is_valid(&server, &fresh).await);
+}
+
+#[tokio::test]
+async fn a_token_that_dies_in_one_process_dies_in_all_within_a_second() {
+    let here = TestServer::start().await;
+    let there = here.beside(&[]).await;
+    let first = sign_up(&here, "ada@example.com").await;
+    let second = log_in(&there, "ada@example.com", PASSWORD).await;
+    assert!(is_valid(&there, &first).await && is_valid(&here, &second).await);
+
+    post("/api/auth/logout")
+        .token(&second)
+        .send(&here)
+        .await
+        .expect(200);
+    while is_valid(&there, &second).await {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let body = json!({"current": PASSWORD, "new": "battery staple"});
+    let change = post("/api/auth/password").token(&first).json(&body);
+    change.send(&there).await.expect(200);
+    // Here nobody may have heard of it yet, and the new token is good at once.
+    let third = log_in(&there, "ada@example.com", "battery staple").await;
+    assert!(is_valid(&here, &third).await && is_valid(&here, &first).await);
+    let all = post("/api/auth/logout")
+        .token(&first)
+        .json(&json!({"everywhere": true}));
+    all.send(&here).await.expect(200);
+    while is_valid(&there, &first).await || is_valid(&there, &third).await {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -3,12 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on should panic")]
 
-mod client;
-mod home;
-mod server;
-mod token;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod accounts;
+mod document;
 mod errors;
 mod health;
 mod history;
@@ -17,3 +16,5 @@ mod origins;
 mod page;
 mod sessions;
 mod websocket;
+
+use support::{client, contract, home, raw, server, token};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use engine::store::{Adjustment, Shortfall};
+use engine::store::{Adjustment, NewPassword, Shortfall};
 use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use schema::{Credits, CreditsChange, ledger::EntryKind};
@@ -306,16 +306,14 @@ async fn a_password_set_by_another_process_closes_sockets() {
         .await
         .unwrap()
         .unwrap();
-    let later = user
-        .created_at
-        .checked_add(schema::Millis::new(60_000).unwrap())
-        .unwrap();
-    assert!(
-        store
-            .set_password(user.id, user.password_hash.clone().unwrap(), later)
-            .await
-            .unwrap()
-    );
+    let password = NewPassword {
+        user: user.id,
+        hash: user.password_hash.clone().unwrap(),
+        decided_in: None,
+        kept_token: None,
+        at: user.created_at,
+    };
+    assert!(store.set_password(password).await.unwrap());
     assert_eq!(socket.closed().await, (1008, "Invalid token".to_owned()));
 }
 

@@ -5,6 +5,8 @@
 mod program;
 
 mod credits;
+mod keys;
+mod operations;
 mod serve;
 mod settings;
 mod tools;

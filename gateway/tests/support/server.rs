@@ -9,14 +9,14 @@ use gateway::{
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::home::Home;
+use super::home::Home;
 
 /// The key of every test server's tokens, so that tests can make tokens of their own.
 pub const TOKEN_KEY: &str = "k4.local.cHFyc3R1dnd4eXp7fH1-f4CBgoOEhYaHiImKi4yNjo8";
 
 pub struct TestServer {
     pub address: SocketAddr,
-    home: Home,
+    home: Arc<Home>,
     stop: oneshot::Sender<()>,
     running: JoinHandle<Result<(), ServerError>>,
 }
@@ -29,10 +29,16 @@ impl TestServer {
 
     /// A server with other settings, given as `section.key`.
     pub async fn with(settings: &[(&str, &str)]) -> Self {
-        Self::at(Home::new().await, settings).await
+        Self::at(Arc::new(Home::new().await), settings).await
     }
 
-    async fn at(home: Home, settings: &[(&str, &str)]) -> Self {
+    /// Another process on the same database, as another node.
+    pub async fn beside(&self, settings: &[(&str, &str)]) -> Self {
+        let settings = [&[("node.name", "other")], settings].concat();
+        Self::at(Arc::clone(&self.home), &settings).await
+    }
+
+    async fn at(home: Arc<Home>, settings: &[(&str, &str)]) -> Self {
         let server = Server::build(Self::settings(&home, settings))
             .await
             .unwrap();
@@ -70,6 +76,11 @@ impl TestServer {
             .unwrap()
     }
 
+    /// Where its data is.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
     /// Tells it to stop, without waiting for it.
     pub fn begin_stop(self) -> Stopping {
         self.stop.send(()).unwrap();
@@ -88,13 +99,13 @@ impl TestServer {
 
 /// A server that drains.
 pub struct Stopping {
-    home: Home,
+    home: Arc<Home>,
     running: JoinHandle<Result<(), ServerError>>,
 }
 
 impl Stopping {
     /// Waits until it has ended well.
-    pub async fn finish(self) -> Home {
+    pub async fn finish(self) -> Arc<Home> {
         self.running.await.unwrap().unwrap();
         self.home
     }

@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
 /// A folder, and perhaps a Postgres database. Both go with it.
@@ -26,6 +26,38 @@ impl Home {
         }
     }
 
+    /// Whether the database is Postgres.
+    pub const fn is_postgres(&self) -> bool {
+        self.database.is_some()
+    }
+
+    /// Holds the database against everybody else.
+    pub async fn hold(&self, held: Held) -> Hold {
+        let Some(database) = &self.database else {
+            assert_eq!(held, Held::Writes, "SQLite lets readers read");
+            let file = self.dir.path().join("minute-credit.db");
+            let url = format!("sqlite://{}", file.display());
+            let mut connection = SqliteConnection::connect(&url).await.unwrap();
+            sqlx::raw_sql("PRAGMA busy_timeout = 10000; BEGIN IMMEDIATE")
+                .execute(&mut connection)
+                .await
+                .unwrap();
+            return Hold::Sqlite(connection);
+        };
+        let mode = match held {
+            Held::Writes => "SHARE",
+            Held::Everything => "ACCESS EXCLUSIVE",
+        };
+        let mut connection = PgConnection::connect(&database.url).await.unwrap();
+        let tables = "users, sessions, ledger, node_runs, revoked_tokens";
+        let sql = format!("BEGIN; LOCK TABLE {tables} IN {mode} MODE");
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        Hold::Postgres(connection)
+    }
+
     /// The variables that lead a server here.
     pub fn environment(&self) -> BTreeMap<String, String> {
         let dir = self.dir.path().display().to_string();
@@ -34,6 +66,37 @@ impl Home {
             .into_iter()
             .filter_map(|(name, value)| Some((name.to_owned(), value?)))
             .collect()
+    }
+}
+
+/// What nobody else can do for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Write to the database.
+    Writes,
+    /// Write to it or read it. SQLite lets readers read whatever happens.
+    Everything,
+}
+
+/// Holds a database until it is let go.
+pub enum Hold {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Hold {
+    /// Lets the database go.
+    pub async fn release(self) {
+        match self {
+            Self::Sqlite(mut connection) => {
+                sqlx::raw_sql("ROLLBACK")
+                    .execute(&mut connection)
+                    .await
+                    .unwrap();
+                connection.close().await.unwrap();
+            }
+            Self::Postgres(connection) => connection.close().await.unwrap(),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest},
 };
 
-use crate::server::TestServer;
+use super::{contract, server::TestServer};
 
 /// Longer than anything takes, so that a test that fails ends.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -122,9 +122,10 @@ impl Call {
         let stream = TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
+        let (method, path) = (self.method, self.path);
         let mut request = Request::builder()
-            .method(self.method)
-            .uri(self.path)
+            .method(&method)
+            .uri(&path)
             .header(header::HOST, address.to_string());
         for (name, value) in self.headers {
             request = request.header(name, value);
@@ -140,11 +141,13 @@ impl Call {
             .unwrap()
             .unwrap()
             .to_bytes();
-        Answer {
+        let answer = Answer {
             status: parts.status.as_u16(),
             headers: parts.headers,
             body,
-        }
+        };
+        contract::check(&method, &path, &answer);
+        answer
     }
 }
 
@@ -179,6 +182,7 @@ impl Socket {
         }
         let stream = TcpStream::connect(server.address).await.unwrap();
         let (stream, _) = client_async(request, stream).await?;
+        contract::websocket_opened();
         Ok(Self { stream })
     }
 
@@ -192,7 +196,11 @@ impl Socket {
     /// The next message of the server.
     pub async fn next(&mut self) -> Value {
         match self.frame().await {
-            Message::Text(text) => serde_json::from_str(&text).unwrap(),
+            Message::Text(text) => {
+                let message = serde_json::from_str(&text).unwrap();
+                contract::check_message(&message);
+                message
+            }
             other => panic!("no message but {other:?}"),
         }
     }
@@ -204,6 +212,18 @@ impl Socket {
             if message["type"] == wanted {
                 return message;
             }
+        }
+    }
+
+    /// What the first message is: its type, or the code and reason that the server closes with.
+    pub async fn first(&mut self) -> String {
+        match self.frame().await {
+            Message::Text(text) => {
+                let message: Value = serde_json::from_str(&text).unwrap();
+                message["type"].as_str().unwrap().to_owned()
+            }
+            Message::Close(Some(frame)) => format!("{} {}", u16::from(frame.code), frame.reason),
+            other => panic!("no message but {other:?}"),
         }
     }
 

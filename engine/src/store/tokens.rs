@@ -1,0 +1,140 @@
+//! Passwords, and which tokens are valid.
+//!
+//! Every change leaves a notice: each process remembers which tokens of a user are valid.
+
+use schema::{UnixMillis, UserId};
+
+use super::{
+    NewPassword, RevokedToken, StoreError, TokenGeneration, TokenStanding,
+    connection::{Connection, Sql, Value},
+    wallets::leave_notice,
+};
+
+/// Sets the user's password hash, and voids all tokens but the one to be kept.
+pub(super) async fn set_password(
+    connection: &mut Connection,
+    password: NewPassword,
+) -> Result<bool, StoreError> {
+    let (user, at) = (password.user, password.at);
+    let values: [Value; 5] = [
+        user.get().into(),
+        password.hash.into(),
+        password.kept_token.into(),
+        at.get().into(),
+        password.decided_in.map(TokenGeneration::get).into(),
+    ];
+    let changed = connection
+        .execute(
+            "UPDATE users SET password = $2, token_generation = token_generation + 1, kept_token = $3,
+                updated_at = CASE WHEN updated_at < $4 THEN $4 ELSE updated_at END
+             WHERE id = $1 AND erased_at IS NULL AND token_generation = COALESCE($5, token_generation)",
+            &values,
+        )
+        .await?;
+    noticed(connection, user, at, changed).await
+}
+
+/// Voids all tokens of the user.
+pub(super) async fn void(
+    connection: &mut Connection,
+    user: UserId,
+    now: UnixMillis,
+) -> Result<bool, StoreError> {
+    let changed = connection
+        .execute(
+            "UPDATE users SET token_generation = token_generation + 1, kept_token = NULL,
+                updated_at = CASE WHEN updated_at < $2 THEN $2 ELSE updated_at END
+             WHERE id = $1 AND erased_at IS NULL",
+            &[user.get().into(), now.get().into()],
+        )
+        .await?;
+    noticed(connection, user, now, changed).await
+}
+
+/// Leaves a notice if a row was changed, and tells whether one was.
+async fn noticed(
+    connection: &mut Connection,
+    user: UserId,
+    now: UnixMillis,
+    changed: u64,
+) -> Result<bool, StoreError> {
+    if changed == 0 {
+        return Ok(false);
+    }
+    leave_notice(connection, user, now).await?;
+    Ok(true)
+}
+
+/// Revokes a token of the user.
+pub(super) async fn revoke(
+    connection: &mut Connection,
+    user: UserId,
+    token: RevokedToken,
+    now: UnixMillis,
+) -> Result<(), StoreError> {
+    connection
+        .execute(
+            "INSERT INTO revoked_tokens (token_id, expires_at, user_id) VALUES ($1, $2, $3)
+             ON CONFLICT DO NOTHING",
+            &[
+                token.token_id.into(),
+                token.expires_at.get().into(),
+                user.get().into(),
+            ],
+        )
+        .await?;
+    leave_notice(connection, user, now).await
+}
+
+/// Which tokens of the user are valid. Of tokens that were revoked long ago it is not known whose
+/// they were: they are told of everybody.
+pub(super) async fn standing(
+    connection: &mut Connection,
+    user: UserId,
+) -> Result<Option<TokenStanding>, StoreError> {
+    let row: Option<(i64, Option<String>)> = connection
+        .row(
+            "SELECT token_generation, kept_token FROM users WHERE id = $1 AND erased_at IS NULL",
+            &[user.get().into()],
+        )
+        .await?;
+    let Some((generation, kept)) = row else {
+        return Ok(None);
+    };
+    let revoked: Vec<(String, i64)> = connection
+        .rows(
+            "SELECT token_id, expires_at FROM revoked_tokens WHERE user_id = $1 OR user_id IS NULL
+             ORDER BY token_id",
+            &[user.get().into()],
+        )
+        .await?;
+    let revoked = revoked.into_iter().map(|(token_id, expires_at)| {
+        Ok(RevokedToken {
+            token_id,
+            expires_at: UnixMillis::new(expires_at)?,
+        })
+    });
+    Ok(Some(TokenStanding {
+        generation: TokenGeneration::new(generation),
+        kept,
+        revoked: revoked.collect::<Result<_, StoreError>>()?,
+    }))
+}
+
+/// Deletes up to `limit` revoked tokens that have expired at `now`.
+pub(super) async fn purge_revoked(
+    connection: &mut Connection,
+    now: UnixMillis,
+    limit: u32,
+) -> Result<u64, StoreError> {
+    let sql = Sql {
+        postgres: "DELETE FROM revoked_tokens WHERE token_id IN
+            (SELECT token_id FROM revoked_tokens WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2
+             FOR UPDATE SKIP LOCKED)",
+        sqlite: "DELETE FROM revoked_tokens WHERE token_id IN
+            (SELECT token_id FROM revoked_tokens WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)",
+    };
+    connection
+        .execute(sql, &[now.get().into(), limit.into()])
+        .await
+}

@@ -1,0 +1,242 @@
+//! `/api/openapi.json`, and that what it documents is so: every failure that many calls have in
+//! common is produced here for each of them. The other tests produce those of single calls.
+
+use std::{collections::BTreeSet, fs, time::Duration};
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Answer, Call, PASSWORD, call, get, post, sign_up},
+    contract::{self, DOCUMENT, Operation},
+    home::Held,
+    raw,
+    server::TestServer,
+};
+
+#[tokio::test]
+async fn the_document_is_served_and_may_be_kept() {
+    let server = TestServer::start().await;
+    let answer = get("/api/openapi.json").send(&server).await;
+    let tag = answer.header("etag").to_owned();
+    assert_eq!(answer.header("cache-control"), "no-cache");
+    assert_eq!(answer.expect(200), *DOCUMENT);
+    for known in [tag.as_str(), &format!("\"other\", W/{tag}"), "*"] {
+        let again = get("/api/openapi.json").header("if-none-match", known);
+        let again = again.send(&server).await;
+        assert_eq!((again.status, again.header("etag")), (304, tag.as_str()));
+    }
+    get("/api/openapi.json")
+        .header("if-none-match", "\"other\"")
+        .send(&server)
+        .await
+        .expect(200);
+}
+
+#[tokio::test]
+async fn calls_that_need_a_token_say_so() {
+    let server = TestServer::start().await;
+    for operation in all_that_answer("token_required") {
+        let bare = request(operation).send(&server).await;
+        assert_eq!(bare.header("www-authenticate"), "Bearer");
+        bare.expect_failure(401, "token_required");
+        let bad = request(operation).token("nonsense").send(&server).await;
+        bad.expect_failure(401, "invalid_token");
+    }
+}
+
+#[tokio::test]
+async fn no_call_is_for_pages_of_foreign_origins() {
+    let server = TestServer::start().await;
+    for operation in all_that_answer("origin_not_allowed") {
+        let foreign = request(operation).header("origin", "https://evil.example");
+        let answer = if operation.path == "/ws" {
+            upgrade(foreign).send(&server).await
+        } else {
+            foreign.send(&server).await
+        };
+        answer.expect_failure(403, "origin_not_allowed");
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_read_are_refused_by_every_call() {
+    let settings = [
+        ("http.body_timeout_ms", "200"),
+        ("http.body_bytes_max", "3000"),
+    ];
+    let server = TestServer::with(&settings).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    for operation in all_that_answer("invalid_json") {
+        let send = async |content_type: &str, body: String| -> Answer {
+            let call = request(operation).token(&token);
+            let call = call.header("content-type", content_type).body(body);
+            call.send(&server).await
+        };
+        let not_json = send("application/json", "{".to_owned()).await;
+        not_json.expect_failure(400, "invalid_json");
+        let text = send("text/plain", "{}".to_owned()).await;
+        text.expect_failure(415, "unsupported_media_type");
+        let huge = send("application/json", " ".repeat(3_001)).await;
+        assert_eq!(huge.header("connection"), "close");
+        huge.expect_failure(413, "body_too_large");
+
+        let head = format!(
+            "{} {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n",
+            operation.method,
+            operation.example_path()
+        );
+        let broken = format!("{head}transfer-encoding: chunked\r\n\r\nno number\r\n");
+        let broken = raw::answer_to(&server, broken.as_bytes()).await;
+        broken.expect_failure(400, "invalid_request");
+        let slow = format!("{head}content-length: 10\r\n\r\n{{");
+        let slow = raw::answer_to(&server, slow.as_bytes()).await;
+        slow.expect_failure(408, "request_timeout");
+    }
+}
+
+#[tokio::test]
+async fn while_nothing_can_be_written_no_outcome_is_promised() {
+    let settings = [
+        ("database.call_timeout_ms", "300"),
+        ("limits.call_timeout_ms", "300"),
+    ];
+    let server = TestServer::with(&settings).await;
+    for operation in all_that_answer("outcome_unknown") {
+        let email = format!("{}@example.com", operation.path.replace('/', "."));
+        let email = email.trim_start_matches('.');
+        let token = sign_up(&server, email).await;
+        let start = async || {
+            post("/api/sessions/start")
+                .token(&token)
+                .send(&server)
+                .await
+        };
+        if operation.path == "/api/sessions/stop" {
+            start().await.expect(200);
+        }
+        // From now on the server knows the token.
+        let credits = get("/api/sessions/credits").token(&token);
+        credits.send(&server).await.expect(200);
+
+        let hold = server.home().hold(Held::Writes).await;
+        let call = request(operation).token(&token);
+        let call = call.json(&good_body(&format!("new.{email}")));
+        let answer = call.send(&server).await;
+        assert_ne!(answer.header("retry-after"), "");
+        answer.expect_failure(503, "outcome_unknown");
+        hold.release().await;
+        while get("/readyz").send(&server).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn while_the_database_is_away_every_call_says_so() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    // A new process knows nothing yet.
+    let server = server.restart(&[("database.call_timeout_ms", "200")]).await;
+    // SQLite lets readers read, so there only those that write can tell.
+    let what = if server.home().is_postgres() {
+        Held::Everything
+    } else {
+        Held::Writes
+    };
+    let hold = server.home().hold(what).await;
+    while get("/readyz").send(&server).await.status == 200 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let unready = get("/readyz").send(&server).await;
+    unready.expect_failure(503, "unavailable");
+    if what == Held::Everything {
+        for operation in all_that_answer("unavailable") {
+            // Signing up has read nothing before it writes.
+            if operation.path == "/api/auth/signup" {
+                continue;
+            }
+            let mut call = request(operation).token(&token);
+            if operation.method == "POST" {
+                call = call.json(&good_body("ada@example.com"));
+            }
+            let answer = call.send(&server).await;
+            answer.expect_failure(503, "unavailable");
+        }
+    }
+    hold.release().await;
+}
+
+#[tokio::test]
+async fn too_many_signups_at_once_are_refused_for_now() {
+    let settings = [
+        ("passwords.hashes_at_once", "1"),
+        ("passwords.waiting_max", "0"),
+    ];
+    let server = TestServer::with(&settings).await;
+    let signups = (0..8).map(|number| {
+        let email = format!("user{number}@example.com");
+        let body = json!({"email": email, "password": PASSWORD});
+        post("/api/auth/signup").json(&body).send(&server)
+    });
+    let answers = futures_util::future::join_all(signups).await;
+    let refused = answers.into_iter().filter(|answer| answer.status != 201);
+    for answer in refused {
+        answer.expect_failure(503, "unavailable");
+    }
+}
+
+/// Only `scripts/test` can tell that all tests have run.
+#[test]
+#[ignore = "asks what all the other tests have produced"]
+fn every_documented_answer_was_produced() {
+    let mut produced = BTreeSet::new();
+    for file in fs::read_dir(contract::answers_dir()).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        produced.extend(text.lines().map(ToOwned::to_owned));
+    }
+    let mut missing = Vec::new();
+    for operation in Operation::all() {
+        for (status, code) in operation.answers() {
+            let line = contract::line(operation, status, code.as_deref());
+            if !produced.contains(&line) {
+                missing.push(line);
+            }
+        }
+    }
+    assert!(
+        missing.is_empty(),
+        "documented, and produced by no test:\n{}",
+        missing.join("\n")
+    );
+}
+
+/// The operations that may answer with `code`.
+fn all_that_answer(code: &str) -> Vec<Operation> {
+    let mut operations = Operation::all();
+    operations.retain(|operation| operation.may_answer(code));
+    assert!(!operations.is_empty(), "no call answers {code}");
+    operations
+}
+
+/// A body that every call takes: each reads the fields that it knows.
+fn good_body(email: &str) -> Value {
+    json!({"email": email, "password": PASSWORD, "current": PASSWORD, "new": PASSWORD})
+}
+
+fn request(operation: Operation) -> Call {
+    let method: Method = operation.method.parse().unwrap();
+    call(method, &operation.example_path())
+}
+
+/// The same as a request for a websocket.
+fn upgrade(call: Call) -> Call {
+    [
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ]
+    .into_iter()
+    .fold(call, |call, (name, value)| call.header(name, value))
+}

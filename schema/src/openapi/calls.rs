@@ -1,0 +1,295 @@
+//! Every call.
+
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        Content, ResponseBuilder,
+        path::ParameterIn,
+        schema::{Object, ObjectBuilder, Type},
+    },
+};
+
+use super::{
+    call::{Call, in_query, parameter},
+    failures::header,
+};
+use crate::{
+    ErrorCode, SessionId,
+    account::{Authenticated, ChangePassword, Done, EmailAndPassword, LogOut, Ticket, User},
+    ledger::LedgerPage,
+    session::{Active, LiveBalance, SessionPage, SessionRecord, SessionStarted, SessionStopped},
+    websocket::ServerMessage,
+};
+
+/// Every call, in the order of the document's sections.
+pub(super) fn all() -> Vec<Call> {
+    let mut calls = accounts();
+    calls.extend(sessions());
+    calls.extend(history());
+    calls.extend(stream());
+    calls.extend(operation());
+    calls
+}
+
+fn accounts() -> Vec<Call> {
+    const TAG: &str = "accounts";
+    vec![
+        Call::post("/api/auth/signup", "signUp")
+            .says(
+                TAG,
+                "Sign up",
+                "Makes a user with the credits that come with signing up. After an unknown outcome, \
+                 log in.",
+            )
+            .takes_body::<EmailAndPassword>("Who signs up.")
+            .answers::<Authenticated>(201, "The new user, and a token.")
+            .refuses(&[
+                ErrorCode::EmailTaken,
+                ErrorCode::InvalidEmail,
+                ErrorCode::InvalidPassword,
+                ErrorCode::Unavailable,
+                ErrorCode::OutcomeUnknown,
+            ]),
+        Call::post("/api/auth/login", "logIn")
+            .says(TAG, "Log in", "Makes a token.")
+            .takes_body::<EmailAndPassword>("Who logs in.")
+            .answers::<Authenticated>(200, "The user, and a token.")
+            .refuses(&[ErrorCode::InvalidCredentials, ErrorCode::Unavailable]),
+        Call::post("/api/auth/logout", "logOut")
+            .says(
+                TAG,
+                "Log out",
+                "Voids the token, or all tokens of the user; their sockets close within a second.",
+            )
+            .with_token()
+            .may_take_body::<LogOut>("Whether everywhere. Nothing: this token alone.")
+            .answers::<Done>(200, "The token is void, or all of them.")
+            .refuses(&[
+                ErrorCode::InvalidField,
+                ErrorCode::Unavailable,
+                ErrorCode::OutcomeUnknown,
+            ]),
+        Call::post("/api/auth/password", "changePassword")
+            .says(
+                TAG,
+                "Change the password",
+                "Voids all tokens of the user but this one; their sockets close within a second. After \
+                 an unknown outcome, log in with the new password.",
+            )
+            .with_token()
+            .takes_body::<ChangePassword>("The password until now, and the one from now on.")
+            .answers::<Done>(200, "The new password counts.")
+            .refuses(&[
+                ErrorCode::InvalidCredentials,
+                ErrorCode::InvalidPassword,
+                ErrorCode::Unavailable,
+                ErrorCode::OutcomeUnknown,
+            ]),
+        Call::get("/api/auth/me", "me")
+            .says(TAG, "The user, the live balance and the live session", "")
+            .with_token()
+            .answers::<User>(200, "Who has the token.")
+            .refuses(&[ErrorCode::Unavailable]),
+    ]
+}
+
+fn sessions() -> Vec<Call> {
+    const TAG: &str = "sessions";
+    vec![
+        Call::post("/api/sessions/start", "startSession")
+            .says(
+                TAG,
+                "Start a session",
+                "Answered when the start is durable. The session costs credits from this instant.",
+            )
+            .with_token()
+            .takes_common("Idempotency-Key")
+            .may_take_body::<Empty>("Nothing, or an object without meaning.")
+            .answers::<SessionStarted>(200, "The session lives.")
+            .refuses(&[
+                ErrorCode::InsufficientCredits,
+                ErrorCode::SessionActive,
+                ErrorCode::IdempotencyConflict,
+                ErrorCode::InvalidField,
+                ErrorCode::TooManyUnpaidSessions,
+                ErrorCode::Unavailable,
+                ErrorCode::OutcomeUnknown,
+            ]),
+        Call::post("/api/sessions/stop", "stopSession")
+            .says(
+                TAG,
+                "Stop the session",
+                "Answered when the end is durable. A stop that meets the session's own end reports \
+                 that one.",
+            )
+            .with_token()
+            .takes_common("Idempotency-Key")
+            .may_take_body::<Empty>("Nothing, or an object without meaning.")
+            .answers::<SessionStopped>(200, "The session is over, and this is what it cost.")
+            .refuses(&[
+                ErrorCode::NoActiveSession,
+                ErrorCode::IdempotencyConflict,
+                ErrorCode::InvalidField,
+                ErrorCode::Unavailable,
+                ErrorCode::OutcomeUnknown,
+            ]),
+        Call::get("/api/sessions/active", "activeSession")
+            .says(TAG, "Whether a session is running", "")
+            .with_token()
+            .answers::<Active>(200, "The balance, and the session if there is one.")
+            .refuses(&[ErrorCode::Unavailable]),
+        Call::get("/api/sessions/credits", "credits")
+            .says(TAG, "The live balance", "")
+            .with_token()
+            .answers::<LiveBalance>(200, "The balance, and the session if there is one.")
+            .refuses(&[ErrorCode::Unavailable]),
+    ]
+}
+
+fn history() -> Vec<Call> {
+    const TAG: &str = "history";
+    let page = |call: Call, cursor: &str| {
+        call.with_token()
+            .takes(in_query(
+                "limit",
+                "How many items to give at most.",
+                limit(),
+            ))
+            .takes(in_query(
+                "cursor",
+                "Where to go on: the `nextCursor` of the page before.",
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .pattern(Some(cursor))
+                    .build(),
+            ))
+            .refuses(&[ErrorCode::InvalidField, ErrorCode::Unavailable])
+    };
+    let id = parameter(
+        ParameterIn::Path,
+        "id",
+        "The session's id. Others' sessions are not found.",
+        SessionId::schema(),
+    );
+    vec![
+        page(
+            Call::get("/api/sessions", "sessions"),
+            "^[0-9]{1,15}-[1-9][0-9]{0,14}$",
+        )
+        .says(TAG, "The caller's sessions, newest first", "")
+        .answers::<SessionPage>(200, "A page of sessions."),
+        Call::get("/api/sessions/{id}", "session")
+            .says(TAG, "One of the caller's sessions", "")
+            .with_token()
+            .takes(id.build())
+            .answers::<SessionRecord>(200, "The session.")
+            .refuses(&[ErrorCode::NotFound, ErrorCode::Unavailable]),
+        page(Call::get("/api/ledger", "ledger"), "^[1-9][0-9]{0,14}$")
+            .says(TAG, "The wallet's movements, newest first", "")
+            .answers::<LedgerPage>(200, "A page of ledger entries."),
+    ]
+}
+
+fn stream() -> Vec<Call> {
+    const TAG: &str = "stream";
+    let upgraded = ResponseBuilder::new().description(
+        "The connection is a websocket now. The server sends `ServerMessage`s as text.",
+    );
+    vec![
+        Call::post("/api/ws/ticket", "ticket")
+            .says(
+                TAG,
+                "A ticket that opens one stream",
+                "So that no token need stand in an address. It can be used once, on the process that \
+                 made it, and dies with the token.",
+            )
+            .with_token()
+            .may_take_body::<Empty>("Nothing, or an object without meaning.")
+            .answers::<Ticket>(200, "The ticket.")
+            .refuses(&[ErrorCode::Unavailable]),
+        Call::get("/ws", "websocket")
+            .says(TAG, "The live stream, as a websocket", WEBSOCKET)
+            .with_any_of(&["bearer", "ticket_in_query", "token_in_query"])
+            .answers_with(101, upgraded)
+            .knows::<ServerMessage>()
+            .refuses(&[ErrorCode::InvalidRequest, ErrorCode::OriginNotAllowed]),
+    ]
+}
+
+const WEBSOCKET: &str = "\
+The same at `/`. Clients only listen. The first message is a `credit_update` with the balance now, \
+and there is one at every change.
+
+| close code | why | come back? |
+|---|---|---|
+| 1001 | the server is going away | yes, after a jittered wait |
+| 1008 | \"Authentication required\" without a token, \"Invalid token\" with a bad one | not with this token |
+| 1009 | a message of yours was too large | yes |
+| 1013 | too many sockets, or too busy | yes, later |
+| 4000 | you were too slow to take your events | yes, at once |";
+
+fn operation() -> Vec<Call> {
+    const TAG: &str = "operation";
+    let plain = |description: &str| {
+        ResponseBuilder::new()
+            .description(description)
+            .content("text/plain", Content::new(Some(text())))
+    };
+    let document = ResponseBuilder::new()
+        .description("This document.")
+        .content("application/json", Content::new(Some(object())))
+        .header_ref("ETag", header("ETag"));
+    vec![
+        Call::get("/api/openapi.json", "openapi")
+            .says(TAG, "This document", "")
+            .takes(
+                parameter(
+                    ParameterIn::Header,
+                    "If-None-Match",
+                    "The `ETag` of what the caller has.",
+                    text(),
+                )
+                .build(),
+            )
+            .answers_with(200, document)
+            .answers_with(
+                304,
+                ResponseBuilder::new()
+                    .description("The caller has it.")
+                    .header_ref("ETag", header("ETag")),
+            ),
+        Call::get("/healthz", "alive")
+            .says(TAG, "Whether the process is alive", "")
+            .answers_with(200, plain("It is.")),
+        Call::get("/readyz", "ready")
+            .says(
+                TAG,
+                "Whether requests can be served",
+                "They can't while the database is away and once the process is told to end.",
+            )
+            .answers_with(200, plain("They can."))
+            .refuses(&[ErrorCode::Unavailable]),
+    ]
+}
+
+/// A body that says nothing.
+#[derive(ToSchema)]
+#[schema(example = json!({}))]
+struct Empty {}
+
+fn limit() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(1))
+        .maximum(Some(100))
+        .default(Some(20.into()))
+        .build()
+}
+
+fn text() -> Object {
+    ObjectBuilder::new().schema_type(Type::String).build()
+}
+
+fn object() -> Object {
+    ObjectBuilder::new().schema_type(Type::Object).build()
+}
