@@ -21,7 +21,7 @@ use schema::{
     Millis, UnixMillis, UserId,
     session::{EndReason, LiveBalance},
 };
-
+use tokio::time::Instant;
 use tracing::Span;
 
 use self::{
@@ -400,6 +400,7 @@ impl SessionState {
             stamp,
             session: myself.clone(),
             span: self.span_of_caller(),
+            decided_at: Instant::now(),
         });
     }
 

@@ -10,11 +10,11 @@ mod exporter;
 
 use std::{error::Error, time::Duration};
 
-use hyper::{HeaderMap, header::HeaderName};
+use hyper::{HeaderMap, StatusCode, header::HeaderName};
 use opentelemetry::{
     KeyValue,
     propagation::{Extractor, TextMapPropagator},
-    trace::TracerProvider,
+    trace::{Status, TracerProvider},
 };
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{
@@ -123,6 +123,15 @@ pub fn join_trace(span: &Span, headers: &HeaderMap) {
     let context = TraceContextPropagator::new().extract(&Headers(headers));
     // Without telemetry there is no trace to join.
     let _ = span.set_parent(context);
+}
+
+/// Tells in `span`, a request's, how it was answered, and by what.
+pub fn tell_answer(span: &Span, route: &'static str, status: StatusCode) {
+    span.set_attribute("route", route);
+    span.set_attribute("status", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.set_status(Status::error(""));
+    }
 }
 
 /// Headers as the library reads them.
