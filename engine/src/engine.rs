@@ -323,6 +323,14 @@ impl Engine {
         ));
     }
 
+    /// Shows nothing of `user`, who was erased, to other systems any more. Without Redis just now, what
+    /// it shows ends by itself.
+    pub fn forget(&self, user: UserId) {
+        if let Some(mirror) = &self.context.mirror {
+            mirror.forget(user);
+        }
+    }
+
     /// How many sessions are live here.
     pub fn live_sessions(&self) -> usize {
         self.context.live_sessions.load(Ordering::Relaxed)

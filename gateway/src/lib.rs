@@ -19,6 +19,7 @@ mod app;
 mod cause;
 mod client;
 mod connections;
+mod erasure;
 mod event_stream;
 mod hub;
 mod key_file;

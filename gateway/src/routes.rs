@@ -15,7 +15,8 @@ use hyper::{
     body::Incoming,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderValue, ORIGIN, VARY,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, HeaderValue,
+        ORIGIN, TRANSFER_ENCODING, VARY,
     },
 };
 use matchit::{Params, Router};
@@ -40,6 +41,7 @@ enum Route {
     LogIn,
     LogOut,
     ChangePassword,
+    Erase,
     Me,
     StartSession,
     StopSession,
@@ -65,6 +67,7 @@ impl Route {
             Self::LogIn => "log_in",
             Self::LogOut => "log_out",
             Self::ChangePassword => "change_password",
+            Self::Erase => "erase",
             Self::Me => "me",
             Self::StartSession => "start_session",
             Self::StopSession => "stop_session",
@@ -104,7 +107,7 @@ impl RouteName {
 type Methods = &'static [(Method, Route)];
 
 /// Every address but the page's. What isn't here belongs to the page, except below `/api`.
-const TABLE: [(&str, Methods); 19] = [
+const TABLE: [(&str, Methods); 20] = [
     ("/api/auth/signup", &[(Method::POST, Route::SignUp)]),
     ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
     ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
@@ -112,6 +115,7 @@ const TABLE: [(&str, Methods); 19] = [
         "/api/auth/password",
         &[(Method::POST, Route::ChangePassword)],
     ),
+    ("/api/auth/erase", &[(Method::POST, Route::Erase)]),
     ("/api/auth/me", &[(Method::GET, Route::Me)]),
     (
         "/api/sessions/start",
@@ -159,6 +163,7 @@ impl Routes {
     /// Answers `request`, whatever happens.
     pub async fn answer(&self, request: Request<Incoming>) -> Reply {
         let origin = request.headers().get(ORIGIN).cloned();
+        let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
         let caller = caller(request.headers(), &self.app.http.allowed_origins);
         let client = request.extensions().get::<Client>();
         let transport = client.map_or(Transport::Plain, |client| client.transport);
@@ -181,6 +186,12 @@ impl Routes {
         };
         reply.extensions_mut().insert(name);
         reply::harden(&mut reply, transport, self.app.http.hsts);
+        // Whether a chunked request came with a length too, hyper doesn't tell; after one that did, the
+        // connection must not go on (RFC 9112, section 6.3): a proxy may see another request in the rest.
+        if is_chunked && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            reply.headers_mut().insert(CONNECTION, close);
+        }
         if is_api {
             let allowed = origin.filter(|_| caller == Caller::Allowed);
             share_with(&mut reply, allowed);
@@ -294,6 +305,7 @@ async fn run(
         Route::LogIn => accounts::log_in(app, request).await,
         Route::LogOut => accounts::log_out(app, request).await,
         Route::ChangePassword => accounts::change_password(app, request).await,
+        Route::Erase => accounts::erase(app, request).await,
         Route::Me => accounts::me(app, request.headers()).await,
         Route::StartSession => sessions::start(app, request).await,
         Route::StopSession => sessions::stop(app, request).await,

@@ -6,7 +6,7 @@ use engine::{
     Clock, Engine,
     clock::ClockError,
     engine::EngineStartError,
-    store::{self, StoreError, StoreLocation},
+    store::{self, StoreError, StoreLocation, TokenStanding},
 };
 use ractor::Actor;
 use tokio::{
@@ -268,11 +268,14 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
 
 /// Voids tokens in memory, and closes their sockets, when somebody else voids them in the database.
 async fn follow_notices(app: Arc<App>, after: i64) {
-    let tell_hub = |user, standing| {
+    let on_change = |user, standing: Option<Arc<TokenStanding>>| {
+        if standing.is_none() {
+            app.engine.forget(user);
+        }
         // Without a hub there are no sockets.
         let _ = app.hub.cast(HubMessage::TokensChanged { user, standing });
     };
-    app.access.follow_notices(after, tell_hub).await;
+    app.access.follow_notices(after, on_change).await;
 }
 
 /// Serves on for a while, unready, so that a load balancer sees that before it is refused.

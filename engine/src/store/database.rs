@@ -11,12 +11,12 @@ use schema::{
 use sqlx::PgPool;
 
 use super::{
-    AdjustError, Adjusted, Adjustment, CreateUserError, NewPassword, NewUser, Notice, Resumption,
-    RevokedToken, SessionCursor, Standing, Store, StoreError, StoreLocation, StoreSettings,
-    TokenStanding, UserRecord, accounts,
+    AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, NewPassword, NewUser,
+    Notice, Resumption, RevokedToken, SessionCursor, Standing, Store, StoreError, StoreLocation,
+    StoreSettings, TokenStanding, UserRecord, accounts,
     audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
     connection::{Connection, Unit},
-    history, journal, postgres, restored, runs,
+    erasure, history, journal, postgres, restored, runs,
     sqlite::{self, SqlitePools},
     tokens, wallets,
 };
@@ -54,6 +54,15 @@ impl CallError for StoreError {
 }
 
 impl CallError for AdjustError {
+    fn of_store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl CallError for EraseError {
     fn of_store(&self) -> Option<&StoreError> {
         match self {
             Self::Store(error) => Some(error),
@@ -415,6 +424,23 @@ impl Store for Database {
 
     async fn purge_revoked_tokens(&self, now: UnixMillis, limit: u32) -> Result<u64, StoreError> {
         self.write(move |connection| Box::pin(tokens::purge_revoked(connection, now, limit)))
+            .await
+    }
+
+    async fn begin_erasure(&self, user: UserId, now: UnixMillis) -> Result<bool, StoreError> {
+        self.write(move |connection| {
+            Box::pin(erasure::set_closing(connection, user, Some(now), now))
+        })
+        .await
+    }
+
+    async fn cancel_erasure(&self, user: UserId, now: UnixMillis) -> Result<bool, StoreError> {
+        self.write(move |connection| Box::pin(erasure::set_closing(connection, user, None, now)))
+            .await
+    }
+
+    async fn erase_user(&self, erasure: Erasure) -> Result<(), EraseError> {
+        self.write(move |connection| Box::pin(erasure::erase(connection, erasure)))
             .await
     }
 

@@ -15,7 +15,9 @@ use super::{
 };
 use crate::{
     ErrorCode, SessionId,
-    account::{Authenticated, ChangePassword, Done, EmailAndPassword, LogOut, Ticket, User},
+    account::{
+        Authenticated, ChangePassword, Done, EmailAndPassword, EraseAccount, LogOut, Ticket, User,
+    },
     ledger::LedgerPage,
     session::{Active, LiveBalance, SessionPage, SessionRecord, SessionStarted, SessionStopped},
     websocket::StreamMessage,
@@ -82,6 +84,22 @@ fn accounts() -> Vec<Call> {
             .refuses(&[
                 ErrorCode::InvalidCredentials,
                 ErrorCode::InvalidPassword,
+                ErrorCode::Unavailable,
+                ErrorCode::OutcomeUnknown,
+            ]),
+        Call::post("/api/auth/erase", "eraseAccount")
+            .says(
+                TAG,
+                "Erase the account",
+                "Ends the live session, takes back what is left of the credits, and erases who the user \
+                 was: email, password, tokens. What was paid for stays in the books, as of nobody. \
+                 There is no way back; the email is free for a new user.",
+            )
+            .with_token()
+            .takes_body::<EraseAccount>("The password, once more.")
+            .answers::<Done>(200, "The user is gone.")
+            .refuses(&[
+                ErrorCode::InvalidCredentials,
                 ErrorCode::Unavailable,
                 ErrorCode::OutcomeUnknown,
             ]),
