@@ -184,14 +184,14 @@ impl Routes {
             }
             Err(_) => Failure::internal("a route panicked").into_reply(),
         };
+        reply.extensions_mut().insert(name);
+        reply::harden(&mut reply, transport, self.app.http.hsts);
         // Whether a chunked request came with a length too, hyper doesn't tell; after one that did, the
         // connection must not go on (RFC 9112, section 6.3): a proxy may see another request in the rest.
         if is_chunked && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
             let close = HeaderValue::from_static("close");
             reply.headers_mut().insert(CONNECTION, close);
         }
-        reply.extensions_mut().insert(name);
-        reply::harden(&mut reply, transport, self.app.http.hsts);
         if is_api {
             let allowed = origin.filter(|_| caller == Caller::Allowed);
             share_with(&mut reply, allowed);

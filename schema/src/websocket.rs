@@ -15,6 +15,7 @@ use crate::{
 
 /// A message from the server, with its place in the user's stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StreamMessage {
     /// What it says.
     #[serde(flatten)]
@@ -26,11 +27,14 @@ pub struct StreamMessage {
 
 /// A place in a user's stream of events. As text it is `EPOCH:SEQ`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StreamPosition {
     /// Which numbering it is. Another one begins when the server has forgotten the one before, at its
     /// start for example; numbers of different epochs have nothing to do with each other.
+    #[cfg_attr(feature = "openapi", schema(maximum = 9_007_199_254_740_991_u64))]
     pub epoch: u64,
     /// The number of the last event, from 1; 0 before the first.
+    #[cfg_attr(feature = "openapi", schema(maximum = 9_007_199_254_740_991_u64))]
     pub seq: u64,
 }
 
