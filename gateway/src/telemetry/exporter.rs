@@ -30,7 +30,7 @@ use tokio::{
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// How often a failure is worth a line in the log.
-const WARN_EVERY: Duration = Duration::from_secs(60);
+const WARN_EVERY: Duration = Duration::from_mins(1);
 
 /// The client that the library sends with.
 #[derive(Debug)]
@@ -67,7 +67,9 @@ impl Exporter {
 #[async_trait]
 impl HttpClient for Exporter {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let sent = self.runtime.block_on(timeout(self.timeout, send(request)));
+        let sent = self
+            .runtime
+            .block_on(async { timeout(self.timeout, send(request)).await });
         let sent = sent.unwrap_or_else(|_| Err("the collector did not answer in time".into()));
         sent.and_then(accepted)
             .inspect_err(|error| self.warn(error))

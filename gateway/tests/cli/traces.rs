@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::mpsc::{Receiver, channel},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use opentelemetry_proto::tonic::{
@@ -19,6 +19,11 @@ use crate::program::{Program, Serving};
 
 /// Longer than anything takes, so that a test that fails ends.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The trace that a proxy tells of.
+const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
+/// The proxy's own span in it.
+const PARENT: u128 = 0xb7ad_6b71_6920_3331;
 
 /// A collector that takes everything.
 struct Collector {
@@ -175,10 +180,9 @@ fn a_trace_goes_on_only_from_a_trusted_proxy() {
     let mut collector = Collector::start();
     let program = Program::new();
     let endpoint = format!("http://{}", collector.address);
-    let trace = "0af7651916cd43dd8448eb211c80319c";
     let ask = |serving: &Serving, id: &str| {
         let mut stream = TcpStream::connect(serving.address).unwrap();
-        let parent = format!("00-{trace}-b7ad6b7169203331-01");
+        let parent = format!("00-{TRACE:032x}-{PARENT:016x}-01");
         let head = format!(
             "GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
              x-request-id: {id}\r\ntraceparent: {parent}\r\n\r\n"
@@ -207,21 +211,22 @@ fn a_trace_goes_on_only_from_a_trusted_proxy() {
         );
     }
     let joined = collector.wait_for(|span| span.name == "request");
-    assert_eq!(hex(&joined.trace_id), trace);
-    assert_eq!(hex(&joined.parent_span_id), "b7ad6b7169203331");
+    assert_eq!(number(&joined.trace_id), TRACE);
+    assert_eq!(number(&joined.parent_span_id), PARENT);
     drop(serving);
 
     collector.spans.clear();
     let serving = serve(&program, &endpoint, &[]);
     let answer = ask(&serving, "stranger");
     assert!(!answer.contains("stranger"), "{answer}");
-    let alone = collector.wait_for(|span| span.name == "request" && hex(&span.trace_id) != trace);
+    let alone =
+        collector.wait_for(|span| span.name == "request" && number(&span.trace_id) != TRACE);
     assert!(alone.parent_span_id.is_empty());
     assert!(
         collector
             .spans
             .iter()
-            .all(|span| hex(&span.trace_id) != trace)
+            .all(|span| number(&span.trace_id) != TRACE)
     );
 }
 
@@ -233,25 +238,18 @@ fn a_dead_collector_costs_a_line_in_the_log() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let mut serving = serve(&program, &format!("http://{address}"), &[]);
-    for _ in 0..20 {
-        serving.ask("GET", "/healthz", "", "");
-    }
-    serving.wait_for_line("spans could not be sent");
+    let serving = serve(&program, &format!("http://{address}"), &[]);
     for _ in 0..20 {
         serving.ask("GET", "/healthz", "", "");
     }
     serving.signal("TERM");
-    let began = Instant::now();
     let (code, log) = serving.wait();
     assert_eq!(code, Some(0), "{log}");
-    assert!(began.elapsed() < PATIENCE, "it waited for the collector");
-    assert!(
-        !log.contains("spans could not be sent"),
-        "once is enough: {log}"
-    );
+    assert_eq!(log.matches("spans could not be sent").count(), 1, "{log}");
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// An id of a trace or span as the number that it is.
+fn number(id: &[u8]) -> u128 {
+    id.iter()
+        .fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
