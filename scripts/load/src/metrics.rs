@@ -51,8 +51,8 @@ mod tests {
 
     #[test]
     fn lines_of_metrics_are_read() {
-        let read = |line| limit(line).or_else(|| failure(line));
-        let check = |line, expected: Option<(&str, u64)>| {
+        let read = |line: &str| limit(line).or_else(|| failure(line));
+        let check = |line: &str, expected: Option<(&str, u64)>| {
             let expected = expected.map(|(name, times)| (name.to_owned(), times));
             assert_eq!(read(line), expected, "{line}");
         };

@@ -13,6 +13,10 @@ pub const FIRST_FRAGMENT: u8 = 0x01;
 pub const NEXT_FRAGMENT: u8 = 0x00;
 pub const WHOLE_TEXT: u8 = 0x81;
 
+/// In a frame's second byte: a mask follows; and in the place of a length, that it follows in two bytes.
+const MASKED: u8 = 0x80;
+const TWO_BYTES_OF_LENGTH: u8 = 0x7e;
+
 /// The most of a reply's head that is read.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
@@ -76,9 +80,9 @@ pub async fn upgrade(stream: &mut TcpStream, token: &str, headers: &str) -> io::
 pub fn frame(kind: u8, length: u16) -> Vec<u8> {
     let mut frame = vec![kind];
     match u8::try_from(length) {
-        Ok(short) if short < 126 => frame.push(0x80 | short),
+        Ok(short) if short < TWO_BYTES_OF_LENGTH => frame.push(MASKED | short),
         _ => {
-            frame.push(0x80 | 126);
+            frame.push(MASKED | TWO_BYTES_OF_LENGTH);
             frame.extend_from_slice(&length.to_be_bytes());
         }
     }
