@@ -205,6 +205,8 @@ pub struct WalletRecord {
     pub credits: Credits,
     /// The greatest instant that anything of it was recorded with.
     pub last_instant: UnixMillis,
+    /// Whether its user is about to be erased, or is: live sessions are to end, and none is to start.
+    pub is_closing: bool,
     /// Its live sessions, of any node.
     pub live: Vec<LiveSession>,
     /// What others changed of the balance since the last settlement of any session, or the start of a

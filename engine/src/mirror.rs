@@ -20,7 +20,7 @@ use schema::{
     session::LiveBalance,
 };
 
-use crate::supervisor::SupervisorMessage;
+use crate::{metrics::EngineMetrics, supervisor::SupervisorMessage};
 
 /// How many values one round trip takes at most.
 const BATCH_MAX: usize = 1_000;
@@ -35,6 +35,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub enum MirrorMessage {
     /// Show this; from a session.
     Put(UserId, MirroredSession),
+    /// Show nothing any more of this user; from a session, and from whoever knows that the user was erased.
+    Forget(UserId),
     /// The batch that was on its way is through, or not; from the task that wrote it.
     Flushed(Result<Client, fred::error::Error>),
     /// Redis has been asked for again; from the task that did.
@@ -51,6 +53,8 @@ pub struct MirrorArguments {
     pub ttl_seconds: i64,
     /// Whom to ask for everybody's state when Redis is back.
     pub supervisor: ActorRef<SupervisorMessage>,
+    /// Where it shows how it is.
+    pub metrics: Arc<EngineMetrics>,
 }
 
 /// A handle to the mirror. Clones are the same mirror.
@@ -92,6 +96,12 @@ impl Mirror {
         let _stopped = self.actor.cast(MirrorMessage::Put(user, value));
     }
 
+    /// Shows nothing of the user any more.
+    pub fn forget(&self, user: UserId) {
+        // The mirror is gone only when the process is going.
+        let _stopped = self.actor.cast(MirrorMessage::Forget(user));
+    }
+
     /// Writes what waits and stops; gives up after a moment.
     pub async fn finish(&self) {
         let _late = self.actor.drain_and_wait(Some(CALL_TIMEOUT)).await;
@@ -111,10 +121,10 @@ enum Link {
     Writing,
 }
 
-/// The newest value of each user that is to be shown, and the link to Redis.
+/// The newest value of each user that is to be shown, if anything is, and the link to Redis.
 struct MirrorState {
     arguments: Arc<MirrorArguments>,
-    waiting: HashMap<UserId, MirroredSession>,
+    waiting: HashMap<UserId, Option<MirroredSession>>,
     link: Link,
 }
 
@@ -150,9 +160,14 @@ impl Actor for MirrorActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             // Without Redis there is nothing to keep: everybody is asked anew when it is back.
-            MirrorMessage::Put(..) if matches!(state.link, Link::Lost) => {}
+            MirrorMessage::Put(..) | MirrorMessage::Forget(_)
+                if matches!(state.link, Link::Lost) => {}
             MirrorMessage::Put(user, value) => {
-                state.waiting.insert(user, value);
+                state.waiting.insert(user, Some(value));
+                state.flush(&myself);
+            }
+            MirrorMessage::Forget(user) => {
+                state.waiting.insert(user, None);
                 state.flush(&myself);
             }
             MirrorMessage::Flushed(Ok(client)) => {
@@ -162,6 +177,7 @@ impl Actor for MirrorActor {
             MirrorMessage::Connected(Ok(client)) => {
                 tracing::info!("the mirror is connected");
                 state.link = Link::Idle(client);
+                state.arguments.metrics.mirror_up.set(1);
                 let _stopped = state.arguments.supervisor.cast(SupervisorMessage::Mirror);
             }
             MirrorMessage::Flushed(Err(error)) => {
@@ -180,6 +196,9 @@ impl Actor for MirrorActor {
             }
             MirrorMessage::Ping => state.ping(&myself),
         }
+        // No process has more users than an i64 can count.
+        let waiting = i64::try_from(state.waiting.len()).unwrap_or(i64::MAX);
+        state.arguments.metrics.mirror_queue.set(waiting);
         Ok(())
     }
 
@@ -234,6 +253,7 @@ impl MirrorState {
     /// Forgets what waits and asks for Redis again, with a new client.
     fn lost(&mut self, myself: &ActorRef<MirrorMessage>) {
         self.link = Link::Lost;
+        self.arguments.metrics.mirror_up.set(0);
         self.waiting = HashMap::new();
         tokio::spawn(connect(
             Arc::clone(&self.arguments),
@@ -246,11 +266,15 @@ impl MirrorState {
 /// Writes a batch in one round trip.
 async fn write(
     client: &Client,
-    batch: Vec<(UserId, MirroredSession)>,
+    batch: Vec<(UserId, Option<MirroredSession>)>,
     ttl_seconds: i64,
 ) -> Result<(), fred::error::Error> {
     let pipeline = client.pipeline();
     for (user, value) in batch {
+        let Some(value) = value else {
+            pipeline.del::<(), _>(key(user)).await?;
+            continue;
+        };
         let json = serde_json::to_string(&value).map_err(|error| {
             fred::error::Error::new(fred::error::ErrorKind::InvalidArgument, error.to_string())
         })?;

@@ -21,7 +21,7 @@ use schema::{
     Millis, UnixMillis, UserId,
     session::{EndReason, LiveBalance},
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use self::{
     commands::{Abandoned, LateStops, StartReply, Starting, StopReply, Stopping},
@@ -183,6 +183,8 @@ pub struct SessionState {
     /// Starts that wait until the session before them is settled.
     queued_starts: Vec<(Option<RequestKey>, StartReply)>,
     unpaid: UnpaidSessions,
+    /// Whether the user is about to be erased, or is.
+    is_closing: bool,
     /// How many requests were handled; the supervisor knows how many it sent.
     handled: u64,
     /// The earliest wake that is set.
@@ -227,6 +229,7 @@ impl Actor for SessionActor {
             abandoned: None,
             queued_starts: Vec::new(),
             unpaid: UnpaidSessions::unread(context.settings.unpaid_sessions_per_hour_max),
+            is_closing: false,
             handled: 0,
             wake_at: None,
             settle_at: UnixMillis::MAX,
@@ -394,6 +397,7 @@ impl SessionState {
             recording,
             stamp,
             session: myself.clone(),
+            decided_at: Instant::now(),
         });
     }
 

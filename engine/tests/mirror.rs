@@ -138,6 +138,23 @@ async fn live_state_is_shown_with_a_time_to_live() {
 }
 
 #[tokio::test]
+async fn of_a_user_who_is_forgotten_nothing_is_shown() {
+    let redis = Redis::start();
+    let client = redis.client().await;
+    let world = world_with(&redis).await;
+    let (gone, stays) = (world.store.add_user(100), world.store.add_user(100));
+    for user in [gone, stays] {
+        world.engine.start_session(user, None).await.unwrap();
+        until(async || shown(&client, user).await).await;
+        world.stop(user).await.unwrap();
+    }
+    until(async || shown(&client, gone).await.filter(|state| !state.active)).await;
+    world.engine.forget(gone);
+    until(async || shown(&client, gone).await.is_none().then_some(())).await;
+    assert!(shown(&client, stays).await.is_some());
+}
+
+#[tokio::test]
 async fn billing_goes_on_without_redis_and_the_mirror_is_rebuilt() {
     let redis = Redis::start();
     let client = redis.client().await;

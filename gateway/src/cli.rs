@@ -68,7 +68,7 @@ enum Command {
     /// Change the keys that tokens are made with, while the server runs
     #[command(subcommand)]
     Key(key::Command),
-    /// List users, or set a user's password
+    /// List users, set a user's password, or erase a user
     #[command(subcommand)]
     User(user::Command),
     /// Show a wallet; give credits, take them back, or refund a session

@@ -89,6 +89,19 @@ pub struct ChangePassword {
     pub new: String,
 }
 
+/// The body of `POST /api/auth/erase`: a token alone is not enough to erase an account.
+// It has no `Debug`, so that a password can't reach a log by accident.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct EraseAccount {
+    /// The account's password.
+    #[cfg_attr(
+        feature = "openapi",
+        schema(max_length = 1024, example = "correct horse")
+    )]
+    pub password: String,
+}
+
 /// The reply of `POST /api/ws/ticket`: what opens one stream in a token's place.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

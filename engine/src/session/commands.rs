@@ -75,6 +75,10 @@ impl SessionState {
             // Its caller was told that the outcome is unknown: nothing has happened, nor will it.
             return;
         }
+        if self.is_closing {
+            let _gone = reply.send(Err(StartError::UserUnknown));
+            return;
+        }
         let key_of_start = self.starting.as_ref().and_then(|start| start.key.as_ref());
         match Twin::of(key.as_ref(), key_of_start) {
             Twin::No => {}

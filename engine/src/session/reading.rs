@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use billing::{Wallet, WalletVersion};
+use billing::{Session, Wallet, WalletVersion};
 use ractor::ActorRef;
-use schema::{Credits, websocket::ServerMessage};
+use schema::{Credits, session::EndReason, websocket::ServerMessage};
+use tokio::sync::oneshot;
 
 use super::{
     Read, Reload, Request, SessionMessage, SessionState, WalletState, next_settlement, retry_later,
@@ -62,9 +63,15 @@ impl SessionState {
         match (result, &mut self.wallet) {
             (Ok(Some(record)), WalletState::Loading(_)) => {
                 let runs = self.context.timeline.runs();
+                self.is_closing = record.is_closing;
                 self.adopt(recovery::rebuild(&record, &runs), runs.all.len());
+                self.close();
             }
-            (Ok(Some(record)), WalletState::Ready(_)) => self.rebase(&record),
+            (Ok(Some(record)), WalletState::Ready(_)) => {
+                self.is_closing = record.is_closing;
+                self.rebase(&record);
+                self.close();
+            }
             (Ok(None), WalletState::Loading(_)) => self.refuse_waiting(StartError::UserUnknown),
             (Ok(None), WalletState::Ready(_)) => {
                 tracing::error!(
@@ -87,6 +94,17 @@ impl SessionState {
                 self.reload = Reload::Underway;
                 retry_later(myself.clone());
             }
+        }
+    }
+
+    /// Ends what is live if the user is about to be erased.
+    fn close(&mut self) {
+        let is_live = |wallet: &Wallet| wallet.sessions().iter().any(Session::is_live);
+        if self.is_closing && matches!(&self.wallet, WalletState::Ready(wallet) if is_live(wallet))
+        {
+            // Whoever asked for it looks at the database.
+            let (reply, _nobody) = oneshot::channel();
+            self.stop(EndReason::Admin, None, reply);
         }
     }
 

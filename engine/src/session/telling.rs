@@ -114,7 +114,11 @@ impl SessionState {
         if let (Some(mirror), Some(balance), WalletState::Ready(wallet)) =
             (&self.context.mirror, self.balance(), &self.wallet)
         {
-            mirror.put(self.user, wallet.version(), balance);
+            if self.is_closing && balance.session.is_none() {
+                mirror.forget(self.user);
+            } else {
+                mirror.put(self.user, wallet.version(), balance);
+            }
         }
     }
 }

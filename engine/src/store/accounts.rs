@@ -132,9 +132,9 @@ pub(super) async fn by_email(
 ) -> Result<Option<UserRecord>, StoreError> {
     let sql = Sql {
         postgres: "SELECT id, email, password, credits, created_at, token_generation FROM users
-            WHERE lower(email COLLATE \"C\") = lower($1 COLLATE \"C\")",
+            WHERE lower(email COLLATE \"C\") = lower($1 COLLATE \"C\") AND erased_at IS NULL",
         sqlite: "SELECT id, email, password, credits, created_at, token_generation FROM users
-            WHERE lower(email) = lower($1)",
+            WHERE lower(email) = lower($1) AND erased_at IS NULL",
     };
     connection
         .row::<UserRow>(sql, &[email.into()])
@@ -148,7 +148,8 @@ pub(super) async fn by_id(
     connection: &mut Connection,
     user: UserId,
 ) -> Result<Option<UserRecord>, StoreError> {
-    let sql = "SELECT id, email, password, credits, created_at, token_generation FROM users WHERE id = $1";
+    let sql = "SELECT id, email, password, credits, created_at, token_generation FROM users
+        WHERE id = $1 AND erased_at IS NULL";
     connection
         .row::<UserRow>(sql, &[user.get().into()])
         .await?
@@ -156,7 +157,7 @@ pub(super) async fn by_id(
         .transpose()
 }
 
-/// How many users there are.
+/// How many users there are, with those who were erased.
 pub(super) async fn count(connection: &mut Connection) -> Result<u64, StoreError> {
     let row: Option<(i64,)> = connection.row("SELECT count(*) FROM users", &[]).await?;
     Ok(row.map_or(0, |(count,)| count.unsigned_abs()))
@@ -169,7 +170,7 @@ pub(super) async fn page(
     limit: u32,
 ) -> Result<Vec<UserRecord>, StoreError> {
     let sql = "SELECT id, email, password, credits, created_at, token_generation FROM users
-        WHERE id > $1 ORDER BY id LIMIT $2";
+        WHERE id > $1 AND erased_at IS NULL ORDER BY id LIMIT $2";
     let rows: Vec<UserRow> = connection
         .rows(sql, &[after.map_or(0, UserId::get).into(), limit.into()])
         .await?;

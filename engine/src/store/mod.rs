@@ -17,6 +17,7 @@ mod backup;
 mod database;
 
 mod accounts;
+mod erasure;
 mod history;
 mod journal;
 mod restored;
@@ -47,6 +48,7 @@ use schema::{
 use crate::{
     facts::{FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord},
     keys::{IdempotencyKey, KeptAnswer},
+    metrics::StoreErrors,
 };
 
 /// Where a store is and how patient it is.
@@ -195,6 +197,36 @@ pub enum CreateUserError {
     Store(#[from] StoreError),
 }
 
+/// A user to be erased.
+#[derive(Clone, Debug)]
+pub struct Erasure {
+    /// Who.
+    pub user: UserId,
+    /// If this is not the generation of the user's tokens any more, nothing is changed.
+    pub decided_in: Option<TokenGeneration>,
+    /// Who does it, for the ledger.
+    pub operator: String,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// Why a user was not erased, in the order in which it is tried.
+#[derive(Debug, thiserror::Error)]
+pub enum EraseError {
+    /// There is no such user.
+    #[error("there is no such user")]
+    UserUnknown,
+    /// The password has changed since, or the tokens were voided.
+    #[error("the user's tokens were voided since")]
+    Changed,
+    /// The user has a live session.
+    #[error("the user has a live session")]
+    SessionLive,
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// A token that was revoked before it expired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RevokedToken {
@@ -332,6 +364,11 @@ pub struct SessionCursor {
 /// The database. See the module's documentation for what holds for all of it.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
+    /// Where it counts the calls that fail.
+    fn errors(&self) -> StoreErrors {
+        StoreErrors::default()
+    }
+
     // --- runs of nodes ---
 
     /// Succeeds if the database answers.
@@ -471,6 +508,18 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes up to `limit` revoked tokens that have expired at `now`, and tells how many.
     async fn purge_revoked_tokens(&self, now: UnixMillis, limit: u32) -> Result<u64, StoreError>;
 
+    /// Says that the user is about to be erased: live sessions end, with the reason `admin`, within a
+    /// second wherever they are served, and none starts. Returns whether there is such a user.
+    async fn begin_erasure(&self, user: UserId, now: UnixMillis) -> Result<bool, StoreError>;
+
+    /// Takes [`begin_erasure`](Self::begin_erasure) back. Returns whether there is such a user.
+    async fn cancel_erasure(&self, user: UserId, now: UnixMillis) -> Result<bool, StoreError>;
+
+    /// Erases a user who has no live session: email, password, tokens and idempotency keys go, and
+    /// what is left of the credits; the ledger and the history stay. Leaves a notice. Erasing one who
+    /// is erased is a success.
+    async fn erase_user(&self, erasure: Erasure) -> Result<(), EraseError>;
+
     // --- history ---
 
     /// When the user's sessions ended that the user stopped after `since` and that cost nothing: up to
@@ -514,7 +563,7 @@ pub trait Store: Send + Sync + 'static {
         limits: audit::AuditLimits,
     ) -> Result<audit::AuditPage, StoreError>;
 
-    /// How many users there are.
+    /// How many users there are, with those who were erased.
     async fn count_users(&self) -> Result<u64, StoreError>;
 
     /// Rebuilds what is a cache of the ledger in the user's rows, or lists what that would do. Moves

@@ -11,6 +11,7 @@ mod support;
 
 mod accounts;
 mod audit;
+mod erasure;
 mod journal;
 mod keys;
 mod opening;

@@ -24,9 +24,9 @@ use engine::{
     },
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
     store::{
-        AdjustError, Adjusted, Adjustment, CreateUserError, NewPassword, NewUser, Notice,
-        RevokedToken, SessionCursor, Shortfall, Standing, Store, StoreError, TokenGeneration,
-        TokenStanding, UserRecord,
+        AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, NewPassword,
+        NewUser, Notice, RevokedToken, SessionCursor, Shortfall, Standing, Store, StoreError,
+        TokenGeneration, TokenStanding, UserRecord,
         audit::{AuditLimits, AuditPage, RepairMode, Repaired},
     },
 };
@@ -368,6 +368,7 @@ impl Data {
                 && since.is_some_and(|since| *version > since)
         });
         Some(WalletRecord {
+            is_closing: false,
             user,
             version: row.version,
             credits: row.credits,
@@ -1028,6 +1029,18 @@ impl Store for MemoryStore {
 
     async fn purge_revoked_tokens(&self, _: UnixMillis, _: u32) -> Result<u64, StoreError> {
         Err(not_kept())
+    }
+
+    async fn begin_erasure(&self, _: UserId, _: UnixMillis) -> Result<bool, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn cancel_erasure(&self, _: UserId, _: UnixMillis) -> Result<bool, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn erase_user(&self, _: Erasure) -> Result<(), EraseError> {
+        Err(not_kept().into())
     }
 
     async fn sessions(

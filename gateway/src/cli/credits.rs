@@ -334,7 +334,7 @@ fn parse_reason(text: &str) -> Result<String, String> {
     parse_words(text, REASON_MAX)
 }
 
-fn parse_name(text: &str) -> Result<String, String> {
+pub(super) fn parse_name(text: &str) -> Result<String, String> {
     parse_words(text, NAME_MAX)
 }
 

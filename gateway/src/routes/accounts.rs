@@ -1,20 +1,31 @@
-//! `/api/auth`: signing up, logging in and out, changing the password, who the caller is, and tickets.
+//! `/api/auth`: signing up, logging in and out, changing the password, erasing an account, who
+//! the caller is, and tickets.
+
+use std::time::Duration;
 
 use email_address::{EmailAddress, Options};
-use engine::store::{CreateUserError, NewPassword, NewUser, UserRecord};
+use engine::store::{
+    CreateUserError, EraseError, Erasure, NewPassword, NewUser, TokenGeneration, UserRecord,
+};
 use hyper::{HeaderMap, Request, StatusCode, body::Incoming};
 use schema::{
     ErrorCode, UserId,
     account::{Authenticated, Done, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Ticket, User},
+    session::EndReason,
 };
 
 use crate::{
     access::AccessError,
     app::App,
+    erasure,
     hub::HubMessage,
     reply::{self, Failure, Reply},
     request, tickets,
+    tokens::Bearer,
 };
+
+/// How long an erasure waits for live sessions to end, on whichever process.
+const ERASURE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest email address that there can be, in bytes (RFC 5321, as corrected by erratum 1690).
 const EMAIL_BYTES_MAX: usize = 254;
@@ -128,19 +139,7 @@ pub async fn change_password(app: &App, request: Request<Incoming>) -> Result<Re
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
     let (current, new) = (fields.text("current")?, fields.text("new")?);
     check_password("new", &new)?;
-    // A token that another process has just voided must not be the one that is kept.
-    let generation = app.access.check_anew(&bearer).await?;
-    let store = app.engine.store();
-    let record = store.user(bearer.user).await?;
-    let record = record.ok_or(AccessError::InvalidToken)?;
-    if current.len() > PASSWORD_BYTES_MAX
-        || !app.passwords.verify(current, record.password_hash).await?
-    {
-        return Err(Failure::new(
-            ErrorCode::InvalidCredentials,
-            "This is not the current password.",
-        ));
-    }
+    let generation = check_own_password(app, &bearer, current).await?;
     let password = NewPassword {
         user: bearer.user,
         hash: app.passwords.hash(new).await?,
@@ -148,7 +147,7 @@ pub async fn change_password(app: &App, request: Request<Incoming>) -> Result<Re
         kept_token: Some(bearer.token.as_str().to_owned()),
         at: app.engine.clock().now(),
     };
-    let is_set = store.set_password(password).await;
+    let is_set = app.engine.store().set_password(password).await;
     if !is_set.map_err(Failure::of_write)? {
         // Somebody else has changed it meanwhile, or logged out everywhere.
         return Err(AccessError::InvalidToken.into());
@@ -156,6 +155,60 @@ pub async fn change_password(app: &App, request: Request<Incoming>) -> Result<Re
     app.access.forget(bearer.user);
     close_sockets(app, bearer.user).await;
     Ok(done("Password changed"))
+}
+
+/// `POST /api/auth/erase`
+pub async fn erase(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let (parts, body) = request.into_parts();
+    let bearer = app.access.of_request(&parts.headers).await?;
+    let mut fields = request::fields(&parts.headers, body, &app.http).await?;
+    let password = fields.text("password")?;
+    let generation = check_own_password(app, &bearer, password).await?;
+    // Whoever goes by their own will is not ended by an operator. If it can't be stopped here, because
+    // another process serves it for one, the erasure has it ended.
+    let stopped = app.engine.stop_session(bearer.user, EndReason::User, None);
+    if let Err(refused) = stopped.await {
+        tracing::debug!(%refused, "no session was stopped before an erasure");
+    }
+    let erasure = Erasure {
+        user: bearer.user,
+        decided_in: Some(generation),
+        operator: "user".to_owned(),
+        at: app.engine.clock().now(),
+    };
+    let (store, clock) = (app.engine.store().as_ref(), app.engine.clock());
+    let erased = erasure::erase(store, clock, &erasure, ERASURE_PATIENCE).await;
+    erased.map_err(|error| match error {
+        EraseError::UserUnknown | EraseError::Changed => AccessError::InvalidToken.into(),
+        EraseError::SessionLive => Failure::unavailable(),
+        EraseError::Store(error) => Failure::of_write(error),
+    })?;
+    app.access.forget(bearer.user);
+    close_sockets(app, bearer.user).await;
+    app.engine.forget(bearer.user);
+    Ok(done("Account erased"))
+}
+
+/// Checks the password of whoever has a token, by what the database says now, and gives the
+/// generation of the user's tokens that was read with it.
+async fn check_own_password(
+    app: &App,
+    bearer: &Bearer,
+    password: String,
+) -> Result<TokenGeneration, Failure> {
+    // A token that another process has just voided must not pass, nor be the one that is kept.
+    let generation = app.access.check_anew(bearer).await?;
+    let record = app.engine.store().user(bearer.user).await?;
+    let record = record.ok_or(AccessError::InvalidToken)?;
+    if password.len() > PASSWORD_BYTES_MAX
+        || !app.passwords.verify(password, record.password_hash).await?
+    {
+        return Err(Failure::new(
+            ErrorCode::InvalidCredentials,
+            "This is not the current password.",
+        ));
+    }
+    Ok(generation)
 }
 
 /// Closes the user's sockets whose tokens are void. If that can't be found out now, the notice that was

@@ -166,6 +166,7 @@ async fn a_token_is_required_and_must_be_ours() {
         ("GET", "/api/auth/me"),
         ("POST", "/api/auth/logout"),
         ("POST", "/api/auth/password"),
+        ("POST", "/api/auth/erase"),
         ("POST", "/api/ws/ticket"),
         ("POST", "/api/sessions/start"),
         ("POST", "/api/sessions/stop"),

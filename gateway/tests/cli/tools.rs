@@ -197,3 +197,47 @@ fn a_password_is_set_from_standard_input() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
 }
+
+#[test]
+fn a_user_is_erased_by_email_or_id() {
+    let program = Program::new();
+    let serving = program.serve();
+    let token = serving.sign_up("ada@example.com");
+    let started = serving.ask("POST", "/api/sessions/start", &token, "");
+    assert!(started.starts_with("HTTP/1.1 200 "), "{started}");
+
+    let erase = |user: &str| program.run(&["user", "erase", user, "--yes"]);
+    erase("bob@example.com").fails(1, &["bob@example.com"]);
+    erase("77").fails(1, &["no user 77"]);
+    erase("-1").fails_usage();
+    let unasked = program.run(&["user", "erase", "ada@example.com"]);
+    unasked.fails(1, &["no terminal", "--yes"]);
+    let me = serving.ask("GET", "/api/auth/me", &token, "");
+    assert!(me.starts_with("HTTP/1.1 200 "), "{me}");
+
+    // The server ends the session, since its user goes.
+    assert_eq!(
+        erase("ADA@example.com").ok(),
+        "user 1 is erased; the ledger stays\n"
+    );
+    assert_eq!(erase("1").ok(), "user 1 is erased; the ledger stays\n");
+    erase("ada@example.com").fails(1, &["nobody has the email"]);
+    while serving
+        .ask("GET", "/api/auth/me", &token, "")
+        .starts_with("HTTP/1.1 200 ")
+    {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    assert_eq!(program.run(&["user", "list"]).ok(), "");
+    let again = serving.sign_up("ada@example.com");
+    assert!(
+        serving
+            .ask("GET", "/api/auth/me", &again, "")
+            .contains(r#""id":2"#)
+    );
+    let verified = program.run(&["verify"]).ok();
+    assert!(
+        verified.contains("verified: 2 users, 1 sessions, 3 ledger entries"),
+        "{verified}"
+    );
+}

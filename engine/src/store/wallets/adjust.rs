@@ -209,8 +209,8 @@ async fn lock_user(
     adjustment: &Adjustment,
 ) -> Result<(), AdjustError> {
     let sql = Sql {
-        postgres: "SELECT id FROM users WHERE id = $1 FOR UPDATE",
-        sqlite: "SELECT id FROM users WHERE id = $1",
+        postgres: "SELECT id FROM users WHERE id = $1 AND erased_at IS NULL FOR UPDATE",
+        sqlite: "SELECT id FROM users WHERE id = $1 AND erased_at IS NULL",
     };
     let locked: Option<(i64,)> = connection.row(sql, &[adjustment.user.get().into()]).await?;
     locked.map(drop).ok_or(AdjustError::UserUnknown)

@@ -23,6 +23,7 @@ struct WalletRow {
     version: i64,
     credits: i64,
     last_instant: i64,
+    is_closing: bool,
 }
 
 /// A live session in the database.
@@ -64,7 +65,8 @@ pub(in crate::store) async fn wallet(
     user: UserId,
     since: WalletVersion,
 ) -> Result<Option<WalletRecord>, StoreError> {
-    let sql = "SELECT id, version, credits, last_instant FROM users WHERE id = $1";
+    let sql = "SELECT id, version, credits, last_instant, closing_at IS NOT NULL AS is_closing
+        FROM users WHERE id = $1";
     let Some(row) = connection
         .row::<WalletRow>(sql, &[user.get().into()])
         .await?
@@ -101,7 +103,7 @@ pub(in crate::store) async fn live_wallets(
 ) -> Result<Vec<WalletRecord>, StoreError> {
     let rows: Vec<WalletRow> = connection
         .rows(
-            "SELECT id, version, credits, last_instant FROM users
+            "SELECT id, version, credits, last_instant, closing_at IS NOT NULL AS is_closing FROM users
              WHERE id IN (SELECT DISTINCT user_id FROM sessions
                 WHERE node = $1 AND end_time IS NULL AND user_id > $2 ORDER BY user_id LIMIT $3)
              ORDER BY id",
@@ -154,6 +156,7 @@ async fn with_live_sessions(
             version: WalletVersion::new(row.version),
             credits: Credits::new(row.credits)?,
             last_instant: UnixMillis::new(row.last_instant)?,
+            is_closing: row.is_closing,
             live: live.remove(&row.id).unwrap_or_default(),
             since_checkpoints: changes.remove(&row.id).unwrap_or_default(),
             changes: Vec::new(),
