@@ -5,9 +5,9 @@ use std::sync::{Arc, atomic::AtomicUsize};
 use ractor::{ActorRef, DerivedActorRef};
 
 use crate::{
-    EngineSettings, ids::SessionIds, journal::Journal, metronome::Metronome, mirror::Mirror,
-    store::Store, supervisor::SupervisorMessage, timeline::Timeline, update::UserUpdate,
-    watermark::Watermark,
+    EngineSettings, ids::SessionIds, journal::Journal, metrics::EngineMetrics,
+    metronome::Metronome, mirror::Mirror, store::Store, supervisor::SupervisorMessage,
+    timeline::Timeline, update::UserUpdate, watermark::Watermark,
 };
 
 /// What every session actor shares: references to its fellow actors, and what doesn't change while
@@ -33,6 +33,8 @@ pub struct Context {
     pub updates: DerivedActorRef<UserUpdate>,
     /// Routes requests to sessions.
     pub supervisor: ActorRef<SupervisorMessage>,
+    /// What is counted and measured.
+    pub metrics: Arc<EngineMetrics>,
     /// How many sessions are live.
     pub live_sessions: AtomicUsize,
     /// How many session actors have something to record, or wait for it to be.

@@ -18,7 +18,10 @@ use schema::{
     Millis, UnixMillis, UserId,
     session::{EndReason, LiveBalance},
 };
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit, oneshot},
+    time::Instant,
+};
 
 use self::answers::CallError;
 use crate::{
@@ -28,6 +31,7 @@ use crate::{
     ids::SessionIds,
     journal::{Journal, JournalArguments},
     keys::{Answer, KeyTurn, KeyTurns, RequestKey},
+    metrics::EngineMetrics,
     metronome::Metronome,
     mirror::{self, Mirror, MirrorArguments},
     notices, recovery,
@@ -107,6 +111,8 @@ impl Engine {
         clock: Clock,
         updates: DerivedActorRef<UserUpdate>,
     ) -> Result<Self, EngineStartError> {
+        let began = Instant::now();
+        let metrics = Arc::new(EngineMetrics::new(store.errors()));
         let latest_notice = store.latest_notice().await?;
         let ids = SessionIds::start(Arc::clone(&store)).await?;
         let process = ProcessId::random();
@@ -125,11 +131,15 @@ impl Engine {
             watermark: watermark.clone(),
             grace: settings.outage_grace,
             resume_policy: settings.resume,
+            metrics: Arc::clone(&metrics),
             supervisor: supervisor.clone(),
         })
         .await?;
         let mirror = match &settings.redis_url {
-            Some(url) => Some(start_mirror(url, settings.settle_every, supervisor.clone()).await?),
+            Some(url) => {
+                let (supervisor, metrics) = (supervisor.clone(), Arc::clone(&metrics));
+                Some(start_mirror(url, settings.settle_every, supervisor, metrics).await?)
+            }
             None => None,
         };
         let calls = Arc::new(Semaphore::new(settings.calls_max));
@@ -144,6 +154,7 @@ impl Engine {
             mirror,
             updates,
             supervisor: supervisor.clone(),
+            metrics,
             live_sessions: AtomicUsize::new(0),
             busy_sessions: AtomicUsize::new(0),
         });
@@ -158,6 +169,9 @@ impl Engine {
             is_draining: Arc::default(),
         };
         engine.routed().await;
+        let metrics = &engine.context.metrics;
+        metrics.recovery_seconds.set(began.elapsed().as_secs_f64());
+        metrics.recovered_sessions.set(adopted.cast_signed());
         tracing::info!(
             node = engine.context.settings.node.as_str(),
             epoch,
@@ -177,6 +191,16 @@ impl Engine {
     /// Starts a session for `user`; returns when it is durable. With a key it is done once, however
     /// often it is asked for within 24 hours: then its first success is returned again.
     pub async fn start_session(
+        &self,
+        user: UserId,
+        key: Option<RequestKey>,
+    ) -> Result<Started, StartError> {
+        let result = self.start_unless_refused(user, key).await;
+        self.context.metrics.started(&result);
+        result
+    }
+
+    async fn start_unless_refused(
         &self,
         user: UserId,
         key: Option<RequestKey>,
@@ -316,6 +340,29 @@ impl Engine {
         self.context.live_sessions.load(Ordering::Relaxed)
     }
 
+    /// The engine's metrics, brought up to date.
+    pub fn metrics(&self) -> &EngineMetrics {
+        let Context {
+            metrics,
+            timeline,
+            journal,
+            settings,
+            ..
+        } = self.context.as_ref();
+        // None of these counts comes near the end of an i64.
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.live_sessions.set(count(self.live_sessions()));
+        metrics.recording.set(i64::from(journal.is_recording()));
+        metrics.queue_facts.set(count(journal.queued()));
+        let waiting = settings.calls_max - self.calls.available_permits();
+        metrics.calls_waiting.set(count(waiting));
+        let lag = timeline.now().since(journal.alive_at());
+        metrics
+            .alive_lag_seconds
+            .set(lag.to_duration().as_secs_f64());
+        metrics
+    }
+
     /// Whether the journal gets its facts into the database.
     pub fn is_recording(&self) -> bool {
         self.context.journal.is_recording()
@@ -376,7 +423,10 @@ impl Engine {
         if self.is_draining.load(Ordering::Acquire) || self.is_superseded() {
             return Err(CallError::NotTaken);
         }
-        let permit = self.calls.try_acquire().map_err(|_| CallError::NotTaken)?;
+        let permit = self.calls.try_acquire().map_err(|_| {
+            self.context.metrics.calls_refused.inc();
+            CallError::NotTaken
+        })?;
         let Some(request) = key else {
             return Ok((permit, None));
         };
@@ -431,6 +481,7 @@ async fn start_mirror(
     url: &str,
     settle_every: Millis,
     supervisor: ActorRef<SupervisorMessage>,
+    metrics: Arc<EngineMetrics>,
 ) -> Result<Mirror, EngineStartError> {
     let config = mirror::config_from_url(url).map_err(EngineStartError::Mirror)?;
     // A value is renewed at every settlement; one that missed two has nobody to renew it.
@@ -439,6 +490,7 @@ async fn start_mirror(
         config,
         ttl_seconds,
         supervisor,
+        metrics,
     })
     .await?)
 }

@@ -18,18 +18,22 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SpawnErr};
 use schema::UnixMillis;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    sync::{oneshot, watch},
+    time::Instant,
+};
 
 use self::writer::Writer;
 use crate::{
     facts::{FactOutcome, NodeRun, Recording, ResumePolicy},
+    metrics::{EngineMetrics, Standstill},
     session::SessionMessage,
     store::Store,
     supervisor::SupervisorMessage,
@@ -69,6 +73,8 @@ pub struct Entry {
     pub stamp: Option<Stamp>,
     /// Whom to tell.
     pub session: ActorRef<SessionMessage>,
+    /// When it was decided.
+    pub decided_at: Instant,
 }
 
 /// Facts that are written together.
@@ -90,6 +96,8 @@ pub struct JournalArguments {
     pub grace: Duration,
     /// What a later run does with the sessions of the one before.
     pub resume_policy: ResumePolicy,
+    /// Where it counts what it does.
+    pub metrics: Arc<EngineMetrics>,
     /// Is told that time stands still, or goes on.
     pub supervisor: ActorRef<SupervisorMessage>,
 }
@@ -99,6 +107,8 @@ pub struct JournalArguments {
 struct Status {
     /// Facts that wait or are being written.
     queued: AtomicUsize,
+    /// The greatest instant that the node is known to have been alive at, should it crash.
+    alive_at: AtomicI64,
     is_recording: AtomicBool,
     superseded: watch::Sender<bool>,
 }
@@ -117,6 +127,7 @@ impl Journal {
         let timeline = arguments.timeline.clone();
         let status = Arc::new(Status {
             queued: AtomicUsize::new(0),
+            alive_at: AtomicI64::new(timeline.runs().current.started_at.get()),
             is_recording: AtomicBool::new(true),
             superseded,
         });
@@ -157,6 +168,11 @@ impl Journal {
     /// How many facts wait or are being written.
     pub fn queued(&self) -> usize {
         self.status.queued.load(Ordering::Relaxed)
+    }
+
+    /// Up to which instant the node is recorded to have been alive.
+    pub fn alive_at(&self) -> UnixMillis {
+        UnixMillis::new(self.status.alive_at.load(Ordering::Relaxed)).unwrap_or_default()
     }
 
     /// Whether the last attempt to write succeeded.
@@ -204,6 +220,10 @@ struct JournalState {
     waiting: VecDeque<Entry>,
     is_alive_due: bool,
     is_writing: bool,
+    /// When the batch that is being written was begun.
+    begun_at: Instant,
+    /// Whether time stands still because nothing could be recorded.
+    is_outage: bool,
     /// How many batches' worth of things were asked for, and how many of these are done: facts and
     /// alive times, counted alike.
     asked: u64,
@@ -229,6 +249,8 @@ impl Actor for JournalActor {
             waiting: VecDeque::new(),
             is_alive_due: false,
             is_writing: false,
+            begun_at: Instant::now(),
+            is_outage: false,
             asked: 0,
             done: 0,
             barriers: VecDeque::new(),
@@ -278,6 +300,7 @@ impl JournalState {
         if unrecorded_for > *grace && timeline.is_serving() {
             tracing::warn!("nothing can be recorded: sessions pause, uncharged");
             timeline.halt();
+            self.is_outage = true;
             let _stopped = supervisor.cast(SupervisorMessage::TimeChanged);
         }
         if !self.is_alive_due {
@@ -293,6 +316,12 @@ impl JournalState {
             epoch = run.epoch,
             "time goes on in the next run"
         );
+        self.arguments.metrics.stands_still(if self.is_outage {
+            Standstill::Outage
+        } else {
+            Standstill::Suspension
+        });
+        self.is_outage = false;
         self.is_writing = false;
         self.recorded_at = self.arguments.timeline.clock().now();
         self.run = run.clone();
@@ -318,6 +347,7 @@ impl JournalActor {
         state.is_writing = false;
         state.recorded_at = state.arguments.timeline.clock().now();
         state.done += batch.entries.len() as u64 + u64::from(batch.alive_at.is_some());
+        self.measure(&batch, state);
         self.status
             .queued
             .fetch_sub(batch.entries.len(), Ordering::Relaxed);
@@ -342,6 +372,29 @@ impl JournalActor {
             if let Some((_, reply)) = state.barriers.pop_front() {
                 let _gone = reply.send(());
             }
+        }
+    }
+
+    /// Notes that `batch` is durable now.
+    fn measure(&self, batch: &Batch, state: &JournalState) {
+        if let Some(alive_at) = batch.alive_at {
+            self.status
+                .alive_at
+                .store(alive_at.get(), Ordering::Relaxed);
+        }
+        if batch.entries.is_empty() {
+            return;
+        }
+        let metrics = &state.arguments.metrics;
+        // No batch has more than a thousand.
+        let facts = u32::try_from(batch.entries.len()).unwrap_or(u32::MAX);
+        metrics.batch_facts.observe(f64::from(facts));
+        metrics
+            .batch_seconds
+            .observe(state.begun_at.elapsed().as_secs_f64());
+        for entry in &batch.entries {
+            let lag = entry.decided_at.elapsed();
+            metrics.settlement_lag.observe(lag.as_secs_f64());
         }
     }
 
@@ -387,6 +440,7 @@ impl JournalActor {
             .then(|| state.arguments.watermark.reached());
         state.is_alive_due = false;
         state.is_writing = true;
+        state.begun_at = Instant::now();
 
         let writer = self.writer(state);
         tokio::spawn(writer.write(Batch { entries, alive_at }, myself.clone()));

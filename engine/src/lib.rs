@@ -27,6 +27,7 @@ pub mod clock;
 pub mod engine;
 pub mod facts;
 pub mod keys;
+pub mod metrics;
 pub mod retention;
 pub mod store;
 pub mod update;

@@ -20,7 +20,7 @@ use schema::{
     session::LiveBalance,
 };
 
-use crate::supervisor::SupervisorMessage;
+use crate::{metrics::EngineMetrics, supervisor::SupervisorMessage};
 
 /// How many values one round trip takes at most.
 const BATCH_MAX: usize = 1_000;
@@ -53,6 +53,8 @@ pub struct MirrorArguments {
     pub ttl_seconds: i64,
     /// Whom to ask for everybody's state when Redis is back.
     pub supervisor: ActorRef<SupervisorMessage>,
+    /// Where it shows how it is.
+    pub metrics: Arc<EngineMetrics>,
 }
 
 /// A handle to the mirror. Clones are the same mirror.
@@ -175,6 +177,7 @@ impl Actor for MirrorActor {
             MirrorMessage::Connected(Ok(client)) => {
                 tracing::info!("the mirror is connected");
                 state.link = Link::Idle(client);
+                state.arguments.metrics.mirror_up.set(1);
                 let _stopped = state.arguments.supervisor.cast(SupervisorMessage::Mirror);
             }
             MirrorMessage::Flushed(Err(error)) => {
@@ -193,6 +196,9 @@ impl Actor for MirrorActor {
             }
             MirrorMessage::Ping => state.ping(&myself),
         }
+        // No process has more users than an i64 can count.
+        let waiting = i64::try_from(state.waiting.len()).unwrap_or(i64::MAX);
+        state.arguments.metrics.mirror_queue.set(waiting);
         Ok(())
     }
 
@@ -247,6 +253,7 @@ impl MirrorState {
     /// Forgets what waits and asks for Redis again, with a new client.
     fn lost(&mut self, myself: &ActorRef<MirrorMessage>) {
         self.link = Link::Lost;
+        self.arguments.metrics.mirror_up.set(0);
         self.waiting = HashMap::new();
         tokio::spawn(connect(
             Arc::clone(&self.arguments),

@@ -21,7 +21,7 @@ use schema::{
     Millis, UnixMillis, UserId,
     session::{EndReason, LiveBalance},
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use self::{
     commands::{Abandoned, LateStops, StartReply, Starting, StopReply, Stopping},
@@ -397,6 +397,7 @@ impl SessionState {
             recording,
             stamp,
             session: myself.clone(),
+            decided_at: Instant::now(),
         });
     }
 

@@ -3,13 +3,17 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::Engine;
+use ipnet::IpNet;
 use ractor::ActorRef;
 use schema::Credits;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::{
     access::Access,
     hub::HubMessage,
+    metrics::Metrics,
+    occupancy::Occupancy,
     passwords::Passwords,
     settings::{HttpSettings, SocketSettings},
 };
@@ -24,6 +28,12 @@ pub struct App {
     pub passwords: Passwords,
     /// The open websockets.
     pub hub: ActorRef<HubMessage>,
+    /// What is counted and measured.
+    pub metrics: Metrics,
+    /// Room for requests that are being answered.
+    pub requests: Semaphore,
+    /// How many websockets and event streams each client has.
+    pub socket_places: Occupancy,
     /// The tasks of the open websockets, to be waited for at the end.
     pub socket_tasks: TaskTracker,
     /// Limits of HTTP.
@@ -32,6 +42,8 @@ pub struct App {
     pub sockets: SocketSettings,
     /// The credits that come with signing up.
     pub signup_credits: Credits,
+    /// Who may see the metrics.
+    pub metrics_networks: Vec<IpNet>,
     /// Whether the program is about to end.
     pub draining: Draining,
 }

@@ -1,10 +1,19 @@
-//! The hub: knows which websockets each user has open, and passes the engine's news to them.
+//! The hub: knows which sockets each user has open, and passes the engine's news to them.
 //!
 //! The engine casts it [`UserUpdate`]s, routes and sockets send it the other messages. It watches a
 //! user at the engine from the user's first socket to the last. It never waits for a socket: what a
 //! socket gets goes into its outbox. It never touches the database.
+//!
+//! It numbers the events of each user, and keeps the latest for a while, also after the user's last
+//! socket has gone: so a client that comes back gets what it missed, or learns that it can't.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+mod stream;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use engine::{
     Engine,
@@ -12,8 +21,13 @@ use engine::{
     update::{News, UserUpdate},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use schema::{UserId, websocket::CloseCode};
+use schema::{
+    UserId,
+    websocket::{CloseCode, StreamPosition},
+};
+use tokio::time::Instant;
 
+use self::stream::{Seat, UserStream};
 use crate::{
     access::is_valid,
     key_ring::KeyId,
@@ -24,6 +38,12 @@ use crate::{
 /// Over how long at most the closing of all sockets is spread.
 const SPREAD_MAX: Duration = Duration::from_secs(2);
 
+/// How often streams are looked at that nobody listens to any more.
+const FORGET_EVERY: Duration = Duration::from_secs(5);
+
+/// How many streams are kept that nobody listens to. Past it the oldest go.
+const DEPARTED_MAX: usize = 100_000;
+
 /// What the hub can be told.
 pub enum HubMessage {
     /// The engine runs: users can be watched from now on.
@@ -31,14 +51,7 @@ pub enum HubMessage {
     /// The engine's news for a user.
     Update(UserUpdate),
     /// A socket wants to be told the news of its user.
-    Join {
-        /// Whose socket it is, and by which token.
-        bearer: Bearer,
-        /// Where the news go.
-        outbox: Arc<Outbox>,
-        /// Gets the socket's seat.
-        reply: RpcReplyPort<Result<SeatNumber, JoinRefused>>,
-    },
+    Join(Join, RpcReplyPort<Result<Joined, JoinRefused>>),
     /// A socket is gone.
     Leave {
         /// Whose.
@@ -58,8 +71,32 @@ pub enum HubMessage {
         /// The keys that are left.
         keys: Vec<KeyId>,
     },
+    /// Forget what nobody will ask for any more; from the hub's own interval.
+    Forget,
     /// The program is about to end: all sockets close, and no more come.
     CloseAll,
+}
+
+/// A socket that wants to be told.
+pub struct Join {
+    /// Whose socket it is, and by which token.
+    pub bearer: Bearer,
+    /// Where the news go.
+    pub outbox: Arc<Outbox>,
+    /// Where the client was when it was last here, if it says so.
+    pub since: Option<StreamPosition>,
+}
+
+/// A socket's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// Its seat.
+    pub seat: SeatNumber,
+    /// The position before the first event that the outbox gets.
+    pub position: StreamPosition,
+    /// How many events the client missed and gets now; nothing if that is not known, or not all of
+    /// them are there any more.
+    pub missed: Option<u64>,
 }
 
 /// Tells a user's sockets apart.
@@ -101,22 +138,21 @@ pub struct Hub;
 pub struct HubArguments {
     /// How many sockets a user may have.
     pub per_user_max: usize,
+    /// How many events of a user are kept.
+    pub replay_events_max: usize,
+    /// How long they are kept.
+    pub replay_for: Duration,
 }
 
 /// What the hub knows.
 pub struct HubState {
-    per_user_max: usize,
+    arguments: HubArguments,
     engine: Option<Engine>,
-    users: HashMap<UserId, Vec<Seat>>,
+    users: HashMap<UserId, UserStream>,
+    /// Users whose last socket has gone, with when it did, the earliest first.
+    departed: VecDeque<(Instant, UserId)>,
     seats_given: u64,
     is_draining: bool,
-}
-
-/// A socket's place.
-struct Seat {
-    number: SeatNumber,
-    bearer: Bearer,
-    outbox: Arc<Outbox>,
 }
 
 impl Actor for Hub {
@@ -126,13 +162,16 @@ impl Actor for Hub {
 
     async fn pre_start(
         &self,
-        _myself: ActorRef<HubMessage>,
+        myself: ActorRef<HubMessage>,
         arguments: HubArguments,
     ) -> Result<HubState, ActorProcessingErr> {
+        // It ends with the actor.
+        let _interval = myself.send_interval(FORGET_EVERY, || HubMessage::Forget);
         Ok(HubState {
-            per_user_max: arguments.per_user_max,
+            arguments,
             engine: None,
             users: HashMap::new(),
+            departed: VecDeque::new(),
             seats_given: 0,
             is_draining: false,
         })
@@ -146,23 +185,19 @@ impl Actor for Hub {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             HubMessage::EngineStarted(engine) => state.engine = Some(engine),
-            HubMessage::Update(update) => state.pass_on(&update),
-            HubMessage::Join {
-                bearer,
-                outbox,
-                reply,
-            } => {
-                let user = bearer.user;
-                let joined = state.join(bearer, outbox);
+            HubMessage::Update(update) => state.pass_on(update),
+            HubMessage::Join(join, reply) => {
+                let user = join.bearer.user;
+                let joined = state.join(join);
                 // A socket that went away before it got its seat gives it back at once.
-                if let (Ok(seat), Err(_)) = (joined, reply.send(joined)) {
-                    state.leave(user, seat);
+                if let (Ok(joined), Err(_)) = (joined, reply.send(joined)) {
+                    state.leave(user, joined.seat);
                 }
             }
             HubMessage::Leave { user, seat } => state.leave(user, seat),
             HubMessage::TokensChanged { user, standing } => {
-                if let Some(seats) = state.users.get(&user) {
-                    close_where(seats, |seat| {
+                if let Some(stream) = state.users.get(&user) {
+                    close_where(&stream.seats, |seat| {
                         !standing
                             .as_ref()
                             .is_some_and(|standing| is_valid(&seat.bearer, standing))
@@ -170,10 +205,11 @@ impl Actor for Hub {
                 }
             }
             HubMessage::CloseOtherKeys { keys } => {
-                for seats in state.users.values() {
-                    close_where(seats, |seat| !keys.contains(&seat.bearer.key));
+                for stream in state.users.values() {
+                    close_where(&stream.seats, |seat| !keys.contains(&seat.bearer.key));
                 }
             }
+            HubMessage::Forget => state.forget(),
             HubMessage::CloseAll => state.close_all(),
         }
         Ok(())
@@ -181,59 +217,89 @@ impl Actor for Hub {
 }
 
 impl HubState {
-    fn pass_on(&self, update: &UserUpdate) {
-        let Some(seats) = self.users.get(&update.user) else {
+    fn pass_on(&mut self, update: UserUpdate) {
+        // The events of a user whom nobody listens to need no number: a client that comes later
+        // finds another epoch.
+        let Some(stream) = self.users.get_mut(&update.user) else {
             return;
         };
-        for seat in seats {
-            match &update.news {
-                News::Balance(balance) => seat.outbox.put_balance(*balance),
-                News::Event(event) => seat.outbox.put_event(event.clone()),
-            }
+        match update.news {
+            News::Balance(balance) => stream.tell_balance(balance),
+            News::Event(event) => stream.tell_event(event, &self.arguments),
         }
     }
 
-    fn join(&mut self, bearer: Bearer, outbox: Arc<Outbox>) -> Result<SeatNumber, JoinRefused> {
+    fn join(&mut self, join: Join) -> Result<Joined, JoinRefused> {
         if self.is_draining {
             return Err(JoinRefused::Draining);
         }
-        let seats = self.users.entry(bearer.user).or_default();
-        if seats.len() >= self.per_user_max {
+        let user = join.bearer.user;
+        let stream = self.users.entry(user).or_insert_with(UserStream::begin);
+        if stream.seats.len() >= self.arguments.per_user_max {
             return Err(JoinRefused::TooMany);
         }
         self.seats_given += 1;
         let number = SeatNumber(self.seats_given);
-        let user = bearer.user;
-        seats.push(Seat {
-            number,
-            bearer,
-            outbox,
-        });
-        if seats.len() == 1
+        let joined = stream.join(number, join, &self.arguments);
+        if stream.seats.len() == 1
             && let Some(engine) = &self.engine
         {
             engine.watch(user);
         }
-        Ok(number)
+        Ok(joined)
     }
 
     fn leave(&mut self, user: UserId, number: SeatNumber) {
-        let Some(seats) = self.users.get_mut(&user) else {
+        let Some(stream) = self.users.get_mut(&user) else {
             return;
         };
-        seats.retain(|seat| seat.number != number);
-        if seats.is_empty() {
+        let before = stream.seats.len();
+        stream.seats.retain(|seat| seat.number != number);
+        if !stream.seats.is_empty() || before == 0 {
+            return;
+        }
+        let now = Instant::now();
+        stream.left_at = Some(now);
+        self.departed.push_back((now, user));
+        if let Some(engine) = &self.engine {
+            engine.unwatch(user);
+        }
+        if self.departed.len() > DEPARTED_MAX {
+            self.forget_first();
+        }
+    }
+
+    /// Forgets the streams whose last listener left so long ago that none comes back to them.
+    fn forget(&mut self) {
+        let kept_for = self.arguments.replay_for;
+        while self
+            .departed
+            .front()
+            .is_some_and(|(left_at, _)| left_at.elapsed() >= kept_for)
+        {
+            self.forget_first();
+        }
+        // After a crowd the memory comes back.
+        if self.users.capacity() > 4 * self.users.len() + 1_024 {
+            self.users.shrink_to_fit();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        let Some((left_at, user)) = self.departed.pop_front() else {
+            return;
+        };
+        let is_over =
+            |stream: &UserStream| stream.seats.is_empty() && stream.left_at == Some(left_at);
+        if self.users.get(&user).is_some_and(is_over) {
             self.users.remove(&user);
-            if let Some(engine) = &self.engine {
-                engine.unwatch(user);
-            }
         }
     }
 
     /// Each socket closes at a moment of its own, so that not all come back in the same one.
     fn close_all(&mut self) {
         self.is_draining = true;
-        let seats = || self.users.values().flatten();
+        let seats = || self.users.values().flat_map(|stream| &stream.seats);
         let spread = Duration::from_millis(seats().count() as u64).min(SPREAD_MAX);
         for seat in seats() {
             let after = spread.mul_f64(rand::random());

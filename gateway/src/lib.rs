@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! server ──► routes ──► accounts, sessions, history, health, page ──► Engine
-//!              └──► socket ◄── outbox ◄── hub ◄── UserUpdate from the engine
+//!              └──► socket, event_stream ◄── subscription ◄── outbox ◄── hub ◄── UserUpdate
 //! ```
 //!
 //! A request goes from `server` (the connection) through `routes` (the address) to one function, which
-//! calls the engine once. A websocket is a task in `socket`, fed by the `hub`. Deliberately absent:
+//! calls the engine once. A websocket is a task in `socket`, fed by the `hub`; so is an event stream. Deliberately absent:
 //! billing, and any decision about credits.
 
 pub mod cli;
@@ -17,12 +17,17 @@ pub mod settings;
 mod access;
 mod app;
 mod cause;
+mod client;
+mod connections;
 mod erasure;
+mod event_stream;
 mod hub;
 mod key_file;
 mod key_ring;
+mod limits;
 mod log;
-
+mod metrics;
+mod occupancy;
 mod outbox;
 mod page;
 mod passwords;
@@ -30,5 +35,6 @@ mod reply;
 mod request;
 mod routes;
 mod socket;
+mod subscription;
 mod tickets;
 mod tokens;

@@ -14,7 +14,7 @@ use tracing_subscriber::{
 
 use crate::{
     reply::Reply,
-    routes::Routes,
+    routes::{RouteName, Routes},
     settings::{LogFormat, LogSettings},
 };
 
@@ -44,6 +44,15 @@ pub async fn answered(routes: &Routes, request: Request<Incoming>) -> Reply {
         tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
     let began = Instant::now();
     let mut reply = routes.answer(request).instrument(span.clone()).await;
+    let route = reply
+        .extensions()
+        .get::<RouteName>()
+        .map_or("none", |route| route.0);
+    routes
+        .app()
+        .metrics
+        .http
+        .answered(route, reply.status(), began.elapsed());
     let (status, duration_us) = (reply.status().as_u16(), began.elapsed().as_micros());
     if reply.status().is_server_error() {
         span.in_scope(|| tracing::warn!(status, duration_us, "answered"));

@@ -9,11 +9,9 @@ use std::{
     time::Duration,
 };
 
-use schema::{
-    session::LiveBalance,
-    websocket::{CloseCode, ServerMessage},
-};
+use schema::{session::LiveBalance, websocket::CloseCode};
 use tokio::sync::Notify;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// Why a socket is to be closed, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,11 +35,20 @@ impl Closing {
     }
 }
 
+/// Something that happened, as it is sent: all sockets of a user share the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Its number in the user's stream.
+    pub seq: u64,
+    /// The message.
+    pub text: Utf8Bytes,
+}
+
 /// The next thing to do for a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Send this event.
-    Event(ServerMessage),
+    Event(Event),
     /// Send this balance.
     Balance(LiveBalance),
     /// Close it.
@@ -58,7 +65,7 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    events: VecDeque<ServerMessage>,
+    events: VecDeque<Event>,
     /// The balance to be sent, and how many of the events were told before it.
     balance: Option<(usize, LiveBalance)>,
     /// The balance that was put in last, sent or not.
@@ -110,7 +117,7 @@ impl Outbox {
     }
 
     /// Puts in an event. If there are too many, the socket is closed instead.
-    pub fn put_event(&self, event: ServerMessage) {
+    pub fn put_event(&self, event: Event) {
         let mut waiting = self.waiting();
         if waiting.events.len() < self.events_max {
             waiting.events.push_back(event);
@@ -144,11 +151,16 @@ impl Outbox {
     /// Waits for the next thing to do. Dropping the future loses nothing.
     pub async fn next(&self) -> Next {
         loop {
-            if let Some(next) = self.waiting().take() {
+            if let Some(next) = self.take() {
                 return next;
             }
             self.changed.notified().await;
         }
+    }
+
+    /// What there is to do now, if there is something.
+    pub fn take(&self) -> Option<Next> {
+        self.waiting().take()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -218,10 +230,10 @@ mod tests {
         }
     }
 
-    fn event(seconds_left: i64) -> ServerMessage {
-        ServerMessage::BalanceLow {
-            credits: Credits::ZERO,
-            seconds_left,
+    fn event(seq: u64) -> Event {
+        Event {
+            seq,
+            text: format!("event {seq}").into(),
         }
     }
 

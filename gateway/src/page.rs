@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::{
     HeaderMap, StatusCode,
     header::{
@@ -122,7 +122,7 @@ fn whole(name: &str, file: EmbeddedFile) -> Reply {
         CONTENT_TYPE,
         HeaderValue::from_static(content_type(name).unwrap_or("application/octet-stream")),
     );
-    *reply.body_mut() = Full::new(body);
+    *reply.body_mut() = Either::Left(Full::new(body));
     reply
 }
 

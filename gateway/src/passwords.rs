@@ -27,6 +27,7 @@ pub struct Passwords {
     at_work: Arc<Semaphore>,
     /// One permit for each hashing at work or waiting.
     admitted: Arc<Semaphore>,
+    admitted_max: usize,
     /// What the password of an unknown user is compared with, so that it takes as long.
     dummy_hash: Arc<str>,
 }
@@ -34,13 +35,18 @@ pub struct Passwords {
 impl Passwords {
     /// As much hashing as `settings` allow.
     pub fn new(settings: PasswordSettings) -> Result<Self, PasswordError> {
+        let admitted_max = settings.hashes_at_once + settings.waiting_max;
         Ok(Self {
             at_work: Arc::new(Semaphore::new(settings.hashes_at_once)),
-            admitted: Arc::new(Semaphore::new(
-                settings.hashes_at_once + settings.waiting_max,
-            )),
+            admitted: Arc::new(Semaphore::new(admitted_max)),
+            admitted_max,
             dummy_hash: hash("nobody has this password")?.into(),
         })
+    }
+
+    /// How many are being hashed or wait to be.
+    pub fn waiting(&self) -> usize {
+        self.admitted_max - self.admitted.available_permits()
     }
 
     /// The hash of `password`, in PHC form.

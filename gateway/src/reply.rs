@@ -1,27 +1,34 @@
 //! Replies: a value as JSON, or a failure with its sentence, code and status.
 
-use std::{borrow::Cow, error::Error};
+use std::{borrow::Cow, convert::Infallible, error::Error, time::Duration};
 
 use bytes::Bytes;
 use engine::{
     engine::{BalanceError, StartError, StopError},
     store::StoreError,
 };
-use http_body_util::Full;
+use http_body_util::{Either, Full, channel::Channel};
 use hyper::{
     Response, StatusCode,
     header::{
-        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue,
-        RETRY_AFTER, WWW_AUTHENTICATE,
+        ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+        HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
+        WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
     },
 };
 use schema::{ErrorBody, ErrorCode, Millis};
 use serde::Serialize;
 
-use crate::{access::AccessError, cause::chain, passwords::PasswordError, tokens::TokenNotMade};
+use crate::{
+    access::AccessError, cause::chain, client::Transport, passwords::PasswordError,
+    tokens::TokenNotMade,
+};
 
 /// What goes back to the client.
-pub type Reply = Response<Full<Bytes>>;
+pub type Reply = Response<Body>;
+
+/// All of it at once, or an event stream.
+pub type Body = Either<Full<Bytes>, Channel<Bytes, Infallible>>;
 
 /// What is so that the request gets something else than it asked for.
 #[derive(Debug)]
@@ -63,6 +70,11 @@ impl Failure {
         }
     }
 
+    /// What it is called.
+    pub const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
     /// There is nothing there.
     pub fn not_found() -> Self {
         Self::new(ErrorCode::NotFound, "There is nothing at this address.")
@@ -96,6 +108,14 @@ impl Failure {
             ErrorCode::Unavailable,
             "The server can't do that just now. Please try again in a moment.",
         )
+    }
+
+    /// There was too much of that kind; it can be tried again after `wait`.
+    pub fn rate_limited(sentence: &'static str, wait: Millis) -> Self {
+        Self {
+            retry_after_seconds: seconds_up(wait).max(1),
+            ..Self::new(ErrorCode::RateLimited, sentence)
+        }
     }
 
     /// The process can't serve requests, because of what the sentence says.
@@ -291,7 +311,7 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
 
 /// A reply without a body.
 pub fn empty(status: StatusCode) -> Reply {
-    let mut reply = Response::new(Full::default());
+    let mut reply = Response::new(Either::Left(Full::default()));
     *reply.status_mut() = status;
     reply
 }
@@ -300,7 +320,7 @@ pub fn empty(status: StatusCode) -> Reply {
 pub fn with_type(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
     let mut reply = empty(status);
     let length = HeaderValue::from(body.len());
-    *reply.body_mut() = Full::new(body);
+    *reply.body_mut() = Either::Left(Full::new(body));
     for (name, value) in [
         (CONTENT_TYPE, HeaderValue::from_static(content_type)),
         (CONTENT_LENGTH, length),
@@ -311,16 +331,39 @@ pub fn with_type(status: StatusCode, content_type: &'static str, body: Bytes) ->
     reply
 }
 
-/// The headers that every reply has.
-pub fn harden(reply: &mut Reply) {
-    const ALWAYS: [(HeaderName, &str); 2] = [
-        (hyper::header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (hyper::header::REFERRER_POLICY, "no-referrer"),
+/// The headers that every reply has. What says nothing of what it may load may load nothing.
+pub fn harden(reply: &mut Reply, transport: Transport, hsts: Duration) {
+    const ALWAYS: [(HeaderName, &str); 6] = [
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (X_FRAME_OPTIONS, "DENY"),
+        (
+            HeaderName::from_static("cross-origin-opener-policy"),
+            "same-origin",
+        ),
+        (
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
+        ),
+        (
+            HeaderName::from_static("permissions-policy"),
+            "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+        ),
     ];
+    let headers = reply.headers_mut();
     for (name, value) in ALWAYS {
-        reply
-            .headers_mut()
-            .insert(name, HeaderValue::from_static(value));
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    headers
+        .entry(CONTENT_SECURITY_POLICY)
+        .or_insert(HeaderValue::from_static(
+            "default-src 'none'; frame-ancestors 'none'",
+        ));
+    if transport == Transport::Tls && !hsts.is_zero() {
+        let value = format!("max-age={}; includeSubDomains", hsts.as_secs());
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(STRICT_TRANSPORT_SECURITY, value);
+        }
     }
 }
 

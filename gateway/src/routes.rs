@@ -15,14 +15,19 @@ use hyper::{
     body::Incoming,
     header::{
         ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, HeaderValue, ORIGIN, VARY,
+        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, HeaderValue,
+        ORIGIN, TRANSFER_ENCODING, VARY,
     },
 };
 use matchit::{Params, Router};
 use schema::ErrorCode;
+use tokio::sync::SemaphorePermit;
 
 use crate::{
     app::App,
+    client::{Client, Transport},
+    event_stream,
+    limits::Limit,
     origins::{Caller, caller},
     page,
     reply::{self, Failure, Reply},
@@ -48,15 +53,61 @@ enum Route {
     Document,
     Alive,
     Ready,
+    Metrics,
+    Stream,
     Ticket,
     Socket,
+}
+
+impl Route {
+    /// The name in metrics and traces.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::SignUp => "sign_up",
+            Self::LogIn => "log_in",
+            Self::LogOut => "log_out",
+            Self::ChangePassword => "change_password",
+            Self::Erase => "erase",
+            Self::Me => "me",
+            Self::StartSession => "start_session",
+            Self::StopSession => "stop_session",
+            Self::ActiveSession => "active_session",
+            Self::Credits => "credits",
+            Self::Sessions => "sessions",
+            Self::Session => "session",
+            Self::Ledger => "ledger",
+            Self::Document => "document",
+            Self::Ticket => "ticket",
+            Self::Alive => "healthz",
+            Self::Ready => "readyz",
+            Self::Metrics => "metrics",
+            Self::Stream => "stream",
+            Self::Socket => "websocket",
+        }
+    }
+
+    /// Whether it is answered however busy the server is.
+    const fn is_vital(self) -> bool {
+        matches!(self, Self::Alive | Self::Ready | Self::Metrics)
+    }
+}
+
+/// The name of the route that a reply comes from, among the reply's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct RouteName(pub &'static str);
+
+impl RouteName {
+    /// A request that the page's files answer.
+    const PAGE: Self = Self("page");
+    /// A request that no route answers.
+    const NONE: Self = Self("none");
 }
 
 /// The methods of one address.
 type Methods = &'static [(Method, Route)];
 
 /// Every address but the page's. What isn't here belongs to the page, except below `/api`.
-const TABLE: [(&str, Methods); 18] = [
+const TABLE: [(&str, Methods); 20] = [
     ("/api/auth/signup", &[(Method::POST, Route::SignUp)]),
     ("/api/auth/login", &[(Method::POST, Route::LogIn)]),
     ("/api/auth/logout", &[(Method::POST, Route::LogOut)]),
@@ -82,6 +133,8 @@ const TABLE: [(&str, Methods); 18] = [
     ("/api/openapi.json", &[(Method::GET, Route::Document)]),
     ("/healthz", &[(Method::GET, Route::Alive)]),
     ("/readyz", &[(Method::GET, Route::Ready)]),
+    ("/metrics", &[(Method::GET, Route::Metrics)]),
+    ("/api/stream", &[(Method::GET, Route::Stream)]),
     ("/api/ws/ticket", &[(Method::POST, Route::Ticket)]),
     ("/ws", &[(Method::GET, Route::Socket)]),
 ];
@@ -110,17 +163,35 @@ impl Routes {
     /// Answers `request`, whatever happens.
     pub async fn answer(&self, request: Request<Incoming>) -> Reply {
         let origin = request.headers().get(ORIGIN).cloned();
+        let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
         let caller = caller(request.headers(), &self.app.http.allowed_origins);
-        let is_api = request.uri().path().starts_with("/api/");
-        let answered = AssertUnwindSafe(self.dispatch(request, caller))
+        let client = request.extensions().get::<Client>();
+        let transport = client.map_or(Transport::Plain, |client| client.transport);
+        let path = request.uri().path().to_owned();
+        let is_api = path.starts_with("/api/");
+        let found = self.find(&path, &request);
+        let name = found.name();
+        let answered = AssertUnwindSafe(self.dispatch(request, &path, found, caller))
             .catch_unwind()
             .await;
         let mut reply = match answered {
             Ok(Ok(reply)) => reply,
-            Ok(Err(failure)) => failure.into_reply(),
+            Ok(Err(failure)) => {
+                if let Some(limit) = Limit::of(failure.code()) {
+                    self.app.metrics.limits.hit(limit);
+                }
+                failure.into_reply()
+            }
             Err(_) => Failure::internal("a route panicked").into_reply(),
         };
-        reply::harden(&mut reply);
+        reply.extensions_mut().insert(name);
+        reply::harden(&mut reply, transport, self.app.http.hsts);
+        // Whether a chunked request came with a length too, hyper doesn't tell; after one that did, the
+        // connection must not go on (RFC 9112, section 6.3): a proxy may see another request in the rest.
+        if is_chunked && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            reply.headers_mut().insert(CONNECTION, close);
+        }
         if is_api {
             let allowed = origin.filter(|_| caller == Caller::Allowed);
             share_with(&mut reply, allowed);
@@ -128,33 +199,97 @@ impl Routes {
         reply
     }
 
-    async fn dispatch(
-        &self,
-        mut request: Request<Incoming>,
-        caller: Caller,
-    ) -> Result<Reply, Failure> {
-        let path = request.uri().path().to_owned();
-        if path == "/" && socket::is_upgrade(&request) {
-            return socket::open(&self.app, &mut request, caller).await;
+    /// What is at `path` for `request`.
+    fn find<'a>(&'a self, path: &'a str, request: &Request<Incoming>) -> Found<'a> {
+        if path == "/" && socket::is_upgrade(request) {
+            return Found::Route(Route::Socket, Params::default());
         }
-        let Ok(found) = self.router.at(&path) else {
-            return outside_the_table(&path, &request);
+        let Ok(found) = self.router.at(path) else {
+            return Found::Nothing;
         };
-        if path.starts_with("/api/") && caller == Caller::Foreign {
-            return Err(Failure::origin_not_allowed());
-        }
-        let wanted = if request.method() == Method::HEAD {
-            &Method::GET
-        } else {
-            request.method()
+        let wanted = match *request.method() {
+            Method::HEAD => &Method::GET,
+            ref method => method,
         };
         match found.value.iter().find(|(method, _)| method == wanted) {
-            Some((_, route)) => run(*route, &self.app, request, &found.params, caller).await,
-            None if request.method() == Method::OPTIONS => {
-                Ok(options(request.headers(), found.value, caller))
-            }
-            None => Err(Failure::method_not_allowed(allow(found.value))),
+            Some((_, route)) => Found::Route(*route, found.params),
+            None => Found::OtherMethods(found.value),
         }
+    }
+
+    async fn dispatch(
+        &self,
+        request: Request<Incoming>,
+        path: &str,
+        found: Found<'_>,
+        caller: Caller,
+    ) -> Result<Reply, Failure> {
+        let is_vital = matches!(&found, Found::Route(route, _) if route.is_vital());
+        let _in_flight = if is_vital {
+            None
+        } else {
+            Some(InFlight::enter(&self.app)?)
+        };
+        if caller == Caller::Foreign
+            && path.starts_with("/api/")
+            && !matches!(found, Found::Nothing)
+        {
+            return Err(Failure::origin_not_allowed());
+        }
+        match found {
+            Found::Route(route, params) => run(route, &self.app, request, &params, caller).await,
+            Found::OtherMethods(methods) if request.method() == Method::OPTIONS => {
+                Ok(options(request.headers(), methods, caller))
+            }
+            Found::OtherMethods(methods) => Err(Failure::method_not_allowed(allow(methods))),
+            Found::Nothing => outside_the_table(path, &request),
+        }
+    }
+}
+
+/// What is at an address for a method.
+enum Found<'a> {
+    /// A route, with the parameters in its address.
+    Route(Route, Params<'a, 'a>),
+    /// Something, but for other methods.
+    OtherMethods(Methods),
+    /// Nothing of the table.
+    Nothing,
+}
+
+impl Found<'_> {
+    fn name(&self) -> RouteName {
+        match self {
+            Self::Route(route, _) => RouteName(route.name()),
+            Self::OtherMethods(_) => RouteName::NONE,
+            Self::Nothing => RouteName::PAGE,
+        }
+    }
+}
+
+/// A request that is being answered.
+struct InFlight<'a> {
+    app: &'a App,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl<'a> InFlight<'a> {
+    fn enter(app: &'a App) -> Result<Self, Failure> {
+        let permit = app.requests.try_acquire().map_err(|_| {
+            app.metrics.limits.hit(Limit::RequestsInFlight);
+            Failure::unavailable()
+        })?;
+        app.metrics.http.in_flight.inc();
+        Ok(Self {
+            app,
+            _permit: permit,
+        })
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.app.metrics.http.in_flight.dec();
     }
 }
 
@@ -184,6 +319,8 @@ async fn run(
         Route::Document => Ok(document::openapi(request.headers())),
         Route::Alive => Ok(health::alive()),
         Route::Ready => health::ready(app).await,
+        Route::Metrics => health::metrics(app, request.extensions().get()),
+        Route::Stream => event_stream::open(app, &request).await,
         Route::Ticket => accounts::ticket(app, request).await,
         Route::Socket => socket::open(app, &mut request, caller).await,
     }

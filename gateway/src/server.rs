@@ -1,6 +1,6 @@
 //! The server: built from settings, run until it is told to stop, drained in order.
 
-use std::{io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
 
 use engine::{
     Clock, Engine,
@@ -8,24 +8,24 @@ use engine::{
     engine::EngineStartError,
     store::{self, StoreError, StoreLocation, TokenStanding},
 };
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use ractor::Actor;
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    net::TcpListener,
+    sync::Semaphore,
     task::{AbortHandle, JoinHandle},
-    time::timeout,
+    time::{Instant, sleep, timeout},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     access::Access,
     app::{App, Draining},
+    connections::Connections,
     hub::{Hub, HubArguments, HubMessage},
     key_file::{self, KeyFileError},
     key_ring::KeyRing,
-    log,
+    metrics::Metrics,
+    occupancy::Occupancy,
     passwords::{PasswordError, Passwords},
     routes::Routes,
     settings::{KeySource, Settings},
@@ -33,11 +33,8 @@ use crate::{
     tokens::{TokenNotMade, Tokens},
 };
 
-/// How long to wait when no connection can be accepted, for example for want of file handles.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The largest head of a request, in bytes.
-const HEAD_BYTES_MAX: usize = 16 << 10;
+/// What part of the time for draining clients may have; the rest is for what is to be recorded.
+const CLIENTS_SHARE: f64 = 0.7;
 
 /// Why the server does not run, or does not run on.
 #[derive(Debug, thiserror::Error)]
@@ -114,19 +111,6 @@ impl ServerError {
     }
 }
 
-/// A client's connection. It counts as open as long as there is a clone of this.
-#[derive(Clone)]
-pub struct Connection(
-    #[expect(dead_code, reason = "kept to be dropped")] Arc<OwnedSemaphorePermit>,
-);
-
-/// The open connections, to be ended when each has answered the request that it is at.
-#[derive(Default)]
-struct Connections {
-    ending: CancellationToken,
-    tasks: TaskTracker,
-}
-
 /// A server that is ready to run.
 pub struct Server {
     listener: TcpListener,
@@ -163,6 +147,8 @@ impl Server {
         };
         let arguments = HubArguments {
             per_user_max: settings.sockets.per_user_max,
+            replay_events_max: settings.sockets.replay_events_max,
+            replay_for: settings.sockets.replay_for,
         };
         let (hub, hub_task) = Hub::spawn(None, Hub, arguments).await?;
         let engine = Engine::start(settings.engine, store, clock, hub.get_derived()).await?;
@@ -170,14 +156,18 @@ impl Server {
             return Err(ServerError::HubEnded);
         }
         let app = Arc::new(App {
+            metrics: Metrics::new(|registry| engine.metrics().register(registry)),
             engine,
             access,
             passwords,
             hub,
             socket_tasks: TaskTracker::new(),
+            socket_places: Occupancy::new(settings.sockets.per_address_max),
+            requests: Semaphore::new(settings.http.requests_in_flight_max),
             http: settings.http,
             sockets: settings.sockets,
             signup_credits: settings.signup_credits,
+            metrics_networks: settings.metrics_networks,
             draining: Draining::default(),
         });
         let routes = Arc::new(Routes::new(Arc::clone(&app))?);
@@ -221,8 +211,7 @@ impl Server {
             followers,
             ..
         } = self;
-        let connections = Connections::default();
-        let permits = Arc::new(Semaphore::new(app.http.connections_max));
+        let connections = Connections::new(routes);
         let engine = app.engine.clone();
         let ended = {
             let (mut stop, mut superseded) = (pin!(stop), pin!(engine.superseded()));
@@ -231,18 +220,23 @@ impl Server {
                     () = &mut stop => break Ok(()),
                     () = &mut superseded => break Err(ServerError::Superseded),
                     _ = &mut hub => break Err(ServerError::HubEnded),
-                    (stream, permit) = accept(&listener, &permits) => {
-                        serve_connection(stream, Connection(Arc::new(permit)), &routes, &connections);
-                    }
+                    () = connections.serve_next(&listener) => {}
                 }
             }
         };
+        app.draining.begin();
+        tracing::info!(live_sessions = app.engine.live_sessions(), "draining");
+        if ended.is_ok() {
+            serve_unready(&app, &connections, &listener).await;
+        }
+        let ends_at = Instant::now() + app.http.drain_timeout;
         drop(listener);
         followers.iter().for_each(AbortHandle::abort);
-        drain_clients(&app, connections).await;
+        drain_clients(&app, &connections).await;
         // Who was superseded can record nothing more: its successor has its sessions.
         if !matches!(ended, Err(ServerError::Superseded)) {
-            app.engine.shutdown(app.http.drain_timeout).await;
+            let left = ends_at.saturating_duration_since(Instant::now());
+            app.engine.shutdown(left).await;
         }
         app.hub.stop(None);
         app.engine.store().close().await;
@@ -272,67 +266,6 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
     })
 }
 
-/// The next connection, once there may be one more.
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    loop {
-        // The semaphore is never closed; should it be, nothing more is accepted.
-        let Ok(permit) = Arc::clone(permits).acquire_owned().await else {
-            return std::future::pending().await;
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-fn serve_connection(
-    stream: TcpStream,
-    connection: Connection,
-    routes: &Arc<Routes>,
-    connections: &Connections,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection was gone at once");
-        return;
-    }
-    let http = &routes.app().http;
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(http.header_timeout)
-        .max_buf_size(HEAD_BYTES_MAX);
-    let routes = Arc::clone(routes);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(connection.clone());
-        let routes = Arc::clone(&routes);
-        async move { Ok::<_, std::convert::Infallible>(log::answered(&routes, request).await) }
-    });
-    let served = builder
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let ending = connections.ending.clone();
-    connections.tasks.spawn(async move {
-        let mut served = pin!(served);
-        let ended = tokio::select! {
-            ended = &mut served => ended,
-            () = ending.cancelled() => {
-                served.as_mut().graceful_shutdown();
-                served.await
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a connection ended badly");
-        }
-    });
-}
-
 /// Voids tokens in memory, and closes their sockets, when somebody else voids them in the database.
 async fn follow_notices(app: Arc<App>, after: i64) {
     let on_change = |user, standing: Option<Arc<TokenStanding>>| {
@@ -343,6 +276,18 @@ async fn follow_notices(app: Arc<App>, after: i64) {
         let _ = app.hub.cast(HubMessage::TokensChanged { user, standing });
     };
     app.access.follow_notices(after, on_change).await;
+}
+
+/// Serves on for a while, unready, so that a load balancer sees that before it is refused.
+async fn serve_unready(app: &App, connections: &Connections, listener: &TcpListener) {
+    let mut over = pin!(sleep(app.http.drain_delay));
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut over => return,
+            () = connections.serve_next(listener) => {}
+        }
+    }
 }
 
 /// Takes the keys of the tokens as they are in their file, and closes the sockets of retired ones.
@@ -358,19 +303,16 @@ async fn follow_keys(app: Arc<App>, path: PathBuf) {
 }
 
 /// Closes all sockets, and waits for them and for the requests in progress.
-async fn drain_clients(app: &App, connections: Connections) {
-    app.draining.begin();
-    tracing::info!(live_sessions = app.engine.live_sessions(), "draining");
+async fn drain_clients(app: &App, connections: &Connections) {
     // A hub that is gone has no sockets to close.
     let _ = app.hub.cast(HubMessage::CloseAll);
-    connections.ending.cancel();
-    connections.tasks.close();
     app.socket_tasks.close();
     let clients = async {
-        connections.tasks.wait().await;
+        connections.end().await;
         app.socket_tasks.wait().await;
     };
-    if timeout(app.http.drain_timeout, clients).await.is_err() {
+    let patience = app.http.drain_timeout.mul_f64(CLIENTS_SHARE);
+    if timeout(patience, clients).await.is_err() {
         tracing::warn!("some clients did not finish in time");
     }
 }

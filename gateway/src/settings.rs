@@ -19,6 +19,7 @@ use engine::{
     retention::RetentionSettings,
     store::{StoreLocation, StoreSettings},
 };
+use ipnet::IpNet;
 use schema::{Credits, MAX_SAFE_INTEGER, Millis};
 
 use crate::{key_ring::KeyRing, origins::Origin};
@@ -73,6 +74,8 @@ pub struct Settings {
     pub http: HttpSettings,
     /// The websockets.
     pub sockets: SocketSettings,
+    /// Who may see the metrics.
+    pub metrics_networks: Vec<IpNet>,
     /// The tokens.
     pub tokens: TokenSettings,
     /// The hashing of passwords.
@@ -94,15 +97,27 @@ pub struct HttpSettings {
     pub address: SocketAddr,
     /// The origins besides our own whose pages may come.
     pub allowed_origins: Vec<Origin>,
+    /// The proxies that are believed who the client is.
+    pub trusted_proxies: Vec<IpNet>,
     /// How many connections may be open at once.
     pub connections_max: usize,
+    /// How many of them one client may have; 0 for any number.
+    pub connections_per_address_max: usize,
+    /// How many requests may be answered at once.
+    pub requests_in_flight_max: usize,
     /// The largest body of a request, in bytes.
     pub body_bytes_max: usize,
     /// How long a request's head may take.
     pub header_timeout: Duration,
     /// How long a request's body may take.
     pub body_timeout: Duration,
-    /// How long what is in progress may take at the end.
+    /// How long a client may take nothing of what is sent to it.
+    pub send_timeout: Duration,
+    /// How long browsers are told to come by TLS only, if they came by TLS; zero: they are told nothing.
+    pub hsts: Duration,
+    /// How long to serve on, unready, before the end begins.
+    pub drain_delay: Duration,
+    /// How long the end may take.
     pub drain_timeout: Duration,
 }
 
@@ -111,6 +126,14 @@ pub struct HttpSettings {
 pub struct SocketSettings {
     /// How many one user may have.
     pub per_user_max: usize,
+    /// How many one client may have; 0 for any number.
+    pub per_address_max: usize,
+    /// How many events of a user are kept for who comes back.
+    pub replay_events_max: usize,
+    /// How long they are kept.
+    pub replay_for: Duration,
+    /// How many bytes a client may send in a minute.
+    pub bytes_per_minute_max: usize,
     /// How many events may wait for a slow one.
     pub events_max: usize,
     /// How long sending one message may take.
@@ -189,6 +212,7 @@ impl Settings {
         Ok(Self {
             http: http(reader)?,
             sockets: sockets(reader)?,
+            metrics_networks: reader.networks("metrics.networks")?,
             tokens: tokens(reader, &data_dir)?,
             passwords: PasswordSettings {
                 hashes_at_once: reader.count("passwords.hashes_at_once", 1, 1_024)?,
@@ -224,18 +248,40 @@ fn http(reader: &Reader) -> Result<HttpSettings, SettingsError> {
                 &format!("must be a list of origins: {error}"),
             )
         })?,
+        trusted_proxies: reader.networks("http.trusted_proxies")?,
         connections_max: reader.count("http.connections_max", 1, 1_000_000)?,
+        connections_per_address_max: reader.count(
+            "http.connections_per_address_max",
+            0,
+            1_000_000,
+        )?,
+        requests_in_flight_max: reader.count("http.requests_in_flight_max", 1, 1_000_000)?,
         body_bytes_max: reader.count("http.body_bytes_max", 2_048, 16 << 20)?,
         header_timeout: reader.duration("http.header_timeout_ms", 100)?,
         body_timeout: reader.duration("http.body_timeout_ms", 100)?,
+        send_timeout: reader.duration("http.send_timeout_ms", 100)?,
+        hsts: Duration::from_hours(reader.whole("http.hsts_days", 0, 36_500)?.unsigned_abs() * 24),
+        drain_delay: reader.duration("http.drain_delay_ms", 0)?,
         drain_timeout: reader.duration("http.drain_timeout_ms", 0)?,
     })
 }
 
 fn sockets(reader: &Reader) -> Result<SocketSettings, SettingsError> {
+    let events_max = reader.count("sockets.events_max", 1, 10_000)?;
+    let replay_events_max = reader.count("sockets.replay_events_max", 0, 10_000)?;
+    if replay_events_max > events_max {
+        return Err(reader.wrong(
+            "sockets.replay_events_max",
+            "must not exceed sockets.events_max",
+        ));
+    }
     Ok(SocketSettings {
         per_user_max: reader.count("sockets.per_user_max", 1, 10_000)?,
-        events_max: reader.count("sockets.events_max", 1, 10_000)?,
+        per_address_max: reader.count("sockets.per_address_max", 0, 1_000_000)?,
+        events_max,
+        replay_events_max,
+        replay_for: reader.duration("sockets.replay_ms", 0)?,
+        bytes_per_minute_max: reader.count("sockets.bytes_per_minute_max", 1_024, 1 << 30)?,
         send_timeout: reader.duration("sockets.send_timeout_ms", 100)?,
         ping_every: reader.duration("sockets.ping_every_ms", 100)?,
         message_bytes_max: reader.count("sockets.message_bytes_max", 125, 1 << 20)?,

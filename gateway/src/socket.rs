@@ -1,26 +1,21 @@
 //! Websockets: one task each, from the upgrade to the end.
 //!
-//! A socket's first message is the balance. What follows is what its outbox holds, put there by the
-//! hub. Clients have nothing to say: their messages are read and ignored.
+//! What is sent is decided by the [`Subscription`]. Clients have nothing to say: their messages are
+//! read and ignored.
+
+mod metered;
 
 use std::{sync::Arc, time::Duration};
 
-use engine::engine::BalanceError;
 use futures_util::{SinkExt, StreamExt};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::{
     Method, Request,
     body::Incoming,
     header::{CONNECTION, UPGRADE},
     upgrade::OnUpgrade,
 };
-use hyper_util::rt::TokioIo;
-use ractor::{ActorRef, rpc::CallResult};
-use schema::{
-    ErrorCode, UserId,
-    session::LiveBalance,
-    websocket::{CloseCode, CreditUpdate, ServerMessage},
-};
+use schema::{ErrorCode, websocket::CloseCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -35,15 +30,16 @@ use tokio_tungstenite::{
     },
 };
 
+use self::metered::Metered;
 use crate::{
-    access::AccessError,
     app::App,
-    hub::{HubMessage, JoinRefused, SeatNumber},
+    connections::{Connection, Stream},
+    limits::Limit,
+    metrics::SocketKind,
     origins::Caller,
-    outbox::{Closing, Next, Outbox},
+    outbox::Closing,
     reply::{Failure, Reply},
-    server::Connection,
-    settings::SocketSettings,
+    subscription::{self, Step, Subscriber, Subscription, why_not},
     tokens::Bearer,
 };
 
@@ -53,11 +49,14 @@ const READ_BUFFER_BYTES: usize = 512;
 /// How much may wait to be written before the socket counts as broken.
 const WRITE_BUFFER_BYTES_MAX: usize = 64 << 10;
 
-/// How long the upgrade, joining the hub, and the client's part of closing may take.
+/// How long the upgrade, and the client's part of closing, may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How many pings may be unanswered before the peer counts as dead.
 const PINGS_UNANSWERED_MAX: u8 = 2;
+
+/// A websocket over a client's connection.
+type Websocket = WebSocketStream<Metered<TcpStream>>;
 
 /// Whether `request` asks for a websocket.
 pub fn is_upgrade(request: &Request<Incoming>) -> bool {
@@ -95,51 +94,36 @@ pub async fn open(
     if app.draining.has_begun() {
         return Err(Failure::unavailable());
     }
-    let reply = create_response_with_body(request, Full::default).map_err(|error| {
+    let subscriber = Subscriber::of(app, request)?;
+    let reply = create_response_with_body(request, || Either::Left(Full::default()));
+    let reply = reply.map_err(|error| {
         Failure::new(
             ErrorCode::InvalidRequest,
             format!("This is no websocket request: {error}."),
         )
     })?;
-    let admitted = admit(app, request).await;
+    let admitted = subscription::bearer(app, request).await.map_err(why_not);
     let connection = request.extensions().get::<Connection>().cloned();
     let upgrade = hyper::upgrade::on(request);
     let app = Arc::clone(app);
     let tasks = app.socket_tasks.clone();
     tasks.spawn(async move {
-        serve(&app, upgrade, admitted).await;
+        serve(&app, upgrade, admitted, subscriber).await;
         drop(connection);
     });
     Ok(reply)
 }
 
-/// Whose socket it is, or how it is to be closed.
-async fn admit(app: &App, request: &Request<Incoming>) -> Result<Bearer, Closing> {
-    let (query, headers) = (request.uri().query(), request.headers());
-    let admitted = app.access.of_stream(query, headers).await;
-    admitted.map_err(why_not)
-}
-
-/// How a socket is closed that may not be open.
-fn why_not(error: AccessError) -> Closing {
-    match error {
-        AccessError::TokenRequired => {
-            Closing::now(CloseCode::NotAllowed, "Authentication required")
-        }
-        AccessError::InvalidToken => Closing::now(CloseCode::NotAllowed, "Invalid token"),
-        AccessError::Busy => Closing::now(CloseCode::TryLater, "Try again later"),
-        AccessError::Store(error) => {
-            tracing::warn!(%error, "a websocket's token could not be checked");
-            Closing::now(CloseCode::TryLater, "Try again later")
-        }
-    }
-}
-
-async fn serve(app: &App, upgrade: OnUpgrade, admitted: Result<Bearer, Closing>) {
+async fn serve(
+    app: &Arc<App>,
+    upgrade: OnUpgrade,
+    admitted: Result<Bearer, Closing>,
+    subscriber: Subscriber,
+) {
     let Ok(Ok(upgraded)) = timeout(STEP_TIMEOUT, upgrade).await else {
         return;
     };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+    let Ok(parts) = upgraded.downcast::<Stream>() else {
         return;
     };
     let config = WebSocketConfig::default()
@@ -148,20 +132,33 @@ async fn serve(app: &App, upgrade: OnUpgrade, admitted: Result<Bearer, Closing>)
         .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
         .max_message_size(Some(app.sockets.message_bytes_max))
         .max_frame_size(Some(app.sockets.message_bytes_max));
-    let (stream, sent_early) = (parts.io.into_inner(), parts.read_buf.to_vec());
+    let sent_early = parts.read_buf.to_vec();
+    let stream = Metered::new(
+        parts.io.into_inner().into_inner(),
+        app.sockets.bytes_per_minute_max,
+        sent_early.len(),
+    );
     let mut stream =
         WebSocketStream::from_partially_read(stream, sent_early, Role::Server, Some(config)).await;
 
-    let ended = match admitted {
-        Ok(bearer) => match Socket::join(app, bearer).await {
-            Ok(mut socket) => socket.run(&mut stream).await,
-            Err(closing) => End::Close(closing),
-        },
+    let begun = match admitted {
+        Ok(bearer) => Subscription::begin(app, bearer, subscriber, SocketKind::Websocket).await,
+        Err(closing) => Err(closing),
+    };
+    let ended = match begun {
+        Ok(subscription) => Socket::new(app, subscription).run(&mut stream).await,
         Err(closing) => End::Close(closing),
     };
-    if let End::Close(closing) = ended {
-        close(stream, closing, app.sockets.send_timeout).await;
+    let End::Close(closing) = ended else {
+        app.metrics.sockets.closed(None);
+        return;
+    };
+    app.metrics.sockets.closed(Some(closing.code));
+    if closing.code == CloseCode::TooSlow {
+        app.metrics.sockets.slow();
+        app.metrics.limits.hit(Limit::SlowConsumer);
     }
+    close(stream, closing, app.sockets.send_timeout).await;
 }
 
 /// How a socket ends.
@@ -172,137 +169,68 @@ enum End {
     Gone,
 }
 
-/// A socket that has a seat in the hub.
-struct Socket {
-    seat: Seat,
-    outbox: Arc<Outbox>,
-    limits: SocketSettings,
-    closing: Closing,
-    closes_at: Instant,
+/// A socket whose client is being told.
+struct Socket<'a> {
+    app: &'a App,
+    subscription: Subscription,
     pings_at: Instant,
     pings_unanswered: u8,
 }
 
-/// A place in the hub, which is given back when it goes out of use.
-struct Seat {
-    hub: ActorRef<HubMessage>,
-    user: UserId,
-    number: SeatNumber,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        // Without a hub there is no seat to give back.
-        let _ = self.hub.cast(HubMessage::Leave {
-            user: self.user,
-            seat: self.number,
-        });
-    }
-}
-
-impl Socket {
-    /// Joins the hub, and only then asks for the balance: so no change between the two is missed.
-    async fn join(app: &App, bearer: Bearer) -> Result<Self, Closing> {
-        let later = Closing::now(CloseCode::TryLater, "Try again later");
-        let user = bearer.user;
-        let closes_at = app.engine.clock().instant_of(bearer.expires_at);
-        let outbox = Arc::new(Outbox::new(app.sockets.events_max));
-        let join = |reply| HubMessage::Join {
-            bearer: bearer.clone(),
-            outbox: Arc::clone(&outbox),
-            reply,
-        };
-        let number = match app.hub.call(join, Some(STEP_TIMEOUT)).await {
-            Ok(CallResult::Success(Ok(number))) => number,
-            Ok(CallResult::Success(Err(JoinRefused::TooMany))) => {
-                return Err(Closing::now(CloseCode::TryLater, "Too many connections"));
-            }
-            Ok(CallResult::Success(Err(JoinRefused::Draining))) => {
-                return Err(Closing::now(CloseCode::GoingAway, "Going away"));
-            }
-            Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => return Err(later),
-        };
-        let seat = Seat {
-            hub: app.hub.clone(),
-            user,
-            number,
-        };
-        // A token that died before the hub knew the socket was not closed by the hub.
-        app.access.check(&bearer).await.map_err(why_not)?;
-        outbox.put_snapshot(
-            app.engine
-                .balance(user)
-                .await
-                .map_err(|error| match error {
-                    BalanceError::UserUnknown => {
-                        Closing::now(CloseCode::NotAllowed, "Invalid token")
-                    }
-                    BalanceError::Unavailable => later,
-                })?,
-        );
-        Ok(Self {
-            seat,
-            outbox,
-            limits: app.sockets,
-            closing: Closing::now(CloseCode::NotAllowed, "Invalid token"),
-            closes_at,
-            // Sockets that were opened together are not pinged together.
-            pings_at: Instant::now() + app.sockets.ping_every.mul_f64(rand::random_range(0.5..1.0)),
+impl<'a> Socket<'a> {
+    fn new(app: &'a App, subscription: Subscription) -> Self {
+        // Sockets that were opened together are not pinged together.
+        let first_ping = app.sockets.ping_every.mul_f64(rand::random_range(0.5..1.0));
+        Self {
+            app,
+            subscription,
+            pings_at: Instant::now() + first_ping,
             pings_unanswered: 0,
-        })
+        }
     }
 
-    async fn run(&mut self, stream: &mut WebSocketStream<TcpStream>) -> End {
-        tracing::debug!(user = self.seat.user.get(), "a websocket opened");
-        let first = self.outbox.take_balance().map(Next::Balance);
-        let mut ended = match first {
-            Some(first) => self.act(stream, first).await,
-            None => None,
-        };
-        while ended.is_none() {
-            ended = tokio::select! {
-                next = self.outbox.next() => self.act(stream, next).await,
+    async fn run(mut self, stream: &mut Websocket) -> End {
+        let user = self.subscription.user().get();
+        tracing::debug!(user, "a websocket opened");
+        let ended = loop {
+            let ended = tokio::select! {
+                step = self.subscription.next() => self.act(stream, step).await,
                 incoming = stream.next() => self.take(incoming),
-                () = sleep_until(self.closes_at.min(self.pings_at)) => self.wake(stream).await,
+                () = sleep_until(self.pings_at) => self.ping(stream).await,
             };
-        }
-        tracing::debug!(user = self.seat.user.get(), "a websocket ends");
-        ended.unwrap_or(End::Gone)
-    }
-
-    async fn act(&mut self, stream: &mut WebSocketStream<TcpStream>, next: Next) -> Option<End> {
-        let message = match next {
-            Next::Event(event) => event,
-            Next::Balance(balance) => credit_update(balance),
-            Next::Close(closing) => {
-                let closes_at = Instant::now() + closing.after;
-                if closes_at < self.closes_at {
-                    (self.closing, self.closes_at) = (closing, closes_at);
-                }
-                return (closing.after.is_zero()).then_some(End::Close(closing));
+            if let Some(ended) = ended {
+                break ended;
             }
         };
-        match serde_json::to_string(&message) {
-            Ok(text) => self.send(stream, Message::text(text)).await,
-            Err(error) => {
-                tracing::error!(%error, "a message has no JSON");
-                None
-            }
+        tracing::debug!(user, "a websocket ends");
+        ended
+    }
+
+    async fn act(&self, stream: &mut Websocket, step: Step) -> Option<End> {
+        match step {
+            Step::Send(text, _) => self.send(stream, Message::Text(text)).await,
+            Step::Close(closing) => Some(End::Close(closing)),
         }
     }
 
-    /// What a client says matters only in that it says something.
+    /// What a client says matters only in that it says something, and how much.
     fn take(&mut self, incoming: Option<Result<Message, Error>>) -> Option<End> {
+        let limits = &self.app.metrics.limits;
+        let close = |code, reason| Some(End::Close(Closing::now(code, reason)));
         match incoming {
             Some(Ok(Message::Close(_)) | Err(Error::ConnectionClosed)) | None => Some(End::Gone),
             Some(Ok(_)) => {
                 self.pings_unanswered = 0;
                 None
             }
-            Some(Err(Error::Capacity(_))) => Some(End::Close(Closing::now(
-                CloseCode::TooLarge,
-                "Message too large",
-            ))),
+            Some(Err(Error::Capacity(_))) => {
+                limits.hit(Limit::MessageTooLarge);
+                close(CloseCode::TooLarge, "Message too large")
+            }
+            Some(Err(Error::Io(error))) if metered::is_too_much(&error) => {
+                limits.hit(Limit::SocketBytes);
+                close(CloseCode::TooTalkative, "Too many messages")
+            }
             Some(Err(error)) => {
                 tracing::debug!(%error, "a websocket broke");
                 Some(End::Gone)
@@ -310,35 +238,33 @@ impl Socket {
         }
     }
 
-    /// It is time to close, or to see whether the peer is still there.
-    async fn wake(&mut self, stream: &mut WebSocketStream<TcpStream>) -> Option<End> {
-        let now = Instant::now();
-        if now >= self.closes_at {
-            return Some(End::Close(self.closing));
-        }
-        if now < self.pings_at {
-            return None;
-        }
+    /// It is time to see whether the peer is still there.
+    async fn ping(&mut self, stream: &mut Websocket) -> Option<End> {
         if self.pings_unanswered >= PINGS_UNANSWERED_MAX {
             return Some(End::Gone);
         }
         self.pings_unanswered += 1;
-        self.pings_at = now + self.limits.ping_every;
+        self.pings_at = Instant::now() + self.app.sockets.ping_every;
         self.send(stream, Message::Ping(bytes::Bytes::new())).await
     }
 
-    async fn send(&self, stream: &mut WebSocketStream<TcpStream>, message: Message) -> Option<End> {
-        match timeout(self.limits.send_timeout, stream.send(message)).await {
+    async fn send(&self, stream: &mut Websocket, message: Message) -> Option<End> {
+        match timeout(self.app.sockets.send_timeout, stream.send(message)).await {
             Ok(Ok(())) => None,
+            Ok(Err(_)) => Some(End::Gone),
             // A peer that takes nothing doesn't take the reason either.
-            Ok(Err(_)) | Err(_) => Some(End::Gone),
+            Err(_) => {
+                self.app.metrics.sockets.slow();
+                self.app.metrics.limits.hit(Limit::SendTimeout);
+                Some(End::Gone)
+            }
         }
     }
 }
 
 /// Says good-bye: the close frame, the end of what we send, and a while for the peer to see both.
 /// Without that while, what the peer still sends would make the system throw the frame away.
-async fn close(mut stream: WebSocketStream<TcpStream>, closing: Closing, send_timeout: Duration) {
+async fn close(mut stream: Websocket, closing: Closing, send_timeout: Duration) {
     let frame = CloseFrame {
         code: closing.code.number().into(),
         reason: closing.reason.into(),
@@ -349,7 +275,7 @@ async fn close(mut stream: WebSocketStream<TcpStream>, closing: Closing, send_ti
     ) {
         return;
     }
-    let mut stream = stream.into_inner();
+    let mut stream = stream.into_inner().into_inner();
     let farewell = async {
         stream.shutdown().await?;
         let mut scrap = [0; READ_BUFFER_BYTES];
@@ -358,13 +284,4 @@ async fn close(mut stream: WebSocketStream<TcpStream>, closing: Closing, send_ti
     };
     // Whether the peer saw it is not for us to know.
     let _ = timeout(STEP_TIMEOUT, farewell).await;
-}
-
-fn credit_update(balance: LiveBalance) -> ServerMessage {
-    ServerMessage::CreditUpdate(CreditUpdate {
-        credits: balance.credits,
-        as_of: balance.as_of,
-        active: balance.session.is_some(),
-        session: balance.session,
-    })
 }

@@ -107,6 +107,9 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// All reasons there are.
+    pub const ALL: [Self; 4] = [Self::User, Self::Depleted, Self::Admin, Self::Engine];
+
     /// The name in JSON and in the database.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -119,9 +122,7 @@ impl EndReason {
 
     /// The reason with this name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::User, Self::Depleted, Self::Admin, Self::Engine]
-            .into_iter()
-            .find(|reason| reason.as_str() == name)
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 }
 

@@ -253,6 +253,7 @@ fn websocket() {
             as_of: ms(1_790_000_030_000),
             active: session.is_some(),
             session,
+            resumed: None,
         })
     };
     messages.add("credit_update", &update(None));
@@ -348,6 +349,7 @@ fn the_fixed_part_is_there() {
         as_of: ms(0),
         active: false,
         session: None,
+        resumed: None,
     };
     let update = json(ServerMessage::CreditUpdate(update));
     check(
@@ -397,6 +399,7 @@ fn additions_are_ignored() {
         as_of: ms(2),
         active: false,
         session: None,
+        resumed: None,
     };
     assert_eq!(
         serde_json::from_value::<ServerMessage>(json).unwrap(),

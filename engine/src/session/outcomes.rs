@@ -167,7 +167,13 @@ impl SessionState {
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
+        let settled = wallet
+            .session(settlement.session)
+            .map_or(Credits::ZERO, |session| session.settled.total);
         let end = wallet.settled(settlement, version);
+        if let Some(charged) = settlement.total.checked_sub(settled) {
+            self.context.metrics.charged(charged);
+        }
         let final_credits = wallet.balance();
         if let Some(end) = end {
             self.ended(settlement, end, final_credits);
@@ -193,6 +199,7 @@ impl SessionState {
         self.answer_stops(settlement, stopped);
         self.abandoned = None;
         self.live.set(0);
+        self.context.metrics.ended(reason);
         if reason == EndReason::User && consumed.is_zero() {
             self.unpaid.note(ended_at);
         }

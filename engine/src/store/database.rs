@@ -23,6 +23,7 @@ use super::{
 use crate::{
     facts::{FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord},
     keys::{IdempotencyKey, KeptAnswer},
+    metrics::StoreErrors,
 };
 
 /// How long auditing a page of users may take: one of them may have millions of rows.
@@ -37,6 +38,46 @@ const REPAIR_ROWS: u32 = 20_000;
 pub struct Database {
     pools: Pools,
     call_timeout: Duration,
+    errors: StoreErrors,
+}
+
+/// Why a call failed: because of the database, or because of what was asked for.
+trait CallError: From<StoreError> {
+    /// What the database did, if it was that.
+    fn of_store(&self) -> Option<&StoreError>;
+}
+
+impl CallError for StoreError {
+    fn of_store(&self) -> Option<&StoreError> {
+        Some(self)
+    }
+}
+
+impl CallError for AdjustError {
+    fn of_store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl CallError for EraseError {
+    fn of_store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl CallError for CreateUserError {
+    fn of_store(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) => Some(error),
+            Self::EmailTaken => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -57,6 +98,7 @@ impl Database {
         Ok(Self {
             pools,
             call_timeout: settings.call_timeout,
+            errors: StoreErrors::default(),
         })
     }
 
@@ -79,7 +121,7 @@ impl Database {
     async fn read<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
+        E: CallError + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         self.call_for(self.call_timeout, Unit::OneRead, work).await
@@ -89,7 +131,7 @@ impl Database {
     async fn snapshot<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
+        E: CallError + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         self.call_for(self.call_timeout, Unit::Snapshot, work).await
@@ -99,7 +141,7 @@ impl Database {
     async fn write<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
+        E: CallError + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         self.call_for(self.call_timeout, Unit::Write, work).await
@@ -110,7 +152,7 @@ impl Database {
     async fn call_for<T, E, F>(&self, timeout: Duration, unit: Unit, work: F) -> Result<T, E>
     where
         T: Send + 'static,
-        E: From<StoreError> + Send + 'static,
+        E: CallError + Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
     {
         let pools = self.pools.clone();
@@ -127,7 +169,11 @@ impl Database {
             result
         });
         match task.await {
-            Ok(result) => result,
+            Ok(result) => result.inspect_err(|error| {
+                if let Some(error) = E::of_store(error) {
+                    self.errors.count(error);
+                }
+            }),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(StoreError::Unavailable(sqlx::Error::WorkerCrashed).into()),
         }
@@ -137,7 +183,7 @@ impl Database {
 /// Runs `work` as one `unit`, and tells whether the connection is in a known state after it.
 async fn run<T, E, F>(connection: &mut Connection, unit: Unit, work: F) -> (Result<T, E>, bool)
 where
-    E: From<StoreError>,
+    E: CallError,
     F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>>,
 {
     if let Err(error) = connection.begin(unit).await {
@@ -179,6 +225,10 @@ impl Pools {
 
 #[async_trait]
 impl Store for Database {
+    fn errors(&self) -> StoreErrors {
+        self.errors.clone()
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.read(|connection| Box::pin(runs::ping(connection)))
             .await

@@ -49,6 +49,7 @@ use schema::{
 use crate::{
     facts::{FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord},
     keys::{IdempotencyKey, KeptAnswer},
+    metrics::StoreErrors,
 };
 
 /// Where a store is and how patient it is.
@@ -394,6 +395,11 @@ pub struct SessionCursor {
 /// The database. See the module's documentation for what holds for all of it.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
+    /// Where it counts the calls that fail.
+    fn errors(&self) -> StoreErrors {
+        StoreErrors::default()
+    }
+
     // --- runs of nodes ---
 
     /// Succeeds if the database answers.

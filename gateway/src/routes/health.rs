@@ -5,6 +5,7 @@ use hyper::StatusCode;
 
 use crate::{
     app::App,
+    client::{Client, Way},
     reply::{self, Failure, Reply},
 };
 
@@ -15,6 +16,23 @@ pub fn alive() -> Reply {
         "text/plain; charset=utf-8",
         Bytes::from_static(b"ok\n"),
     )
+}
+
+/// `GET /metrics`: for Prometheus, in the networks that may see them. A proxy that is not trusted hides
+/// who asks, so through one nobody may.
+pub fn metrics(app: &App, client: Option<&Client>) -> Result<Reply, Failure> {
+    let may_see = client.is_some_and(|client| {
+        client.way != Way::UnknownProxy && client.address.is_in(&app.metrics_networks)
+    });
+    if !may_see {
+        return Err(Failure::not_found());
+    }
+    app.engine.metrics();
+    let waiting = i64::try_from(app.passwords.waiting()).unwrap_or(i64::MAX);
+    app.metrics.passwords_waiting.set(waiting);
+    let text = app.metrics.encode().map_err(Failure::internal)?;
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(reply::with_type(StatusCode::OK, content_type, text.into()))
 }
 
 /// `GET /readyz`: requests can be served.

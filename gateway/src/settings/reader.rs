@@ -1,11 +1,13 @@
 //! Reads single settings and says precisely what is wrong with one.
 
-use std::{cell::RefCell, collections::BTreeSet, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, net::IpAddr, time::Duration};
 
 use figment::{
     Figment,
     value::{Num, Value},
 };
+
+use ipnet::IpNet;
 
 use super::SettingsError;
 
@@ -89,6 +91,25 @@ impl Reader {
         items
             .into_iter()
             .map(|item| item.into_string().ok_or_else(expected))
+            .collect()
+    }
+
+    /// A list of networks, each as in 10.0.0.0/8, or an address alone.
+    pub(super) fn networks(&self, key: &'static str) -> Result<Vec<IpNet>, SettingsError> {
+        let network = |text: &String| {
+            let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
+            text.parse().ok().or_else(alone)
+        };
+        self.texts(key)?
+            .iter()
+            .map(|text| {
+                network(text).ok_or_else(|| {
+                    let problem = format!(
+                        "must be a list of networks, as in [\"10.0.0.0/8\", \"::1\"]; {text:?} is none"
+                    );
+                    self.wrong(key, &problem)
+                })
+            })
             .collect()
     }
 

@@ -7,8 +7,9 @@
 mod support;
 
 mod erased_users;
+mod http;
 mod sockets_of_dead_tokens;
 mod tickets;
 mod tokens;
 
-use support::{client, server, token};
+use support::{client, raw, server, token};

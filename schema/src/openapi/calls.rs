@@ -20,7 +20,7 @@ use crate::{
     },
     ledger::LedgerPage,
     session::{Active, LiveBalance, SessionPage, SessionRecord, SessionStarted, SessionStopped},
-    websocket::ServerMessage,
+    websocket::StreamMessage,
 };
 
 /// Every call, in the order of the document's sections.
@@ -211,8 +211,11 @@ fn history() -> Vec<Call> {
 fn stream() -> Vec<Call> {
     const TAG: &str = "stream";
     let upgraded = ResponseBuilder::new().description(
-        "The connection is a websocket now. The server sends `ServerMessage`s as text.",
+        "The connection is a websocket now. The server sends `StreamMessage`s as text.",
     );
+    let events = ResponseBuilder::new()
+        .description("A stream that does not end by itself.")
+        .content("text/event-stream", Content::new(Some(text())));
     vec![
         Call::post("/api/ws/ticket", "ticket")
             .says(
@@ -225,18 +228,66 @@ fn stream() -> Vec<Call> {
             .may_take_body::<Empty>("Nothing, or an object without meaning.")
             .answers::<Ticket>(200, "The ticket.")
             .refuses(&[ErrorCode::Unavailable]),
-        Call::get("/ws", "websocket")
+        streaming(Call::get("/ws", "websocket"))
             .says(TAG, "The live stream, as a websocket", WEBSOCKET)
             .with_any_of(&["bearer", "ticket_in_query", "token_in_query"])
             .answers_with(101, upgraded)
-            .knows::<ServerMessage>()
             .refuses(&[ErrorCode::InvalidRequest, ErrorCode::OriginNotAllowed]),
+        streaming(Call::get("/api/stream", "stream"))
+            .says(TAG, "The live stream, as server-sent events", EVENT_STREAM)
+            .takes(
+                parameter(
+                    ParameterIn::Header,
+                    "Last-Event-ID",
+                    "The same as `since`, as an `EventSource` sends it that comes back.",
+                    text(),
+                )
+                .build(),
+            )
+            .with_any_of(&["bearer", "ticket_in_query", "token_in_query"])
+            .answers_with(200, events)
+            .refuses(&[ErrorCode::TokenRequired, ErrorCode::InvalidToken]),
     ]
 }
 
+/// What the two kinds of streams have in common.
+fn streaming(call: Call) -> Call {
+    let updates = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(["all", "rate"]))
+        .default(Some("all".into()));
+    let position = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some("^[0-9]{1,15}:[0-9]{1,15}$"));
+    call.takes(in_query(
+        "since",
+        "Where the client was, as `EPOCH:SEQ` of the last message that it got: the events since then \
+         follow, or the first message says `resumed: false`.",
+        position.build(),
+    ))
+    .takes(in_query(
+        "updates",
+        "`all`: the balance at every change. `rate`: only when the rate, the session or the wallet \
+         changes, and every 30 seconds; the client counts down between.",
+        updates.build(),
+    ))
+    .knows::<StreamMessage>()
+    .refuses(&[
+        ErrorCode::InvalidField,
+        ErrorCode::RateLimited,
+        ErrorCode::Unavailable,
+    ])
+}
+
+const EVENT_STREAM: &str = "\
+For clients behind proxies that break websockets. Each message is an event without a name, with a \
+`StreamMessage` as its data and its position as its id, so that an `EventSource` that comes back goes \
+on where it was. Before the server ends the stream it sends an event named `close` with \
+`{\"code\": …, \"reason\": …}`, the close code of a websocket.";
+
 const WEBSOCKET: &str = "\
 The same at `/`. Clients only listen. The first message is a `credit_update` with the balance now, \
-and there is one at every change.
+and there is one at every change. Events, which is every other type, are numbered one by one.
 
 | close code | why | come back? |
 |---|---|---|
@@ -244,7 +295,8 @@ and there is one at every change.
 | 1008 | \"Authentication required\" without a token, \"Invalid token\" with a bad one | not with this token |
 | 1009 | a message of yours was too large | yes |
 | 1013 | too many sockets, or too busy | yes, later |
-| 4000 | you were too slow to take your events | yes, at once |";
+| 4000 | you were too slow to take your events | yes, at once |
+| 4001 | you sent too much; clients have nothing to say | yes, later |";
 
 fn operation() -> Vec<Call> {
     const TAG: &str = "operation";
@@ -253,6 +305,9 @@ fn operation() -> Vec<Call> {
             .description(description)
             .content("text/plain", Content::new(Some(text())))
     };
+    let metrics = ResponseBuilder::new()
+        .description("The metrics, in the text form of OpenMetrics.")
+        .content("application/openmetrics-text", Content::new(Some(text())));
     let document = ResponseBuilder::new()
         .description("This document.")
         .content("application/json", Content::new(Some(object())))
@@ -287,6 +342,14 @@ fn operation() -> Vec<Call> {
             )
             .answers_with(200, plain("They can."))
             .refuses(&[ErrorCode::Unavailable]),
+        Call::get("/metrics", "metrics")
+            .says(
+                TAG,
+                "What is counted and measured, for Prometheus",
+                "For the networks only that the settings name.",
+            )
+            .answers_with(200, metrics)
+            .refuses(&[ErrorCode::NotFound]),
     ]
 }
 

@@ -214,7 +214,7 @@ fn has_code(answer: &Answer, status: StatusCode, code: &str) -> Result<(), Strin
 /// Panics unless the document has `message` as one that a server may send.
 #[track_caller]
 pub fn check_message(message: &Value) {
-    if let Err(problem) = schema::check(&schema::named("ServerMessage"), message) {
+    if let Err(problem) = schema::check(&schema::named("StreamMessage"), message) {
         panic!("the message is not as documented: {problem}: {message}");
     }
 }

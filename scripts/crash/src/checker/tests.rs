@@ -120,6 +120,7 @@ fn update(ms: u64, balance: i64) -> (Moment, ServerMessage) {
         as_of: wall(0),
         active: false,
         session: None,
+        resumed: None,
     };
     (at(ms), ServerMessage::CreditUpdate(update))
 }

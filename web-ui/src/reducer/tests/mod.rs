@@ -215,6 +215,7 @@ fn update(credits: i64, as_of: i64, session: Option<ActiveSession>) -> ServerMes
         as_of: unix(as_of),
         active,
         session,
+        resumed: None,
     })
 }
 

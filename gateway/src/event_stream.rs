@@ -1,0 +1,150 @@
+//! Server-sent events: the same messages as over a websocket, for clients behind proxies that break
+//! websockets.
+//!
+//! Each message is an event without a name, so that `EventSource.onmessage` gets it; its id is the
+//! position after it, which an `EventSource` that comes back sends as `Last-Event-ID`. The end is an
+//! event named `close`, with the code and the reason that a websocket would be closed with.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{
+    Either,
+    channel::{Channel, Sender},
+};
+use hyper::{
+    Request, StatusCode,
+    body::Incoming,
+    header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
+};
+use schema::websocket::{CloseCode, StreamPosition};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::{
+    app::App,
+    limits::Limit,
+    metrics::SocketKind,
+    outbox::Closing,
+    reply::{self, Failure, Reply},
+    subscription::{self, Step, Subscriber, Subscription},
+};
+
+/// How many messages may wait for the connection.
+const WAITING_MAX: usize = 1;
+
+/// How long a client whose stream broke should wait before it comes back, so that many don't come
+/// back at once.
+const COME_BACK_AFTER: std::ops::Range<u16> = 1_000..3_000;
+
+/// Tells nginx not to hold messages back.
+const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// `GET /api/stream`
+pub async fn open(app: &Arc<App>, request: &Request<Incoming>) -> Result<Reply, Failure> {
+    if app.draining.has_begun() {
+        return Err(Failure::unavailable());
+    }
+    let bearer = subscription::bearer(app, request).await?;
+    let subscriber = Subscriber::of(app, request)?;
+    let begun = Subscription::begin(app, bearer, subscriber, SocketKind::EventStream).await;
+    let subscription = begun.map_err(refusal)?;
+    let (sender, body) = Channel::new(WAITING_MAX);
+    let stream = EventStream {
+        app: Arc::clone(app),
+        sender,
+    };
+    app.socket_tasks.spawn(stream.run(subscription));
+
+    let mut reply = reply::empty(StatusCode::OK);
+    *reply.body_mut() = Either::Right(body);
+    for (name, value) in [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-store"),
+        (NO_BUFFERING, "no"),
+    ] {
+        reply
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    Ok(reply)
+}
+
+/// What a websocket would be closed with at once, as a reply.
+fn refusal(closing: Closing) -> Failure {
+    match closing.code {
+        CloseCode::NotAllowed => crate::access::AccessError::InvalidToken.into(),
+        CloseCode::TryLater if closing.reason == subscription::TOO_MANY => {
+            Failure::rate_limited("Too many connections.", subscription::CROWD_WAIT)
+        }
+        _ => Failure::unavailable(),
+    }
+}
+
+/// An event stream that is open.
+struct EventStream {
+    app: Arc<App>,
+    sender: Sender<Bytes, Infallible>,
+}
+
+/// The client is not there any more, or took nothing for too long.
+struct Gone;
+
+impl EventStream {
+    async fn run(mut self, mut subscription: Subscription) {
+        let user = subscription.user().get();
+        tracing::debug!(user, "an event stream opened");
+        let code = self.tell(&mut subscription).await.ok();
+        self.app.metrics.sockets.closed(code);
+        if code == Some(CloseCode::TooSlow) {
+            self.app.metrics.sockets.slow();
+            self.app.metrics.limits.hit(Limit::SlowConsumer);
+        }
+        tracing::debug!(user, "an event stream ends");
+    }
+
+    /// Tells the client until it is to be told no more, and returns why.
+    async fn tell(&mut self, subscription: &mut Subscription) -> Result<CloseCode, Gone> {
+        let retry = rand::random_range(COME_BACK_AFTER);
+        self.send(format!("retry: {retry}\n\n")).await?;
+        let ping_every = self.app.sockets.ping_every;
+        let mut pings_at = Instant::now() + ping_every.mul_f64(rand::random_range(0.5..1.0));
+        loop {
+            tokio::select! {
+                step = subscription.next() => match step {
+                    Step::Send(text, position) => self.send(message(&text, position)).await?,
+                    Step::Close(closing) => {
+                        self.send(farewell(closing)).await?;
+                        return Ok(closing.code);
+                    }
+                },
+                () = sleep_until(pings_at) => {
+                    pings_at = Instant::now() + ping_every;
+                    self.send(": still here\n\n".to_owned()).await?;
+                }
+            }
+        }
+    }
+
+    async fn send(&mut self, text: String) -> Result<(), Gone> {
+        let patience: Duration = self.app.sockets.send_timeout;
+        match timeout(patience, self.sender.send_data(text.into())).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Gone),
+            Err(_) => {
+                self.app.metrics.sockets.slow();
+                self.app.metrics.limits.hit(Limit::SendTimeout);
+                Err(Gone)
+            }
+        }
+    }
+}
+
+fn message(text: &str, position: StreamPosition) -> String {
+    format!("id: {position}\ndata: {text}\n\n")
+}
+
+fn farewell(closing: Closing) -> String {
+    // The reason is a word of ours, which needs no escapes.
+    let (code, reason) = (closing.code.number(), closing.reason);
+    format!("event: close\ndata: {{\"code\":{code},\"reason\":\"{reason}\"}}\n\n")
+}
