@@ -16,6 +16,7 @@ use billing::{ChargedAt, Tariff};
 use engine::{
     EngineSettings,
     facts::{NodeName, ResumePolicy},
+    retention::RetentionSettings,
     store::{StoreLocation, StoreSettings},
 };
 use hyper::Uri;
@@ -379,6 +380,10 @@ fn engine(reader: &Reader) -> Result<EngineSettings, SettingsError> {
             0,
             100_000,
         )?,
+        retention: RetentionSettings {
+            unpaid_sessions: days(reader, "retention.unpaid_sessions_days")?,
+            runs: days(reader, "retention.runs_days")?,
+        },
         redis_url,
     })
 }
@@ -442,6 +447,15 @@ fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {
         .parse::<tracing_subscriber::filter::Targets>()
         .map_err(|_| reader.wrong("log.level", "must be a level or a list of directives"))?;
     Ok(LogSettings { format, level })
+}
+
+/// A number of days; 0 is for ever.
+fn days(reader: &Reader, key: &'static str) -> Result<Option<Millis>, SettingsError> {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let days = reader.whole(key, 0, 36_500)?;
+    let length =
+        Millis::new(days * DAY_MS).map_err(|error| reader.wrong(key, &error.to_string()))?;
+    Ok(Some(length).filter(|_| days > 0))
 }
 
 fn credits(reader: &Reader, key: &'static str, min: i64) -> Result<Credits, SettingsError> {

@@ -21,6 +21,7 @@ mod erasure;
 mod history;
 mod journal;
 mod restored;
+mod retention;
 mod runs;
 mod tokens;
 mod wallets;
@@ -352,6 +353,36 @@ pub struct Notice {
     pub user: UserId,
 }
 
+/// A session as retention looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldSession {
+    /// Its id.
+    pub id: SessionId,
+    /// The node that served it.
+    pub node: NodeName,
+    /// When it started.
+    pub started_at: UnixMillis,
+    /// When it ended, if it did.
+    pub ended_at: Option<UnixMillis>,
+    /// Whether it cost anything.
+    pub is_paid: bool,
+}
+
+/// A run of a node that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunSpan {
+    /// The node.
+    pub node: NodeName,
+    /// The run's number.
+    pub epoch: i64,
+    /// When it began.
+    pub from: UnixMillis,
+    /// When the next one began.
+    pub until: UnixMillis,
+    /// When it was last alive, or last recorded something.
+    pub last_at: UnixMillis,
+}
+
 /// The place of a session in the history: its start, then its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionCursor {
@@ -553,6 +584,32 @@ pub trait Store: Send + Sync + 'static {
         before: Option<EntryId>,
         limit: u32,
     ) -> Result<Vec<LedgerEntry>, StoreError>;
+
+    // --- retention ---
+
+    /// Deletes up to `limit` notices from before `before`, except the newest one; tells how many.
+    async fn purge_notices(&self, before: UnixMillis, limit: u32) -> Result<u64, StoreError>;
+
+    /// Up to `limit` sessions of all users in the order of their ids, after `after`.
+    async fn sessions_by_id(
+        &self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<OldSession>, StoreError>;
+
+    /// Deletes those of `sessions` that ended before `before` and cost nothing, and tells how many;
+    /// none that a key refers to, or whose user somebody else writes to just now.
+    async fn delete_unpaid_sessions(
+        &self,
+        sessions: &[SessionId],
+        before: UnixMillis,
+    ) -> Result<u64, StoreError>;
+
+    /// All runs of all nodes that are over.
+    async fn ended_runs(&self) -> Result<Vec<RunSpan>, StoreError>;
+
+    /// Deletes these runs, and tells how many; no session may have fallen into them. Never a current one.
+    async fn delete_runs(&self, runs: &[RunSpan]) -> Result<u64, StoreError>;
 
     // --- audit ---
 

@@ -1,6 +1,9 @@
 //! The two ways to the server: calls over HTTP, and a websocket.
 
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream};
@@ -13,7 +16,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::WebSocketConfig};
 
 /// How long the server may take over a call or a handshake.
@@ -51,6 +54,15 @@ impl Caller {
         self.call(Method::POST, path, token).await
     }
 
+    /// `GET`s `path`, as nobody, as text.
+    pub async fn text(&mut self, path: &str) -> anyhow::Result<String> {
+        let request = Request::get(path)
+            .header(HOST, &self.server)
+            .body(Full::default())?;
+        let body = self.send(path, request).await?;
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
     async fn call<T: DeserializeOwned>(
         &mut self,
         method: Method,
@@ -64,6 +76,13 @@ impl Caller {
             .header(AUTHORIZATION, format!("Bearer {token}"))
             .header(CONTENT_TYPE, "application/json")
             .body(Full::default())?;
+        let body = self.send(path, request).await?;
+        serde_json::from_slice(&body)
+            .with_context(|| format!("{path} gave {}", String::from_utf8_lossy(&body)))
+    }
+
+    /// Sends the request, and reads the body of a success.
+    async fn send(&mut self, path: &str, request: Request<Full<Bytes>>) -> anyhow::Result<Bytes> {
         self.connection.ready().await?;
         let reply = tokio::time::timeout(PATIENCE, self.connection.send_request(request)).await??;
         let status = reply.status();
@@ -71,9 +90,15 @@ impl Caller {
         if !matches!(status, StatusCode::OK | StatusCode::CREATED) {
             bail!("{path} gave {status}: {}", String::from_utf8_lossy(&body));
         }
-        serde_json::from_slice(&body)
-            .with_context(|| format!("{path} gave {}", String::from_utf8_lossy(&body)))
+        Ok(body)
     }
+}
+
+/// Connects from an address of this machine's.
+pub async fn dial(server: SocketAddr, from: Ipv4Addr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    socket.connect(server).await
 }
 
 /// Opens a websocket for the token's user.
@@ -81,6 +106,28 @@ pub async fn open_socket(server: &str, token: &str) -> anyhow::Result<WebSocketS
     let stream = TcpStream::connect(server)
         .await
         .with_context(|| format!("can't connect to {server}"))?;
+    upgrade(server, token, stream).await
+}
+
+/// Opens a websocket for the token's user, from an address of this machine's.
+pub async fn open_socket_from(
+    server: &str,
+    token: &str,
+    from: Ipv4Addr,
+) -> anyhow::Result<WebSocketStream<TcpStream>> {
+    let address = tokio::net::lookup_host(server).await?.next();
+    let address = address.with_context(|| format!("{server} has no address"))?;
+    let stream = dial(address, from)
+        .await
+        .with_context(|| format!("can't connect to {server} from {from}"))?;
+    upgrade(server, token, stream).await
+}
+
+async fn upgrade(
+    server: &str,
+    token: &str,
+    stream: TcpStream,
+) -> anyhow::Result<WebSocketStream<TcpStream>> {
     stream.set_nodelay(true)?;
     let config = WebSocketConfig::default()
         .read_buffer_size(1_024)

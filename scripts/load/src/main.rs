@@ -3,8 +3,11 @@
 //!
 //! Make the users first, with `minute-credit fixture --users N --credits C --tokens FILE`.
 
+mod attack;
+mod attackers;
 mod client;
 mod hiccup;
+mod metrics;
 mod score;
 mod sessions;
 mod watch;
@@ -30,6 +33,14 @@ enum Command {
     /// how late each arrives is reported beside the machine's own hiccups, and every stop is checked.
     /// Exits with 1 if an update is missing or doubled, or a stop does not add up.
     Watch(watch::WatchArguments),
+    /// Watch every user's session while one attack after the other runs beside it.
+    ///
+    /// Prints how late balances come beside each attack and in quiet, and what the server refused.
+    /// Exits with 1 if an update is missing or a stop does not add up. The server must let us see its
+    /// /metrics.
+    Attack(attack::AttackArguments),
+    /// Attack a running server of yours for some time.
+    Attacker(attackers::AttackerArguments),
     /// Start a session for every user, and leave them live.
     Start(Target),
     /// Stop every user's session.
@@ -65,6 +76,8 @@ impl Target {
 async fn main() -> anyhow::Result<std::process::ExitCode> {
     match Arguments::parse().command {
         Command::Watch(arguments) => watch::run(arguments).await,
+        Command::Attack(arguments) => attack::run(arguments).await,
+        Command::Attacker(arguments) => attackers::run(arguments).await,
         Command::Start(target) => sessions::start(&target).await,
         Command::Stop(target) => sessions::stop(&target).await,
     }

@@ -45,6 +45,24 @@ impl Watched {
             .map(|(_, (_, late))| *late)
     }
 
+    /// Each fall that was due in this time, with its lateness in microseconds if it arrived.
+    pub fn due_between(&self, from_micros: i64, to_micros: i64) -> Vec<Option<i64>> {
+        let Some(session) = self.session else {
+            return vec![None];
+        };
+        let (start, interval) = (
+            session.started_at.get() * 1_000,
+            session.interval_ms.get() * 1_000,
+        );
+        let first = ((from_micros - start).max(0) / interval).max(1);
+        (first..)
+            .map(|fall| (fall, start + fall * interval))
+            .skip_while(|(_, due)| *due < from_micros)
+            .take_while(|(_, due)| *due < to_micros)
+            .map(|(fall, _)| self.falls.get(&fall).map(|(_, late)| *late))
+            .collect()
+    }
+
     /// Whether the stop's figures are those of the session as it was watched: whole intervals of its
     /// length, and together with what is left the opening balance.
     pub fn agrees_with(&self, stop: &SessionStopped) -> bool {

@@ -93,7 +93,7 @@ pub async fn run(arguments: WatchArguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Notes every balance that arrives, until the socket closes.
-async fn read(
+pub async fn read(
     mut socket: tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>,
     seen: Arc<Mutex<Watched>>,
 ) {
@@ -110,7 +110,7 @@ async fn read(
 }
 
 /// The wall clock in microseconds since 1970; the server on the same machine has the same.
-fn wall_micros() -> i64 {
+pub fn wall_micros() -> i64 {
     #[expect(
         clippy::disallowed_methods,
         reason = "the load generator stands outside the engine"

@@ -1,0 +1,182 @@
+//! `load attacker`: one attack on a running server, until its time is over.
+//!
+//! Each attacker is many tasks that do the same thing again and again, over plain connections from
+//! loopback addresses of its own, so that limits by address count it apart from honest clients. What
+//! comes back is thrown away; where the server hangs up, the task begins anew.
+
+mod http;
+mod sockets;
+mod wire;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use tokio::{net::TcpStream, task::JoinSet};
+
+use crate::{Target, client};
+
+/// What a stranger may try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Attack {
+    /// Log-ins with wrong passwords, as fast as they are answered
+    Passwords,
+    /// Requests' heads that come a byte a second
+    SlowHeads,
+    /// Requests' bodies that come a byte a second
+    SlowBodies,
+    /// Ten thousand websockets from one address, which then do nothing
+    IdleSockets,
+    /// Websockets that send pings without end
+    Pings,
+    /// Websockets that send one message in fragments without end
+    Fragments,
+    /// Websockets that send messages larger than allowed
+    Oversized,
+    /// Websockets and requests whose answers are never read
+    NeverRead,
+    /// Requests with tokens that are none
+    BadTokens,
+    /// Connections that are closed as soon as they are open
+    Churn,
+    /// Ten thousand websockets from one address that says it is many
+    ForwardedFor,
+}
+
+/// How many files one process may open here, with some to spare.
+const SOCKETS: usize = 10_000;
+
+/// The arguments of `load attacker`.
+#[derive(clap::Args)]
+pub struct AttackerArguments {
+    #[command(flatten)]
+    target: Target,
+    /// Which attack.
+    #[arg(value_enum)]
+    attack: Attack,
+    /// For how long, in seconds.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+}
+
+/// What an attacker's tasks share.
+struct Means {
+    server: SocketAddr,
+    tokens: Vec<String>,
+    /// How often something was done.
+    done: AtomicU64,
+}
+
+impl Attack {
+    /// The name on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// How many tasks it takes.
+    const fn tasks(self) -> usize {
+        match self {
+            Self::Passwords | Self::Churn | Self::BadTokens => 64,
+            Self::SlowHeads | Self::SlowBodies => 2_000,
+            Self::IdleSockets | Self::ForwardedFor => SOCKETS,
+            Self::Pings | Self::Fragments | Self::Oversized => 100,
+            Self::NeverRead => 400,
+        }
+    }
+
+    /// From how many addresses it comes.
+    const fn addresses(self) -> usize {
+        match self {
+            Self::IdleSockets | Self::ForwardedFor => 1,
+            _ => 20,
+        }
+    }
+}
+
+/// Runs the command.
+pub async fn run(arguments: AttackerArguments) -> anyhow::Result<ExitCode> {
+    let means = Arc::new(Means {
+        server: tokio::net::lookup_host(&arguments.target.server)
+            .await?
+            .next()
+            .context("the server has no address")?,
+        tokens: arguments.target.tokens()?,
+        done: AtomicU64::new(0),
+    });
+    anyhow::ensure!(!means.tokens.is_empty(), "an attacker needs tokens");
+    let mut tasks = JoinSet::new();
+    for number in 0..arguments.attack.tasks() {
+        let means = Arc::clone(&means);
+        tasks.spawn(async move { attack_again_and_again(arguments.attack, &means, number).await });
+    }
+    tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
+    println!("{}", means.done.load(Ordering::Relaxed));
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn attack_again_and_again(attack: Attack, means: &Means, number: usize) {
+    let from = Ipv4Addr::new(
+        127,
+        0,
+        3,
+        u8::try_from(1 + number % attack.addresses()).unwrap_or(1),
+    );
+    loop {
+        // However it fails, the server hung up or did not let us in: both are what it should do.
+        if let Ok(stream) = client::dial(means.server, from).await {
+            let _hung_up = once(attack, means, number, stream).await;
+        }
+        // An attacker who is turned away at once tries some times a second, with each task.
+        tokio::time::sleep(Duration::from_millis(match attack {
+            Attack::Churn | Attack::Passwords | Attack::BadTokens => 1,
+            Attack::IdleSockets | Attack::ForwardedFor => 60_000,
+            _ => 200,
+        }))
+        .await;
+    }
+}
+
+async fn once(
+    attack: Attack,
+    means: &Means,
+    number: usize,
+    stream: TcpStream,
+) -> std::io::Result<()> {
+    match attack {
+        Attack::Passwords => http::passwords(means, number, stream).await,
+        Attack::SlowHeads => http::slow_head(means, stream).await,
+        Attack::SlowBodies => http::slow_body(means, stream).await,
+        Attack::BadTokens => http::bad_tokens(means, stream).await,
+        Attack::Churn => http::churn(means, number, stream).await,
+        Attack::NeverRead if number.is_multiple_of(2) => http::never_read(means, stream).await,
+        Attack::NeverRead => sockets::never_read(means, number, stream).await,
+        Attack::IdleSockets => sockets::idle(means, number, stream, "").await,
+        Attack::ForwardedFor => {
+            let (high, low) = (number / 250 % 250, number % 250);
+            let header = format!("x-forwarded-for: 198.18.{high}.{low}\r\n");
+            sockets::idle(means, number, stream, &header).await
+        }
+        Attack::Pings => sockets::pings(means, number, stream).await,
+        Attack::Fragments => sockets::fragments(means, number, stream).await,
+        Attack::Oversized => sockets::oversized(means, number, stream).await,
+    }
+}
+
+impl Means {
+    fn token(&self, number: usize) -> &str {
+        &self.tokens[number % self.tokens.len()]
+    }
+
+    fn count(&self) -> u64 {
+        self.done.fetch_add(1, Ordering::Relaxed)
+    }
+}
