@@ -15,6 +15,7 @@ mod idempotency;
 mod origins;
 mod page;
 mod sessions;
+mod stream;
 mod websocket;
 
 use support::{client, contract, home, raw, server, token};

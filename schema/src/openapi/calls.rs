@@ -299,6 +299,7 @@ and there is one at every change. Events, which is every other type, are numbere
 | close code | why | come back? |
 |---|---|---|
 | 1001 | the server is going away | yes, after a jittered wait |
+| 1002, 1007 | you broke the protocol of websockets | yes |
 | 1008 | \"Authentication required\" without a token, \"Invalid token\" with a bad one | not with this token |
 | 1009 | a message of yours was too large | yes |
 | 1013 | too many sockets, or too busy | yes, later |
