@@ -23,7 +23,7 @@ use hyper::Uri;
 use ipnet::IpNet;
 use schema::{Credits, MAX_SAFE_INTEGER, Millis};
 
-use crate::{key_ring::KeyRing, origins::Origin};
+use crate::{key_ring::KeyRing, log_ins::LogInSettings, origins::Origin};
 pub use layers::DEFAULTS;
 use reader::Reader;
 
@@ -81,6 +81,10 @@ pub struct Settings {
     pub tokens: TokenSettings,
     /// The hashing of passwords.
     pub passwords: PasswordSettings,
+    /// How many wrong passwords there may be.
+    pub log_ins: LogInSettings,
+    /// How many may sign up from one address in an hour; 0 for any number.
+    pub signups_per_address_per_hour: u32,
     /// The credits that come with signing up.
     pub signup_credits: Credits,
     /// The database.
@@ -232,6 +236,15 @@ impl Settings {
                 hashes_at_once: reader.count("passwords.hashes_at_once", 1, 1_024)?,
                 waiting_max: reader.count("passwords.waiting_max", 0, 100_000)?,
             },
+            log_ins: LogInSettings {
+                from_address: times(reader, "limits.wrong_passwords_per_address_per_hour")?,
+                to_account: times(reader, "limits.wrong_passwords_per_account_per_hour")?,
+                from_address_to_account: times(
+                    reader,
+                    "limits.wrong_passwords_per_account_and_address_per_hour",
+                )?,
+            },
+            signups_per_address_per_hour: times(reader, "limits.signups_per_address_per_hour")?,
             signup_credits: credits(reader, "signup.credits", 0)?,
             store: store(reader, &data_dir)?,
             engine: engine(reader)?,
@@ -447,6 +460,12 @@ fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {
         .parse::<tracing_subscriber::filter::Targets>()
         .map_err(|_| reader.wrong("log.level", "must be a level or a list of directives"))?;
     Ok(LogSettings { format, level })
+}
+
+/// How often something may happen; 0 is any number of times.
+fn times(reader: &Reader, key: &'static str) -> Result<u32, SettingsError> {
+    let times = reader.whole(key, 0, 1_000_000)?;
+    u32::try_from(times).map_err(|_| reader.wrong(key, "is too large"))
 }
 
 /// A number of days; 0 is for ever.
