@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, fs, time::Duration};
 
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
     client::{Answer, Call, PASSWORD, call, get, post, sign_up},
@@ -98,8 +99,8 @@ async fn bodies_that_cannot_be_read_are_refused_by_every_call() {
 #[tokio::test]
 async fn while_nothing_can_be_written_no_outcome_is_promised() {
     let settings = [
-        ("database.call_timeout_ms", "300"),
-        ("limits.call_timeout_ms", "300"),
+        ("database.call_timeout_ms", "1000"),
+        ("limits.call_timeout_ms", "1000"),
     ];
     let server = TestServer::with(&settings).await;
     for operation in all_that_answer("outcome_unknown") {
@@ -152,8 +153,8 @@ async fn while_the_database_is_away_every_call_says_so() {
     unready.expect_failure(503, "unavailable");
     if what == Held::Everything {
         for operation in all_that_answer("unavailable") {
-            // Signing up has read nothing before it writes.
-            if operation.path == "/api/auth/signup" {
+            // Signing up has read nothing before it writes; a websocket is told by its close code.
+            if ["/api/auth/signup", "/ws"].contains(&operation.path) {
                 continue;
             }
             let mut call = request(operation).token(&token);
@@ -165,6 +166,34 @@ async fn while_the_database_is_away_every_call_says_so() {
         }
     }
     hold.release().await;
+}
+
+#[tokio::test]
+async fn while_too_many_requests_are_being_answered_every_call_says_so() {
+    let server = TestServer::with(&[("http.requests_in_flight_max", "1")]).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    // A request whose body never comes is being answered for as long as it is waited for.
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let is_there = async || {
+        let call = get("/api/sessions/active").token(&token);
+        call.send(&server).await.status == 503
+    };
+    while !is_there().await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for operation in all_that_answer("unavailable") {
+        // How the server is can be asked however busy it is.
+        if operation.path == "/readyz" {
+            continue;
+        }
+        let call = upgrade(request(operation).token(&token));
+        let answer = call.send(&server).await;
+        assert_eq!(answer.header("retry-after"), "1");
+        answer.expect_failure(503, "unavailable");
+    }
+    assert_eq!(get("/readyz").send(&server).await.status, 200);
 }
 
 #[tokio::test]
