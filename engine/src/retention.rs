@@ -31,6 +31,13 @@ const NOTICES_KEPT_FOR: Millis = match Millis::new(3_600_000) {
     Err(_) => Millis::ZERO,
 };
 
+/// For how long a revoked token is remembered after it would have ended: for so long an ended one may
+/// still show that somebody is the owner of an account.
+pub const REVOKED_TOKENS_KEPT_FOR: Millis = match Millis::new(30 * 24 * 3_600_000) {
+    Ok(millis) => millis,
+    Err(_) => Millis::ZERO,
+};
+
 /// For how long history is kept; nothing: for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RetentionSettings {
@@ -103,7 +110,8 @@ async fn purge_notices(store: &dyn Store, now: UnixMillis) -> Result<(), StoreEr
 }
 
 async fn purge_tokens(store: &dyn Store, now: UnixMillis) -> Result<(), StoreError> {
-    while store.purge_revoked_tokens(now, PORTION).await? >= u64::from(PORTION) {
+    let expired_at = now.saturating_sub(REVOKED_TOKENS_KEPT_FOR);
+    while store.purge_revoked_tokens(expired_at, PORTION).await? >= u64::from(PORTION) {
         tokio::time::sleep(PAUSE).await;
     }
     Ok(())

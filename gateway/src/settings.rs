@@ -19,10 +19,11 @@ use engine::{
     retention::RetentionSettings,
     store::{StoreLocation, StoreSettings},
 };
+use hyper::Uri;
 use ipnet::IpNet;
 use schema::{Credits, MAX_SAFE_INTEGER, Millis};
 
-use crate::{key_ring::KeyRing, origins::Origin};
+use crate::{key_ring::KeyRing, log_ins::LogInSettings, origins::Origin};
 pub use layers::DEFAULTS;
 use reader::Reader;
 
@@ -80,6 +81,10 @@ pub struct Settings {
     pub tokens: TokenSettings,
     /// The hashing of passwords.
     pub passwords: PasswordSettings,
+    /// How many wrong passwords there may be.
+    pub log_ins: LogInSettings,
+    /// How many may sign up from one address in an hour; 0 for any number.
+    pub signups_per_address_per_hour: u32,
     /// The credits that come with signing up.
     pub signup_credits: Credits,
     /// The database.
@@ -88,6 +93,8 @@ pub struct Settings {
     pub engine: EngineSettings,
     /// The log.
     pub log: LogSettings,
+    /// The traces.
+    pub telemetry: TelemetrySettings,
 }
 
 /// How the HTTP server listens and what it bears.
@@ -171,6 +178,17 @@ pub struct PasswordSettings {
     pub waiting_max: usize,
 }
 
+/// Where traces go.
+#[derive(Clone, Debug)]
+pub struct TelemetrySettings {
+    /// The collector, as scheme, host and port.
+    pub otlp_endpoint: Option<String>,
+    /// How many in a hundred requests are traced.
+    pub sample_percent: u8,
+    /// The name that the process has among others of its kind.
+    pub node: String,
+}
+
 /// How the log looks.
 #[derive(Clone, Debug)]
 pub struct LogSettings {
@@ -218,10 +236,20 @@ impl Settings {
                 hashes_at_once: reader.count("passwords.hashes_at_once", 1, 1_024)?,
                 waiting_max: reader.count("passwords.waiting_max", 0, 100_000)?,
             },
+            log_ins: LogInSettings {
+                from_address: times(reader, "limits.wrong_passwords_per_address_per_hour")?,
+                to_account: times(reader, "limits.wrong_passwords_per_account_per_hour")?,
+                from_address_to_account: times(
+                    reader,
+                    "limits.wrong_passwords_per_account_and_address_per_hour",
+                )?,
+            },
+            signups_per_address_per_hour: times(reader, "limits.signups_per_address_per_hour")?,
             signup_credits: credits(reader, "signup.credits", 0)?,
             store: store(reader, &data_dir)?,
             engine: engine(reader)?,
             log: log(reader)?,
+            telemetry: telemetry(reader)?,
         })
     }
 }
@@ -398,6 +426,29 @@ fn tariff(reader: &Reader) -> Result<Tariff, SettingsError> {
         .map_err(|error| reader.wrong("tariff.credits", &error.to_string()))
 }
 
+fn telemetry(reader: &Reader) -> Result<TelemetrySettings, SettingsError> {
+    let key = "telemetry.otlp_endpoint";
+    let endpoint = reader.optional_text(key)?;
+    let is_sane = |endpoint: &String| {
+        let uri = endpoint.parse::<Uri>();
+        uri.is_ok_and(|uri| {
+            uri.scheme_str() == Some("http") && uri.host().is_some() && uri.path() == "/"
+        })
+    };
+    if let Some(endpoint) = &endpoint
+        && !is_sane(endpoint)
+    {
+        return Err(reader.wrong(key, "must be http://HOST:PORT"));
+    }
+    let percent = reader.whole("telemetry.sample_percent", 0, 100)?;
+    Ok(TelemetrySettings {
+        otlp_endpoint: endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned()),
+        sample_percent: u8::try_from(percent)
+            .map_err(|_| reader.wrong("telemetry.sample_percent", "is too large"))?,
+        node: reader.text("node.name")?,
+    })
+}
+
 fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {
     let format = reader.choice("log.format", "\"human\" or \"json\"", |word| match word {
         "human" => Some(LogFormat::Human),
@@ -409,6 +460,12 @@ fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {
         .parse::<tracing_subscriber::filter::Targets>()
         .map_err(|_| reader.wrong("log.level", "must be a level or a list of directives"))?;
     Ok(LogSettings { format, level })
+}
+
+/// How often something may happen; 0 is any number of times.
+fn times(reader: &Reader, key: &'static str) -> Result<u32, SettingsError> {
+    let times = reader.whole(key, 0, 1_000_000)?;
+    u32::try_from(times).map_err(|_| reader.wrong(key, "is too large"))
 }
 
 /// A number of days; 0 is for ever.

@@ -402,8 +402,18 @@ impl Store for Database {
             .await
     }
 
-    async fn token_standing(&self, user: UserId) -> Result<Option<TokenStanding>, StoreError> {
-        self.snapshot(move |connection| Box::pin(tokens::standing(connection, user)))
+    async fn token_standing(
+        &self,
+        user: UserId,
+        now: UnixMillis,
+    ) -> Result<Option<TokenStanding>, StoreError> {
+        self.snapshot(move |connection| Box::pin(tokens::standing(connection, user, now)))
+            .await
+    }
+
+    async fn is_token_revoked(&self, token_id: &str) -> Result<bool, StoreError> {
+        let token_id = token_id.to_owned();
+        self.read(move |connection| Box::pin(tokens::is_revoked(connection, token_id)))
             .await
     }
 
@@ -422,8 +432,12 @@ impl Store for Database {
             .await
     }
 
-    async fn purge_revoked_tokens(&self, now: UnixMillis, limit: u32) -> Result<u64, StoreError> {
-        self.write(move |connection| Box::pin(tokens::purge_revoked(connection, now, limit)))
+    async fn purge_revoked_tokens(
+        &self,
+        expired_at: UnixMillis,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        self.write(move |connection| Box::pin(tokens::purge_revoked(connection, expired_at, limit)))
             .await
     }
 

@@ -167,7 +167,7 @@ pub struct TokenStanding {
     pub generation: TokenGeneration,
     /// and the one with this id,
     pub kept: Option<String>,
-    /// but none of these. Expired ones may be among them.
+    /// but none of these, which have not ended yet.
     pub revoked: Vec<RevokedToken>,
 }
 
@@ -522,8 +522,15 @@ pub trait Store: Send + Sync + 'static {
     /// Returns whether it did.
     async fn set_password(&self, password: NewPassword) -> Result<bool, StoreError>;
 
-    /// Which tokens of the user are valid; nothing if there is no such user.
-    async fn token_standing(&self, user: UserId) -> Result<Option<TokenStanding>, StoreError>;
+    /// Which tokens of the user are valid at `now`; nothing if there is no such user.
+    async fn token_standing(
+        &self,
+        user: UserId,
+        now: UnixMillis,
+    ) -> Result<Option<TokenStanding>, StoreError>;
+
+    /// Whether the token was revoked, ended or not, as far as that is remembered.
+    async fn is_token_revoked(&self, token_id: &str) -> Result<bool, StoreError>;
 
     /// Voids all tokens of the user, and leaves a notice. Returns whether there is such a user.
     async fn void_tokens(&self, user: UserId, now: UnixMillis) -> Result<bool, StoreError>;
@@ -536,8 +543,12 @@ pub trait Store: Send + Sync + 'static {
         now: UnixMillis,
     ) -> Result<(), StoreError>;
 
-    /// Deletes up to `limit` revoked tokens that have expired at `now`, and tells how many.
-    async fn purge_revoked_tokens(&self, now: UnixMillis, limit: u32) -> Result<u64, StoreError>;
+    /// Deletes up to `limit` revoked tokens that expired at `expired_at` or before, and tells how many.
+    async fn purge_revoked_tokens(
+        &self,
+        expired_at: UnixMillis,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
 
     /// Says that the user is about to be erased: live sessions end, with the reason `admin`, within a
     /// second wherever they are served, and none starts. Returns whether there is such a user.

@@ -1010,7 +1010,15 @@ impl Store for MemoryStore {
         Err(not_kept())
     }
 
-    async fn token_standing(&self, _: UserId) -> Result<Option<TokenStanding>, StoreError> {
+    async fn token_standing(
+        &self,
+        _: UserId,
+        _: UnixMillis,
+    ) -> Result<Option<TokenStanding>, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn is_token_revoked(&self, _: &str) -> Result<bool, StoreError> {
         Err(not_kept())
     }
 
