@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
-    client::{Answer, Call, PASSWORD, call, get, post, sign_up},
+    client::{Answer, Call, PASSWORD, Socket, call, get, post, sign_up},
     contract::{self, DOCUMENT, Operation},
     home::Held,
     raw,
@@ -43,6 +43,24 @@ async fn calls_that_need_a_token_say_so() {
         bare.expect_failure(401, "token_required");
         let bad = request(operation).token("nonsense").send(&server).await;
         bad.expect_failure(401, "invalid_token");
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_or_odd_is_named() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    for operation in all_that_answer("invalid_field") {
+        let call = request(operation).token(&token);
+        let call = call.header("idempotency-key", "not one");
+        let answer = if operation.method == "POST" {
+            call.json(&json!({"everywhere": "yes"})).send(&server).await
+        } else {
+            let odd = get(&format!("{}?limit=x&since=x&updates=x", operation.path));
+            upgrade(odd.token(&token)).send(&server).await
+        };
+        let body = answer.expect_failure(422, "invalid_field");
+        assert!(body["field"].is_string(), "{body}");
     }
 }
 
@@ -194,6 +212,18 @@ async fn while_too_many_requests_are_being_answered_every_call_says_so() {
         answer.expect_failure(503, "unavailable");
     }
     assert_eq!(get("/readyz").send(&server).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_websocket_too_many_from_one_address_is_refused() {
+    let server = TestServer::with(&[("sockets.per_address_max", "1")]).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let mut first = Socket::with_token(&server, &token).await;
+    first.next_of("credit_update").await;
+    // What is answered is held against the document where sockets are opened.
+    let second = Socket::open(&server, &format!("/ws?token={token}"), &[]).await;
+    let refusal = second.err().unwrap().to_string();
+    assert!(refusal.contains("429"), "{refusal}");
 }
 
 #[tokio::test]
