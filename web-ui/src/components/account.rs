@@ -69,14 +69,14 @@ fn field(
     error: Option<&str>,
     hint: Option<String>,
 ) -> Html {
-    let note = format!("{id}-note");
+    let described_by = format!("{id}-note");
     let text = error.map(str::to_owned).or(hint).unwrap_or_default();
     html! {
         <div>
             <label for={id}>{ label }</label>
             <input {id} ref={place} type="password" autocomplete={id} autocapitalize="none" spellcheck="false"
-                data-testid={id} aria-invalid={error.is_some().to_string()} aria-describedby={note.clone()} />
-            <p id={note} class={classes!("note", error.map(|_| "error"))}>{ text }</p>
+                data-testid={id} aria-invalid={error.is_some().to_string()} aria-describedby={described_by.clone()} />
+            <p id={described_by} class={classes!("note", error.map(|_| "error"))}>{ text }</p>
         </div>
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn submit(context: &mut Context, change: PasswordChange) {
     }
     account.new_error = match change.0.new.len() {
         0 => Some("Enter a new password.".to_owned()),
-        ..PASSWORD_BYTES_MIN => Some(format!(
+        1..PASSWORD_BYTES_MIN => Some(format!(
             "Too short: use {PASSWORD_BYTES_MIN} characters or more."
         )),
         length if length > PASSWORD_BYTES_MAX => Some("That is too long.".to_owned()),
