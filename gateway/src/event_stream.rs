@@ -44,8 +44,9 @@ pub async fn open(app: &Arc<App>, request: &Request<Incoming>) -> Result<Reply, 
     if app.draining.has_begun() {
         return Err(Failure::unavailable());
     }
-    let bearer = subscription::bearer(app, request).await?;
+    // In this order: a ticket is used up by looking at it.
     let subscriber = Subscriber::of(app, request)?;
+    let bearer = subscription::bearer(app, request).await?;
     let begun = Subscription::begin(app, bearer, subscriber, SocketKind::EventStream).await;
     let subscription = begun.map_err(refusal)?;
     let (sender, body) = Channel::new(WAITING_MAX);
