@@ -258,9 +258,9 @@ impl Events {
         loop {
             let line = line(&mut self.lines).await?;
             if let Some(id) = line.strip_prefix("id: ") {
-                event.0 = id.to_owned();
+                id.clone_into(&mut event.0);
             } else if let Some(name) = line.strip_prefix("event: ") {
-                event.1 = name.to_owned();
+                name.clone_into(&mut event.1);
             } else if let Some(data) = line.strip_prefix("data: ") {
                 event.2 = serde_json::from_str(data).unwrap();
                 return Some(event);
