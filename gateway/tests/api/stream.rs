@@ -12,6 +12,7 @@ use tokio::{
 
 use crate::{
     client::{Socket, get, post, sign_up},
+    contract,
     server::TestServer,
 };
 
@@ -234,6 +235,7 @@ impl Events {
             head.push(line.to_lowercase());
         }
         if head[0].ends_with("200 ok") {
+            contract::event_stream_opened();
             for header in [
                 "content-type: text/event-stream",
                 "cache-control: no-store",
