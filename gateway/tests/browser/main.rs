@@ -403,3 +403,36 @@ async fn refusals_stand_where_they_belong() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_password_is_changed_and_all_logins_end() {
+    const NEW_PASSWORD: &str = "battery staple";
+    with_browser("account", &[], async |page, _server| {
+        let change = async |current: &str, new: &str| {
+            page.fill("current-password", current).await;
+            page.fill("new-password", new).await;
+            page.click("change-password").await;
+        };
+        sign_up(&page).await;
+        page.click("account").await;
+        change("wrong horse battery", NEW_PASSWORD).await;
+        page.find("current-password-error").await;
+        change(PASSWORD, "short").await;
+        page.find("new-password-error").await;
+        change(PASSWORD, NEW_PASSWORD).await;
+        until("the panel is gone", async || {
+            !page.is_there("account-panel").await
+        })
+        .await;
+        page.until_text("connection", "Live").await;
+
+        page.click("account").await;
+        page.click("logout-everywhere").await;
+        page.find("reason").await;
+        page.submit(EMAIL, PASSWORD).await;
+        page.find("form-error").await;
+        page.submit(EMAIL, NEW_PASSWORD).await;
+        assert_eq!(page.balance().await, 100);
+    })
+    .await;
+}

@@ -76,7 +76,7 @@ fn field(
             <label for={id}>{ label }</label>
             <input {id} ref={place} type="password" autocomplete={id} autocapitalize="none" spellcheck="false"
                 data-testid={id} aria-invalid={error.is_some().to_string()} aria-describedby={described_by.clone()} />
-            <p id={described_by} class={classes!("note", error.map(|_| "error"))}>{ text }</p>
+            <p id={described_by} class={classes!("note", error.map(|_| "error"))} data-testid={error.map(|_| format!("{id}-error"))}>{ text }</p>
         </div>
     }
 }
