@@ -30,11 +30,12 @@ use crate::{
     facts::{NodeName, ProcessId, ResumePolicy},
     ids::SessionIds,
     journal::{Journal, JournalArguments},
-    keys::{self, Answer, KeyTurn, KeyTurns, RequestKey},
+    keys::{Answer, KeyTurn, KeyTurns, RequestKey},
     metrics::EngineMetrics,
     metronome::Metronome,
     mirror::{self, Mirror, MirrorArguments},
     notices, recovery,
+    retention::{self, RetentionSettings},
     session::{Request, Watched},
     store::{Store, StoreError},
     supervisor::{Supervisor, SupervisorMessage},
@@ -70,6 +71,8 @@ pub struct EngineSettings {
     pub calls_max: usize,
     /// How many sessions an hour a user may stop before they cost anything; 0 for any number.
     pub unpaid_sessions_per_hour_max: usize,
+    /// For how long history is kept.
+    pub retention: RetentionSettings,
     /// Where the live state is mirrored, if anywhere: a `redis://` address. May hold a password.
     pub redis_url: Option<String>,
 }
@@ -175,8 +178,9 @@ impl Engine {
             sessions = adopted,
             "the engine runs"
         );
-        tokio::spawn(keys::purge(
+        tokio::spawn(retention::run(
             Arc::clone(&store),
+            engine.context.settings.retention,
             engine.context.timeline.clone(),
             supervisor.clone(),
         ));

@@ -9,30 +9,18 @@ use std::{
     collections::HashMap,
     fmt::Write as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use ractor::ActorRef;
 use schema::{Millis, UnixMillis, UserId};
 use tokio::sync::OwnedMutexGuard;
 
-use crate::{
-    engine::{Started, Stopped},
-    store::{Store, StoreError},
-    supervisor::SupervisorMessage,
-    timeline::Timeline,
-};
+use crate::engine::{Started, Stopped};
 
 /// How long a key is kept: 24 hours.
 pub const KEPT_FOR: Millis = match Millis::new(24 * 3_600_000) {
     Ok(millis) => millis,
     Err(_) => Millis::ZERO,
 };
-
-/// How often keys are deleted that are older than that.
-const PURGE_EVERY: Duration = Duration::from_mins(10);
-/// How many of them one transaction deletes.
-const PURGE_PORTION: u32 = 1_000;
 
 /// The name that a client gives a request: 1 to 255 visible ASCII characters. Of its user's alone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,31 +97,6 @@ pub struct KeptAnswer {
 /// The instant up to which a key is too old at `now`: one kept then or before counts as absent.
 pub(crate) fn expired_at(now: UnixMillis) -> UnixMillis {
     now.saturating_sub(KEPT_FOR)
-}
-
-/// Deletes keys that are too old, now and then, until the engine stops.
-pub(crate) async fn purge(
-    store: Arc<dyn Store>,
-    timeline: Timeline,
-    supervisor: ActorRef<SupervisorMessage>,
-) {
-    loop {
-        tokio::select! {
-            _stopped = supervisor.wait(None) => return,
-            () = tokio::time::sleep(PURGE_EVERY) => {}
-        }
-        if let Err(error) = purge_all(store.as_ref(), expired_at(timeline.now())).await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "can't delete old idempotency keys"
-            );
-        }
-    }
-}
-
-async fn purge_all(store: &dyn Store, expired_at: UnixMillis) -> Result<(), StoreError> {
-    while store.purge_keys(expired_at, PURGE_PORTION).await? >= u64::from(PURGE_PORTION) {}
-    Ok(())
 }
 
 /// Lets requests under one key take turns, so that none slips in between what another reads and

@@ -28,6 +28,7 @@ pub mod engine;
 pub mod facts;
 pub mod keys;
 pub mod metrics;
+pub mod retention;
 pub mod store;
 pub mod update;
 

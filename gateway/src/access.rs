@@ -13,6 +13,7 @@ use std::{
 
 use engine::{
     Clock,
+    retention::REVOKED_TOKENS_KEPT_FOR,
     store::{RevokedToken, Store, StoreError, TokenGeneration, TokenStanding},
 };
 use hyper::{HeaderMap, header::AUTHORIZATION};
@@ -22,7 +23,7 @@ use crate::{
     key_ring::KeyRing,
     request,
     tickets::{TicketRefused, Tickets},
-    tokens::{Bearer, TokenNotMade, Tokens},
+    tokens::{Bearer, TokenId, TokenNotMade, Tokens},
 };
 
 /// Of how many users it is kept which of their tokens are valid.
@@ -101,6 +102,32 @@ impl Access {
     pub async fn of_request(&self, headers: &HeaderMap) -> Result<Bearer, AccessError> {
         self.of_token(bearer_token(headers).ok_or(AccessError::TokenRequired)?)
             .await
+    }
+
+    /// The token among `headers`, if it shows that whoever sends it is the owner of `user`'s account:
+    /// a genuine one of that user, not revoked, but perhaps ended a while ago.
+    pub async fn token_of_owner(
+        &self,
+        headers: &HeaderMap,
+        user: UserId,
+    ) -> Result<Option<TokenId>, AccessError> {
+        let now = self.clock.now();
+        let genuine = bearer_token(headers).and_then(|token| self.tokens.genuine(token, now).ok());
+        let Some(bearer) = genuine.filter(|bearer| bearer.user == user) else {
+            return Ok(None);
+        };
+        if now.since(bearer.expires_at) >= REVOKED_TOKENS_KEPT_FOR {
+            return Ok(None);
+        }
+        match self.check(&bearer).await {
+            Ok(()) => {}
+            Err(AccessError::Store(error)) => return Err(AccessError::Store(error)),
+            Err(_) => return Ok(None),
+        }
+        // Of tokens that have ended, the check doesn't know which were revoked.
+        let is_revoked = self.store.is_token_revoked(bearer.token.as_str()).await;
+        let is_revoked = is_revoked.map_err(AccessError::Store)?;
+        Ok(Some(bearer.token).filter(|_| !is_revoked))
     }
 
     /// A ticket that opens one stream for whoever `bearer` is.
@@ -191,7 +218,7 @@ impl Access {
             }
             known.forgotten
         };
-        let standing = self.store.token_standing(user).await;
+        let standing = self.store.token_standing(user, self.clock.now()).await;
         let Some(standing) = standing.map_err(AccessError::Store)?.map(Arc::new) else {
             return Ok(None);
         };

@@ -12,10 +12,12 @@ use tokio_util::task::TaskTracker;
 use crate::{
     access::Access,
     hub::HubMessage,
+    log_ins::LogIns,
     metrics::Metrics,
     occupancy::Occupancy,
     passwords::Passwords,
     settings::{HttpSettings, SocketSettings},
+    signups::Signups,
 };
 
 /// The parts of the running gateway that routes and sockets share.
@@ -26,6 +28,10 @@ pub struct App {
     pub access: Access,
     /// Passwords.
     pub passwords: Passwords,
+    /// How often passwords were tried.
+    pub log_ins: LogIns,
+    /// How many have signed up.
+    pub signups: Signups,
     /// The open websockets.
     pub hub: ActorRef<HubMessage>,
     /// What is counted and measured.

@@ -24,11 +24,13 @@ use crate::{
     hub::{Hub, HubArguments, HubMessage},
     key_file::{self, KeyFileError},
     key_ring::KeyRing,
+    log_ins::LogIns,
     metrics::Metrics,
     occupancy::Occupancy,
     passwords::{PasswordError, Passwords},
     routes::Routes,
     settings::{KeySource, Settings},
+    signups::Signups,
     tickets::Tickets,
     tokens::{TokenNotMade, Tokens},
 };
@@ -134,7 +136,6 @@ impl Server {
 
         let ring = key_file::load(&settings.tokens.key)?;
         let tokens = Tokens::new(ring, settings.tokens.lifetime);
-        let passwords = Passwords::new(settings.passwords)?;
         let store = store::open(&settings.store).await.map_err(in_store)?;
         let clock = Clock::start(store.latest_alive_at().await.map_err(in_store)?)?;
         let access = Access::new(tokens, Tickets::new()?, clock.clone(), Arc::clone(&store));
@@ -155,11 +156,14 @@ impl Server {
         if hub.cast(HubMessage::EngineStarted(engine.clone())).is_err() {
             return Err(ServerError::HubEnded);
         }
+        let metrics = Metrics::new(|registry| engine.metrics().register(registry));
         let app = Arc::new(App {
-            metrics: Metrics::new(|registry| engine.metrics().register(registry)),
+            passwords: Passwords::new(settings.passwords)?,
+            log_ins: LogIns::new(settings.log_ins),
+            signups: Signups::new(settings.signups_per_address_per_hour),
+            metrics,
             engine,
             access,
-            passwords,
             hub,
             socket_tasks: TaskTracker::new(),
             socket_places: Occupancy::new(settings.sockets.per_address_max),

@@ -16,12 +16,13 @@ use billing::{ChargedAt, Tariff};
 use engine::{
     EngineSettings,
     facts::{NodeName, ResumePolicy},
+    retention::RetentionSettings,
     store::{StoreLocation, StoreSettings},
 };
 use ipnet::IpNet;
 use schema::{Credits, MAX_SAFE_INTEGER, Millis};
 
-use crate::{key_ring::KeyRing, origins::Origin};
+use crate::{key_ring::KeyRing, log_ins::LogInSettings, origins::Origin};
 pub use layers::DEFAULTS;
 use reader::Reader;
 
@@ -79,6 +80,10 @@ pub struct Settings {
     pub tokens: TokenSettings,
     /// The hashing of passwords.
     pub passwords: PasswordSettings,
+    /// How many wrong passwords there may be.
+    pub log_ins: LogInSettings,
+    /// How many may sign up from one address in an hour; 0 for any number.
+    pub signups_per_address_per_hour: u32,
     /// The credits that come with signing up.
     pub signup_credits: Credits,
     /// The database.
@@ -217,6 +222,15 @@ impl Settings {
                 hashes_at_once: reader.count("passwords.hashes_at_once", 1, 1_024)?,
                 waiting_max: reader.count("passwords.waiting_max", 0, 100_000)?,
             },
+            log_ins: LogInSettings {
+                from_address: times(reader, "limits.wrong_passwords_per_address_per_hour")?,
+                to_account: times(reader, "limits.wrong_passwords_per_account_per_hour")?,
+                from_address_to_account: times(
+                    reader,
+                    "limits.wrong_passwords_per_account_and_address_per_hour",
+                )?,
+            },
+            signups_per_address_per_hour: times(reader, "limits.signups_per_address_per_hour")?,
             signup_credits: credits(reader, "signup.credits", 0)?,
             store: store(reader, &data_dir)?,
             engine: engine(reader)?,
@@ -364,6 +378,10 @@ fn engine(reader: &Reader) -> Result<EngineSettings, SettingsError> {
             0,
             100_000,
         )?,
+        retention: RetentionSettings {
+            unpaid_sessions: days(reader, "retention.unpaid_sessions_days")?,
+            runs: days(reader, "retention.runs_days")?,
+        },
         redis_url,
     })
 }
@@ -404,6 +422,21 @@ fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {
         .parse::<tracing_subscriber::filter::Targets>()
         .map_err(|_| reader.wrong("log.level", "must be a level or a list of directives"))?;
     Ok(LogSettings { format, level })
+}
+
+/// How often something may happen; 0 is any number of times.
+fn times(reader: &Reader, key: &'static str) -> Result<u32, SettingsError> {
+    let times = reader.whole(key, 0, 1_000_000)?;
+    u32::try_from(times).map_err(|_| reader.wrong(key, "is too large"))
+}
+
+/// A number of days; 0 is for ever.
+fn days(reader: &Reader, key: &'static str) -> Result<Option<Millis>, SettingsError> {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let days = reader.whole(key, 0, 36_500)?;
+    let length =
+        Millis::new(days * DAY_MS).map_err(|error| reader.wrong(key, &error.to_string()))?;
+    Ok(Some(length).filter(|_| days > 0))
 }
 
 fn credits(reader: &Reader, key: &'static str, min: i64) -> Result<Credits, SettingsError> {

@@ -25,6 +25,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         Error, Message,
+        error::ProtocolError,
         handshake::server::create_response_with_body,
         protocol::{CloseFrame, Role, WebSocketConfig},
     },
@@ -231,6 +232,11 @@ impl<'a> Socket<'a> {
                 limits.hit(Limit::SocketBytes);
                 close(CloseCode::TooTalkative, "Too many messages")
             }
+            Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => {
+                Some(End::Gone)
+            }
+            Some(Err(Error::Protocol(_))) => close(CloseCode::Malformed, "Protocol error"),
+            Some(Err(Error::Utf8(_))) => close(CloseCode::NotText, "Not UTF-8"),
             Some(Err(error)) => {
                 tracing::debug!(%error, "a websocket broke");
                 Some(End::Gone)

@@ -155,6 +155,14 @@ impl Tokens {
     /// What `token` says, if it is one of ours and valid at `now`. Whether it was revoked is not
     /// known here.
     pub fn read(&self, token: &str, now: UnixMillis) -> Result<Bearer, InvalidToken> {
+        self.genuine(token, now)
+            .ok()
+            .filter(|bearer| now < bearer.expires_at)
+            .ok_or(InvalidToken)
+    }
+
+    /// What `token` says, if it is one of ours and was valid at `now` or before.
+    pub fn genuine(&self, token: &str, now: UnixMillis) -> Result<Bearer, InvalidToken> {
         self.claims(token)
             .and_then(|(claims, key)| bearer(&claims, key, now))
             .ok_or(InvalidToken)
@@ -174,7 +182,7 @@ impl Tokens {
     }
 }
 
-/// What `claims` say, if they are for us and hold at `now`.
+/// What `claims` say, if they are for us and hold at `now`, or did before.
 fn bearer(claims: &Claims, key: KeyId, now: UnixMillis) -> Option<Bearer> {
     let instant = |timestamp: Timestamp| UnixMillis::new(timestamp.as_millisecond()).ok();
     let (issued_at, not_before, expires_at) = (
@@ -184,8 +192,8 @@ fn bearer(claims: &Claims, key: KeyId, now: UnixMillis) -> Option<Bearer> {
     );
     let latest_start = now.checked_add(CLOCK_SKEW_MAX)?;
     let is_ours = claims.iss == SELF && claims.aud == SELF;
-    let is_current = issued_at <= latest_start && not_before <= latest_start && now < expires_at;
-    if !is_ours || !is_current {
+    let has_begun = issued_at <= latest_start && not_before <= latest_start;
+    if !is_ours || !has_begun {
         return None;
     }
     let user = UserId::new(claims.sub.parse().ok()?).ok()?;
@@ -253,6 +261,8 @@ mod tests {
         let token = tokens.issue(user(), generation(), ms(NOW)).unwrap();
         let is_valid = |at: i64| tokens.read(&token, ms(at)).is_ok();
         assert!(is_valid(NOW + 86_399_999));
+        let ended = tokens.genuine(&token, ms(NOW + 86_400_000));
+        assert!(ended.is_ok() && tokens.genuine(&token, ms(NOW - 60_001)).is_err());
         assert!(!is_valid(NOW + 86_400_000));
         assert!(is_valid(NOW - 60_000));
         assert!(!is_valid(NOW - 60_001));

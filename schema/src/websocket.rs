@@ -163,6 +163,10 @@ pub struct CreditUpdate {
 pub enum CloseCode {
     /// The server is going away: come back after a jittered wait.
     GoingAway,
+    /// The client broke the websocket's protocol.
+    Malformed,
+    /// A text from the client was not UTF-8.
+    NotText,
     /// The client may not be here: don't come back with the same token.
     NotAllowed,
     /// A message from the client was too large.
@@ -183,6 +187,8 @@ impl CloseCode {
     pub const fn number(self) -> u16 {
         match self {
             Self::GoingAway => 1001,
+            Self::Malformed => 1002,
+            Self::NotText => 1007,
             Self::NotAllowed => 1008,
             Self::TooLarge => 1009,
             Self::TryLater => 1013,

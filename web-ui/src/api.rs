@@ -5,7 +5,7 @@ use std::fmt;
 
 use schema::{
     ErrorBody, ErrorCode, Millis,
-    account::{Authenticated, EmailAndPassword, User},
+    account::{Authenticated, EmailAndPassword, Ticket, User},
     session::{Active, SessionStarted, SessionStopped},
 };
 
@@ -74,6 +74,8 @@ pub enum Call {
     LogOut,
     /// Ask whose token it is.
     WhoAmI,
+    /// Ask for a ticket that opens a websocket.
+    Ticket,
     /// Start a session.
     Start(IdempotencyKey),
     /// Stop the session.
@@ -108,6 +110,8 @@ pub enum Answer {
     LoggedOut,
     /// To asking whose token it is.
     User(Box<User>),
+    /// To asking for a ticket: a secret for half a minute.
+    Ticket(Token),
     /// To starting.
     Started(SessionStarted),
     /// To stopping.
@@ -213,6 +217,7 @@ impl Call {
             Self::LogIn(credentials) => with_body("/api/auth/login", credentials),
             Self::LogOut => post("/api/auth/logout"),
             Self::WhoAmI => get("/api/auth/me".to_owned()),
+            Self::Ticket => post("/api/ws/ticket"),
             Self::Start(key) => with_key("/api/sessions/start", key),
             Self::Stop(key) => with_key("/api/sessions/stop", key),
             Self::Active => get("/api/sessions/active".to_owned()),
@@ -239,6 +244,8 @@ impl Call {
             }
             Self::LogOut => Ok(Answer::LoggedOut),
             Self::WhoAmI => serde_json::from_str(body).map(Answer::User),
+            Self::Ticket => serde_json::from_str::<Ticket>(body)
+                .map(|ticket| Answer::Ticket(Token(ticket.ticket))),
             Self::Start(_) => serde_json::from_str(body).map(Answer::Started),
             Self::Stop(_) => serde_json::from_str(body).map(Answer::Stopped),
             Self::Active => serde_json::from_str(body).map(Answer::Active),

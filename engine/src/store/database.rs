@@ -12,11 +12,11 @@ use sqlx::PgPool;
 
 use super::{
     AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, NewPassword, NewUser,
-    Notice, Resumption, RevokedToken, SessionCursor, Standing, Store, StoreError, StoreLocation,
-    StoreSettings, TokenStanding, UserRecord, accounts,
+    Notice, OldSession, Resumption, RevokedToken, RunSpan, SessionCursor, Standing, Store,
+    StoreError, StoreLocation, StoreSettings, TokenStanding, UserRecord, accounts,
     audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
     connection::{Connection, Unit},
-    erasure, history, journal, postgres, restored, runs,
+    erasure, history, journal, postgres, restored, retention, runs,
     sqlite::{self, SqlitePools},
     tokens, wallets,
 };
@@ -402,8 +402,18 @@ impl Store for Database {
             .await
     }
 
-    async fn token_standing(&self, user: UserId) -> Result<Option<TokenStanding>, StoreError> {
-        self.snapshot(move |connection| Box::pin(tokens::standing(connection, user)))
+    async fn token_standing(
+        &self,
+        user: UserId,
+        now: UnixMillis,
+    ) -> Result<Option<TokenStanding>, StoreError> {
+        self.snapshot(move |connection| Box::pin(tokens::standing(connection, user, now)))
+            .await
+    }
+
+    async fn is_token_revoked(&self, token_id: &str) -> Result<bool, StoreError> {
+        let token_id = token_id.to_owned();
+        self.read(move |connection| Box::pin(tokens::is_revoked(connection, token_id)))
             .await
     }
 
@@ -422,8 +432,12 @@ impl Store for Database {
             .await
     }
 
-    async fn purge_revoked_tokens(&self, now: UnixMillis, limit: u32) -> Result<u64, StoreError> {
-        self.write(move |connection| Box::pin(tokens::purge_revoked(connection, now, limit)))
+    async fn purge_revoked_tokens(
+        &self,
+        expired_at: UnixMillis,
+        limit: u32,
+    ) -> Result<u64, StoreError> {
+        self.write(move |connection| Box::pin(tokens::purge_revoked(connection, expired_at, limit)))
             .await
     }
 
@@ -480,6 +494,43 @@ impl Store for Database {
         limit: u32,
     ) -> Result<Vec<LedgerEntry>, StoreError> {
         self.read(move |connection| Box::pin(history::ledger(connection, user, before, limit)))
+            .await
+    }
+
+    async fn purge_notices(&self, before: UnixMillis, limit: u32) -> Result<u64, StoreError> {
+        self.write(move |connection| Box::pin(retention::purge_notices(connection, before, limit)))
+            .await
+    }
+
+    async fn sessions_by_id(
+        &self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<OldSession>, StoreError> {
+        self.read(move |connection| Box::pin(retention::sessions(connection, after, limit)))
+            .await
+    }
+
+    async fn delete_unpaid_sessions(
+        &self,
+        sessions: &[SessionId],
+        before: UnixMillis,
+    ) -> Result<u64, StoreError> {
+        let sessions = sessions.to_vec();
+        self.write(move |connection| {
+            Box::pin(retention::delete_unpaid(connection, sessions, before))
+        })
+        .await
+    }
+
+    async fn ended_runs(&self) -> Result<Vec<RunSpan>, StoreError> {
+        self.read(|connection| Box::pin(retention::ended_runs(connection)))
+            .await
+    }
+
+    async fn delete_runs(&self, runs: &[RunSpan]) -> Result<u64, StoreError> {
+        let runs = runs.to_vec();
+        self.write(move |connection| Box::pin(retention::delete_runs(connection, runs)))
             .await
     }
 

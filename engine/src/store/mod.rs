@@ -21,6 +21,7 @@ mod erasure;
 mod history;
 mod journal;
 mod restored;
+mod retention;
 mod runs;
 mod tokens;
 mod wallets;
@@ -166,7 +167,7 @@ pub struct TokenStanding {
     pub generation: TokenGeneration,
     /// and the one with this id,
     pub kept: Option<String>,
-    /// but none of these. Expired ones may be among them.
+    /// but none of these, which have not ended yet.
     pub revoked: Vec<RevokedToken>,
 }
 
@@ -352,6 +353,36 @@ pub struct Notice {
     pub user: UserId,
 }
 
+/// A session as retention looks at it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldSession {
+    /// Its id.
+    pub id: SessionId,
+    /// The node that served it.
+    pub node: NodeName,
+    /// When it started.
+    pub started_at: UnixMillis,
+    /// When it ended, if it did.
+    pub ended_at: Option<UnixMillis>,
+    /// Whether it cost anything.
+    pub is_paid: bool,
+}
+
+/// A run of a node that is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunSpan {
+    /// The node.
+    pub node: NodeName,
+    /// The run's number.
+    pub epoch: i64,
+    /// When it began.
+    pub from: UnixMillis,
+    /// When the next one began.
+    pub until: UnixMillis,
+    /// When it was last alive, or last recorded something.
+    pub last_at: UnixMillis,
+}
+
 /// The place of a session in the history: its start, then its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionCursor {
@@ -491,8 +522,15 @@ pub trait Store: Send + Sync + 'static {
     /// Returns whether it did.
     async fn set_password(&self, password: NewPassword) -> Result<bool, StoreError>;
 
-    /// Which tokens of the user are valid; nothing if there is no such user.
-    async fn token_standing(&self, user: UserId) -> Result<Option<TokenStanding>, StoreError>;
+    /// Which tokens of the user are valid at `now`; nothing if there is no such user.
+    async fn token_standing(
+        &self,
+        user: UserId,
+        now: UnixMillis,
+    ) -> Result<Option<TokenStanding>, StoreError>;
+
+    /// Whether the token was revoked, ended or not, as far as that is remembered.
+    async fn is_token_revoked(&self, token_id: &str) -> Result<bool, StoreError>;
 
     /// Voids all tokens of the user, and leaves a notice. Returns whether there is such a user.
     async fn void_tokens(&self, user: UserId, now: UnixMillis) -> Result<bool, StoreError>;
@@ -505,8 +543,12 @@ pub trait Store: Send + Sync + 'static {
         now: UnixMillis,
     ) -> Result<(), StoreError>;
 
-    /// Deletes up to `limit` revoked tokens that have expired at `now`, and tells how many.
-    async fn purge_revoked_tokens(&self, now: UnixMillis, limit: u32) -> Result<u64, StoreError>;
+    /// Deletes up to `limit` revoked tokens that expired at `expired_at` or before, and tells how many.
+    async fn purge_revoked_tokens(
+        &self,
+        expired_at: UnixMillis,
+        limit: u32,
+    ) -> Result<u64, StoreError>;
 
     /// Says that the user is about to be erased: live sessions end, with the reason `admin`, within a
     /// second wherever they are served, and none starts. Returns whether there is such a user.
@@ -553,6 +595,32 @@ pub trait Store: Send + Sync + 'static {
         before: Option<EntryId>,
         limit: u32,
     ) -> Result<Vec<LedgerEntry>, StoreError>;
+
+    // --- retention ---
+
+    /// Deletes up to `limit` notices from before `before`, except the newest one; tells how many.
+    async fn purge_notices(&self, before: UnixMillis, limit: u32) -> Result<u64, StoreError>;
+
+    /// Up to `limit` sessions of all users in the order of their ids, after `after`.
+    async fn sessions_by_id(
+        &self,
+        after: Option<SessionId>,
+        limit: u32,
+    ) -> Result<Vec<OldSession>, StoreError>;
+
+    /// Deletes those of `sessions` that ended before `before` and cost nothing, and tells how many;
+    /// none that a key refers to, or whose user somebody else writes to just now.
+    async fn delete_unpaid_sessions(
+        &self,
+        sessions: &[SessionId],
+        before: UnixMillis,
+    ) -> Result<u64, StoreError>;
+
+    /// All runs of all nodes that are over.
+    async fn ended_runs(&self) -> Result<Vec<RunSpan>, StoreError>;
+
+    /// Deletes these runs, and tells how many; no session may have fallen into them. Never a current one.
+    async fn delete_runs(&self, runs: &[RunSpan]) -> Result<u64, StoreError>;
 
     // --- audit ---
 

@@ -33,6 +33,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             "tokens erasure retention",
             include_str!("../../../schema/migrations/postgres/0004_tokens_erasure_retention.sql"),
         ),
+        migrations::simple(
+            5,
+            "retention",
+            include_str!("../../../schema/migrations/postgres/0005_retention.sql"),
+        ),
     ]
 }
 

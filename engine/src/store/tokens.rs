@@ -86,11 +86,22 @@ pub(super) async fn revoke(
     leave_notice(connection, user, now).await
 }
 
-/// Which tokens of the user are valid. Of tokens that were revoked long ago it is not known whose
+/// Whether the token was revoked.
+pub(super) async fn is_revoked(
+    connection: &mut Connection,
+    token_id: String,
+) -> Result<bool, StoreError> {
+    let sql = "SELECT expires_at FROM revoked_tokens WHERE token_id = $1";
+    let row: Option<(i64,)> = connection.row(sql, &[token_id.into()]).await?;
+    Ok(row.is_some())
+}
+
+/// Which tokens of the user are valid at `now`. Of tokens that were revoked long ago it is not known whose
 /// they were: they are told of everybody.
 pub(super) async fn standing(
     connection: &mut Connection,
     user: UserId,
+    now: UnixMillis,
 ) -> Result<Option<TokenStanding>, StoreError> {
     let row: Option<(i64, Option<String>)> = connection
         .row(
@@ -103,9 +114,9 @@ pub(super) async fn standing(
     };
     let revoked: Vec<(String, i64)> = connection
         .rows(
-            "SELECT token_id, expires_at FROM revoked_tokens WHERE user_id = $1 OR user_id IS NULL
-             ORDER BY token_id",
-            &[user.get().into()],
+            "SELECT token_id, expires_at FROM revoked_tokens
+             WHERE (user_id = $1 OR user_id IS NULL) AND expires_at > $2 ORDER BY token_id",
+            &[user.get().into(), now.get().into()],
         )
         .await?;
     let revoked = revoked.into_iter().map(|(token_id, expires_at)| {
@@ -121,10 +132,10 @@ pub(super) async fn standing(
     }))
 }
 
-/// Deletes up to `limit` revoked tokens that have expired at `now`.
+/// Deletes up to `limit` revoked tokens that expired at `expired_at` or before.
 pub(super) async fn purge_revoked(
     connection: &mut Connection,
-    now: UnixMillis,
+    expired_at: UnixMillis,
     limit: u32,
 ) -> Result<u64, StoreError> {
     let sql = Sql {
@@ -135,6 +146,6 @@ pub(super) async fn purge_revoked(
             (SELECT token_id FROM revoked_tokens WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)",
     };
     connection
-        .execute(sql, &[now.get().into(), limit.into()])
+        .execute(sql, &[expired_at.get().into(), limit.into()])
         .await
 }

@@ -87,7 +87,7 @@ async fn the_person_goes_and_the_ledger_stays(database: Arc<TestDatabase>) {
             .is_none()
     );
     assert!(store.users(None, 10).await.unwrap().is_empty());
-    assert_eq!(store.token_standing(user).await.unwrap(), None);
+    assert_eq!(store.token_standing(user, at(2_000)).await.unwrap(), None);
     for left in [
         "SELECT count(*) FROM users WHERE lower(email) LIKE '%ada%' OR password IS NOT NULL",
         "SELECT count(*) FROM idempotency_keys",

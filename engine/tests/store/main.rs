@@ -16,5 +16,6 @@ mod journal;
 mod keys;
 mod opening;
 mod restored;
+mod retention;
 mod tokens;
 mod wallets;

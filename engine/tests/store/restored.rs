@@ -71,7 +71,8 @@ async fn all_tokens_are_void(database: Arc<TestDatabase>) {
     assert_eq!(skip(&database, 5_000, 10_000).await.users, 2);
     // However often a password was changed since the backup.
     for user in [first, second] {
-        let standing = database.store.token_standing(user).await.unwrap().unwrap();
+        let standing = database.store.token_standing(user, at(0)).await;
+        let standing = standing.unwrap().unwrap();
         assert_eq!(standing.generation, TokenGeneration::new(5_000));
         assert_eq!(standing.kept, None);
     }

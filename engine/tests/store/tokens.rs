@@ -45,7 +45,7 @@ async fn noticed(database: &TestDatabase) -> Vec<UserId> {
 async fn a_new_password_voids_all_tokens_but_the_one_kept(database: Arc<TestDatabase>) {
     let store = &database.store;
     let user = database.user(10).await;
-    let now = async || store.token_standing(user).await.unwrap().unwrap();
+    let now = async || store.token_standing(user, at(50)).await.unwrap().unwrap();
     assert_eq!(now().await, standing(0, None));
     assert_eq!(store.latest_notice().await.unwrap(), 0);
 
@@ -78,7 +78,7 @@ async fn of_two_new_passwords_decided_from_one_state_one_wins(database: Arc<Test
         winners.extend(Some(change.await.unwrap()).filter(|(_, won)| *won));
     }
     assert_eq!(winners.len(), 1);
-    let kept = store.token_standing(user).await.unwrap().unwrap();
+    let kept = store.token_standing(user, at(50)).await.unwrap().unwrap();
     assert_eq!(kept, standing(1, Some(winners[0].0)));
     let record = store.user(user).await.unwrap().unwrap();
     assert_eq!(record.password_hash.as_deref(), Some(winners[0].0));
@@ -91,7 +91,7 @@ async fn all_tokens_are_voided_at_once(database: Arc<TestDatabase>) {
     let kept = password(user, "$argon2id$x", None, Some("kept"));
     assert!(store.set_password(kept).await.unwrap());
     assert!(store.void_tokens(user, at(600)).await.unwrap());
-    let now = async |user| store.token_standing(user).await.unwrap().unwrap();
+    let now = async |user| store.token_standing(user, at(50)).await.unwrap().unwrap();
     assert_eq!(now(user).await, standing(2, None));
     assert_eq!(now(other).await, standing(0, None));
     assert_eq!(noticed(&database).await, [user, user]);
@@ -112,7 +112,14 @@ async fn revoked_tokens_are_remembered_until_they_expire(database: Arc<TestDatab
     ] {
         store.revoke_token(user, revoked, at(50)).await.unwrap();
     }
-    let revoked = async |user| store.token_standing(user).await.unwrap().unwrap().revoked;
+    let revoked = async |user| {
+        store
+            .token_standing(user, at(50))
+            .await
+            .unwrap()
+            .unwrap()
+            .revoked
+    };
     assert_eq!(revoked(user).await, [token("a", 100), token("b", 200)]);
     assert_eq!(revoked(other).await, [token("c", 300)]);
     assert_eq!(noticed(&database).await, [user, user, user, other]);
@@ -121,8 +128,14 @@ async fn revoked_tokens_are_remembered_until_they_expire(database: Arc<TestDatab
     database.execute(old).await.unwrap();
     assert_eq!(revoked(other).await, [token("c", 300), token("old", 400)]);
 
+    let later = store.token_standing(user, at(100)).await.unwrap().unwrap();
+    assert_eq!(later.revoked, [token("b", 200), token("old", 400)]);
+    let is_revoked = async |id: &str| store.is_token_revoked(id).await.unwrap();
+    assert!(is_revoked("a").await && !is_revoked("d").await);
+
     assert_eq!(store.purge_revoked_tokens(at(99), 10).await.unwrap(), 0);
     assert_eq!(store.purge_revoked_tokens(at(300), 2).await.unwrap(), 2);
+    assert!(!is_revoked("a").await);
     assert_eq!(revoked(user).await, [token("old", 400)]);
     assert_eq!(store.purge_revoked_tokens(at(300), 2).await.unwrap(), 1);
     assert_eq!(revoked(other).await, [token("old", 400)]);
@@ -132,7 +145,7 @@ async fn nobody_has_no_tokens(database: Arc<TestDatabase>) {
     let store = &database.store;
     let user = database.user(10).await;
     let nobody = UserId::new(user.get() + 1_000).unwrap();
-    assert_eq!(store.token_standing(nobody).await.unwrap(), None);
+    assert_eq!(store.token_standing(nobody, at(50)).await.unwrap(), None);
     assert!(
         !store
             .set_password(password(nobody, "x", None, None))

@@ -25,8 +25,8 @@ use engine::{
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
     store::{
         AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, NewPassword,
-        NewUser, Notice, RevokedToken, SessionCursor, Shortfall, Standing, Store, StoreError,
-        TokenGeneration, TokenStanding, UserRecord,
+        NewUser, Notice, OldSession, RevokedToken, RunSpan, SessionCursor, Shortfall, Standing,
+        Store, StoreError, TokenGeneration, TokenStanding, UserRecord,
         audit::{AuditLimits, AuditPage, RepairMode, Repaired},
     },
 };
@@ -1010,7 +1010,15 @@ impl Store for MemoryStore {
         Err(not_kept())
     }
 
-    async fn token_standing(&self, _: UserId) -> Result<Option<TokenStanding>, StoreError> {
+    async fn token_standing(
+        &self,
+        _: UserId,
+        _: UnixMillis,
+    ) -> Result<Option<TokenStanding>, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn is_token_revoked(&self, _: &str) -> Result<bool, StoreError> {
         Err(not_kept())
     }
 
@@ -1028,6 +1036,34 @@ impl Store for MemoryStore {
     }
 
     async fn purge_revoked_tokens(&self, _: UnixMillis, _: u32) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    async fn purge_notices(&self, _: UnixMillis, _: u32) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
+    async fn sessions_by_id(
+        &self,
+        _: Option<SessionId>,
+        _: u32,
+    ) -> Result<Vec<OldSession>, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn delete_unpaid_sessions(
+        &self,
+        _: &[SessionId],
+        _: UnixMillis,
+    ) -> Result<u64, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn ended_runs(&self) -> Result<Vec<RunSpan>, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn delete_runs(&self, _: &[RunSpan]) -> Result<u64, StoreError> {
         Err(not_kept())
     }
 

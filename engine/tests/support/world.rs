@@ -10,6 +10,7 @@ use engine::{
     Clock, Engine, EngineSettings,
     engine::{StopError, Stopped},
     facts::{NodeName, ResumePolicy},
+    retention::RetentionSettings,
     store::{AdjustError, Adjusted, Adjustment, Shortfall, Store},
     update::{News, UserUpdate},
 };
@@ -170,6 +171,7 @@ pub fn settings() -> EngineSettings {
         call_timeout: Duration::from_secs(5),
         calls_max: 1_000,
         unpaid_sessions_per_hour_max: 60,
+        retention: RetentionSettings::default(),
         redis_url: None,
     }
 }

@@ -17,11 +17,15 @@ use schema::{
 use crate::{
     access::AccessError,
     app::App,
+    client::{ClientAddress, ClientNetwork},
     erasure,
     hub::HubMessage,
+    limits::Limit,
+    log_ins::Attempt,
+    passwords::PasswordError,
     reply::{self, Failure, Reply},
     request, tickets,
-    tokens::Bearer,
+    tokens::{Bearer, TokenId},
 };
 
 /// How long an erasure waits for live sessions to end, on whichever process.
@@ -32,12 +36,20 @@ const EMAIL_BYTES_MAX: usize = 254;
 
 /// `POST /api/auth/signup`
 pub async fn sign_up(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let from = ClientAddress::of(&request).network();
     let (parts, body) = request.into_parts();
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
     let email = valid_email(&fields.text("email")?)?;
     let password = fields.text("password")?;
     check_password("password", &password)?;
-    let password_hash = Some(app.passwords.hash(password).await?);
+    app.signups
+        .admit(from, app.engine.clock().now())
+        .map_err(|wait| {
+            app.metrics.limits.hit(Limit::SignupsPerAddress);
+            Failure::rate_limited("Too many signups from this address.", wait)
+        })?;
+    let hash = app.passwords.hash(password).await;
+    let password_hash = Some(hash.map_err(|error| unhashed(app, error))?);
     let created_at = app.engine.clock().now();
     let new = NewUser {
         email,
@@ -58,6 +70,8 @@ pub async fn sign_up(app: &App, request: Request<Incoming>) -> Result<Reply, Fai
             ),
             CreateUserError::Store(error) => Failure::of_write(error),
         })?;
+    let account = app.log_ins.account(&user.email);
+    app.log_ins.remember(account, from, created_at);
     let token = app.access.issue(user.id, user.token_generation)?;
     let message = "User created successfully".to_owned();
     // A fresh user has no session: what was just recorded is the live balance.
@@ -81,6 +95,7 @@ pub async fn sign_up(app: &App, request: Request<Incoming>) -> Result<Reply, Fai
 
 /// `POST /api/auth/login`
 pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let from = ClientAddress::of(&request).network();
     let (parts, body) = request.into_parts();
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
     let (email, password) = (fields.text("email")?, fields.text("password")?);
@@ -96,11 +111,21 @@ pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Fail
         return Err(refused());
     }
     let record = app.engine.store().user_by_email(email).await?;
+    let own_token = match &record {
+        Some(record) => app.access.token_of_owner(&parts.headers, record.id).await?,
+        None => None,
+    };
+    let attempt = begin_attempt(app, email, from, own_token.as_ref())?;
     let stored = record
         .as_ref()
         .and_then(|record| record.password_hash.clone());
-    let is_right = app.passwords.verify(password, stored).await?;
-    let record = record.filter(|_| is_right).ok_or_else(refused)?;
+    let is_right = app.passwords.verify(password, stored).await;
+    let is_right = is_right.map_err(|error| unhashed(app, error))?;
+    let Some(record) = record.filter(|_| is_right) else {
+        attempt.wrong();
+        return Err(refused());
+    };
+    attempt.right(app.engine.clock().now());
     // Of the generation that was read with the password: a new password meanwhile voids it.
     let token = app.access.issue(record.id, record.token_generation)?;
     let user = live_user(app, record).await?;
@@ -134,15 +159,20 @@ pub async fn log_out(app: &App, request: Request<Incoming>) -> Result<Reply, Fai
 
 /// `POST /api/auth/password`
 pub async fn change_password(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let from = ClientAddress::of(&request).network();
     let (parts, body) = request.into_parts();
     let bearer = app.access.of_request(&parts.headers).await?;
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
     let (current, new) = (fields.text("current")?, fields.text("new")?);
     check_password("new", &new)?;
-    let generation = check_own_password(app, &bearer, current).await?;
+    let generation = check_own_password(app, &bearer, from, current).await?;
     let password = NewPassword {
         user: bearer.user,
-        hash: app.passwords.hash(new).await?,
+        hash: app
+            .passwords
+            .hash(new)
+            .await
+            .map_err(|error| unhashed(app, error))?,
         decided_in: Some(generation),
         kept_token: Some(bearer.token.as_str().to_owned()),
         at: app.engine.clock().now(),
@@ -159,11 +189,12 @@ pub async fn change_password(app: &App, request: Request<Incoming>) -> Result<Re
 
 /// `POST /api/auth/erase`
 pub async fn erase(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
+    let from = ClientAddress::of(&request).network();
     let (parts, body) = request.into_parts();
     let bearer = app.access.of_request(&parts.headers).await?;
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
     let password = fields.text("password")?;
-    let generation = check_own_password(app, &bearer, password).await?;
+    let generation = check_own_password(app, &bearer, from, password).await?;
     // Whoever goes by their own will is not ended by an operator. If it can't be stopped here, because
     // another process serves it for one, the erasure has it ended.
     let stopped = app.engine.stop_session(bearer.user, EndReason::User, None);
@@ -189,25 +220,56 @@ pub async fn erase(app: &App, request: Request<Incoming>) -> Result<Reply, Failu
     Ok(done("Account erased"))
 }
 
+/// Begins to try a password, if there may be another try.
+fn begin_attempt<'a>(
+    app: &'a App,
+    email: &str,
+    from: ClientNetwork,
+    own_token: Option<&TokenId>,
+) -> Result<Attempt<'a>, Failure> {
+    let (account, now) = (app.log_ins.account(email), app.engine.clock().now());
+    let begun = app.log_ins.begin(account, from, own_token, now);
+    begun.map_err(|too_many| {
+        app.metrics.limits.hit(too_many.limit);
+        Failure::rate_limited("Too many wrong passwords.", too_many.retry_after)
+    })
+}
+
+/// What is answered where a password could be neither hashed nor checked.
+fn unhashed(app: &App, error: PasswordError) -> Failure {
+    if matches!(error, PasswordError::Busy) {
+        app.metrics.limits.hit(Limit::Passwords);
+    }
+    error.into()
+}
+
 /// Checks the password of whoever has a token, by what the database says now, and gives the
 /// generation of the user's tokens that was read with it.
 async fn check_own_password(
     app: &App,
     bearer: &Bearer,
+    from: ClientNetwork,
     password: String,
 ) -> Result<TokenGeneration, Failure> {
     // A token that another process has just voided must not pass, nor be the one that is kept.
     let generation = app.access.check_anew(bearer).await?;
     let record = app.engine.store().user(bearer.user).await?;
     let record = record.ok_or(AccessError::InvalidToken)?;
-    if password.len() > PASSWORD_BYTES_MAX
-        || !app.passwords.verify(password, record.password_hash).await?
-    {
+    let attempt = begin_attempt(app, &record.email, from, Some(&bearer.token))?;
+    let is_right = if password.len() > PASSWORD_BYTES_MAX {
+        false
+    } else {
+        let verified = app.passwords.verify(password, record.password_hash).await;
+        verified.map_err(|error| unhashed(app, error))?
+    };
+    if !is_right {
+        attempt.wrong();
         return Err(Failure::new(
             ErrorCode::InvalidCredentials,
             "This is not the current password.",
         ));
     }
+    attempt.right(app.engine.clock().now());
     Ok(generation)
 }
 

@@ -16,6 +16,7 @@ mod operations;
 mod origins;
 mod page;
 mod sessions;
+mod stream;
 mod websocket;
 
 use support::{client, contract, home, raw, server, token};

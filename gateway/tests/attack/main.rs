@@ -8,6 +8,8 @@ mod support;
 
 mod erased_users;
 mod http;
+mod passwords;
+mod sockets;
 mod sockets_of_dead_tokens;
 mod tickets;
 mod tokens;

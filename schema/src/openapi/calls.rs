@@ -47,6 +47,7 @@ fn accounts() -> Vec<Call> {
             .answers::<Authenticated>(201, "The new user, and a token.")
             .refuses(&[
                 ErrorCode::EmailTaken,
+                ErrorCode::RateLimited,
                 ErrorCode::InvalidEmail,
                 ErrorCode::InvalidPassword,
                 ErrorCode::Unavailable,
@@ -56,7 +57,11 @@ fn accounts() -> Vec<Call> {
             .says(TAG, "Log in", "Makes a token.")
             .takes_body::<EmailAndPassword>("Who logs in.")
             .answers::<Authenticated>(200, "The user, and a token.")
-            .refuses(&[ErrorCode::InvalidCredentials, ErrorCode::Unavailable]),
+            .refuses(&[
+                ErrorCode::InvalidCredentials,
+                ErrorCode::RateLimited,
+                ErrorCode::Unavailable,
+            ]),
         Call::post("/api/auth/logout", "logOut")
             .says(
                 TAG,
@@ -83,6 +88,7 @@ fn accounts() -> Vec<Call> {
             .answers::<Done>(200, "The new password counts.")
             .refuses(&[
                 ErrorCode::InvalidCredentials,
+                ErrorCode::RateLimited,
                 ErrorCode::InvalidPassword,
                 ErrorCode::Unavailable,
                 ErrorCode::OutcomeUnknown,
@@ -100,6 +106,7 @@ fn accounts() -> Vec<Call> {
             .answers::<Done>(200, "The user is gone.")
             .refuses(&[
                 ErrorCode::InvalidCredentials,
+                ErrorCode::RateLimited,
                 ErrorCode::Unavailable,
                 ErrorCode::OutcomeUnknown,
             ]),
@@ -292,6 +299,7 @@ and there is one at every change. Events, which is every other type, are numbere
 | close code | why | come back? |
 |---|---|---|
 | 1001 | the server is going away | yes, after a jittered wait |
+| 1002, 1007 | you broke the protocol of websockets | yes |
 | 1008 | \"Authentication required\" without a token, \"Invalid token\" with a bad one | not with this token |
 | 1009 | a message of yours was too large | yes |
 | 1013 | too many sockets, or too busy | yes, later |

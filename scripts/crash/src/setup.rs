@@ -86,6 +86,7 @@ pub async fn set_up(options: &Options, dir: &Path, name: &str) -> anyhow::Result
         .with("DATA_DIR", dir.join("data").display().to_string())
         .with("MINUTE_CREDIT__NODE__NAME", name)
         .with("MINUTE_CREDIT__SIGNUP__CREDITS", SIGNUP_CREDITS.to_string())
+        .with("MINUTE_CREDIT__LIMITS__SIGNUPS_PER_ADDRESS_PER_HOUR", "0")
         .with("MINUTE_CREDIT__TARIFF__CREDITS", PRICE.to_string())
         .with(
             "MINUTE_CREDIT__TARIFF__INTERVAL_MS",

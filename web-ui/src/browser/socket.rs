@@ -1,84 +1,112 @@
 //! The websocket that balances come through.
+//!
+//! It is opened by a ticket, which is asked for first: so that the token stands in no address.
+
+use std::{cell::RefCell, rc::Rc};
 
 use gloo_events::EventListener;
-use gloo_timers::callback::Timeout;
-use schema::websocket::ServerMessage;
+use schema::websocket::{CloseCode, ServerMessage};
 use wasm_bindgen::JsCast as _;
 use web_sys::{CloseEvent, MessageEvent, WebSocket};
 use yew::Callback;
 
+use super::fetch;
 use crate::{
     action::Action,
-    api::{Token, escaped},
+    api::{Answer, Call, Failure, Token, escaped},
     model::SocketNumber,
 };
 
-/// The code that a browser gives where there was no close frame.
-const CLOSED_WITHOUT_A_WORD: u16 = 1006;
-
 /// A socket. It is closed when it is dropped, and says nothing more then.
 pub struct Socket {
-    raw: Option<WebSocket>,
-    _listeners: Vec<EventListener>,
-    _refused: Option<Timeout>,
+    /// Nothing until the ticket has come. Whoever brings it looks whether somebody still waits.
+    _open: Rc<RefCell<Option<Open>>>,
+}
+
+/// A websocket with those who listen to it.
+struct Open {
+    raw: WebSocket,
+    _listeners: [EventListener; 2],
 }
 
 impl Socket {
     /// Opens a socket that reports what it hears as actions.
     pub fn open(number: SocketNumber, token: &Token, dispatch: &Callback<Action>) -> Self {
-        let Some(socket) = address(token).and_then(|address| WebSocket::new(&address).ok()) else {
-            // Reported like any other failure, and not before the caller is done.
-            let dispatch = dispatch.clone();
-            let refused = Timeout::new(0, move || {
-                dispatch.emit(Action::SocketClosed(number, CLOSED_WITHOUT_A_WORD));
-            });
-            return Self {
-                raw: None,
-                _listeners: Vec::new(),
-                _refused: Some(refused),
-            };
-        };
-        let said = {
-            let dispatch = dispatch.clone();
-            EventListener::new(&socket, "message", move |event| {
-                let text = event
-                    .dyn_ref::<MessageEvent>()
-                    .and_then(|event| event.data().as_string());
-                // A type that this page doesn't know is ignored, as the contract asks.
-                if let Some(message) =
-                    text.and_then(|text| serde_json::from_str::<ServerMessage>(&text).ok())
-                {
-                    dispatch.emit(Action::SocketSaid(number, message));
-                }
-            })
-        };
-        let closed = {
-            let dispatch = dispatch.clone();
-            EventListener::once(&socket, "close", move |event| {
-                let code = event
-                    .dyn_ref::<CloseEvent>()
-                    .map_or(CLOSED_WITHOUT_A_WORD, CloseEvent::code);
-                dispatch.emit(Action::SocketClosed(number, code));
-            })
-        };
-        Self {
-            raw: Some(socket),
-            _listeners: vec![said, closed],
-            _refused: None,
-        }
+        let open = Rc::new(RefCell::new(None));
+        let (waiting, token, dispatch) = (Rc::downgrade(&open), token.clone(), dispatch.clone());
+        wasm_bindgen_futures::spawn_local(async move {
+            let opened = open_by_ticket(number, &token, &dispatch).await;
+            match (waiting.upgrade(), opened) {
+                (Some(place), Ok(socket)) => *place.borrow_mut() = Some(socket),
+                (Some(_), Err(code)) => dispatch.emit(Action::SocketClosed(number, code)),
+                (None, _) => {}
+            }
+        });
+        Self { _open: open }
     }
 }
 
-impl Drop for Socket {
+impl Drop for Open {
     fn drop(&mut self) {
-        if let Some(socket) = &self.raw {
-            // A socket that is closed already stays so.
-            let _ = socket.close();
-        }
+        // A socket that is closed already stays so.
+        let _ = self.raw.close();
     }
 }
 
-fn address(token: &Token) -> Option<String> {
+/// Opens a websocket. The error is the code that it would have been closed with.
+async fn open_by_ticket(
+    number: SocketNumber,
+    token: &Token,
+    dispatch: &Callback<Action>,
+) -> Result<Open, u16> {
+    let ticket = match fetch::send(&Call::Ticket, Some(token)).await {
+        Ok(Answer::Ticket(ticket)) => ticket,
+        Ok(_) => return Err(CloseCode::ABNORMAL),
+        Err(failure) => return Err(code_of(&failure)),
+    };
+    let address = address(&ticket).ok_or(CloseCode::ABNORMAL)?;
+    let raw = WebSocket::new(&address).map_err(|_| CloseCode::ABNORMAL)?;
+    let said = {
+        let dispatch = dispatch.clone();
+        EventListener::new(&raw, "message", move |event| {
+            let text = event
+                .dyn_ref::<MessageEvent>()
+                .and_then(|event| event.data().as_string());
+            // A type that this page doesn't know is ignored, as the contract asks.
+            if let Some(message) =
+                text.and_then(|text| serde_json::from_str::<ServerMessage>(&text).ok())
+            {
+                dispatch.emit(Action::SocketSaid(number, message));
+            }
+        })
+    };
+    let closed = {
+        let dispatch = dispatch.clone();
+        EventListener::once(&raw, "close", move |event| {
+            let code = event
+                .dyn_ref::<CloseEvent>()
+                .map_or(CloseCode::ABNORMAL, CloseEvent::code);
+            dispatch.emit(Action::SocketClosed(number, code));
+        })
+    };
+    Ok(Open {
+        raw,
+        _listeners: [said, closed],
+    })
+}
+
+/// What a refused ticket means for the socket.
+fn code_of(failure: &Failure) -> u16 {
+    if failure.ends_login() {
+        CloseCode::NotAllowed.number()
+    } else if failure.retry_after().is_some() {
+        CloseCode::TryLater.number()
+    } else {
+        CloseCode::ABNORMAL
+    }
+}
+
+fn address(ticket: &Token) -> Option<String> {
     let location = super::window()?.location();
     let scheme = if location.protocol().ok()? == "https:" {
         "wss"
@@ -86,8 +114,8 @@ fn address(token: &Token) -> Option<String> {
         "ws"
     };
     Some(format!(
-        "{scheme}://{}/ws?token={}",
+        "{scheme}://{}/ws?ticket={}",
         location.host().ok()?,
-        escaped(token.as_str())
+        escaped(ticket.as_str())
     ))
 }

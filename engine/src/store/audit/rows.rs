@@ -15,6 +15,7 @@ pub(super) struct UserRow {
     pub(super) credits: i64,
     pub(super) version: i64,
     pub(super) last_instant: i64,
+    pub(super) forgotten_writes: i64,
 }
 
 /// A ledger entry in the database.
@@ -122,7 +123,7 @@ impl Page {
         after: i64,
         limits: AuditLimits,
     ) -> Result<Self, StoreError> {
-        let sql = "SELECT id, credits, version, last_instant FROM users WHERE id > $1 ORDER BY id LIMIT $2";
+        let sql = "SELECT id, credits, version, last_instant, forgotten_writes FROM users WHERE id > $1 ORDER BY id LIMIT $2";
         let mut users: Vec<UserRow> = connection
             .rows(sql, &[after.into(), limits.users.into()])
             .await?;
@@ -220,7 +221,8 @@ pub(super) async fn user(
     connection: &mut Connection,
     user: i64,
 ) -> Result<Option<UserRow>, StoreError> {
-    let sql = "SELECT id, credits, version, last_instant FROM users WHERE id = $1";
+    let sql =
+        "SELECT id, credits, version, last_instant, forgotten_writes FROM users WHERE id = $1";
     connection.row(sql, &[user.into()]).await
 }
 

@@ -173,8 +173,11 @@ impl<'a> UserAudit<'a> {
                 self.findings().add(5, what);
             }
         }
-        // Each start, settlement and change from outside is one write, and makes one version.
-        let writes = self.writes + i128::from(self.chain.changes_from_outside());
+        // Each start, settlement and change from outside is one write, and makes one version; also
+        // those of sessions that were deleted since.
+        let writes = self.writes
+            + i128::from(self.chain.changes_from_outside())
+            + i128::from(self.user.forgotten_writes);
         let version = self.user.version;
         if i128::from(version) != writes {
             let what =
