@@ -35,6 +35,7 @@ use crate::{
     metronome::Metronome,
     mirror::{self, Mirror, MirrorArguments},
     notices, recovery,
+    reply::Reply,
     retention::{self, RetentionSettings},
     session::{Request, Watched},
     store::{Store, StoreError},
@@ -190,6 +191,7 @@ impl Engine {
 
     /// Starts a session for `user`; returns when it is durable. With a key it is done once, however
     /// often it is asked for within 24 hours: then its first success is returned again.
+    #[tracing::instrument(level = "debug", skip_all, fields(user = user.get()))]
     pub async fn start_session(
         &self,
         user: UserId,
@@ -229,6 +231,7 @@ impl Engine {
 
     /// Stops the session of `user`; returns when its end is durable. With a key it is done once,
     /// however often it is asked for within 24 hours: then its first success is returned again.
+    #[tracing::instrument(level = "debug", skip_all, fields(user = user.get()))]
     pub async fn stop_session(
         &self,
         user: UserId,
@@ -282,6 +285,7 @@ impl Engine {
     }
 
     /// The live balance of `user` now, with the live session if there is one.
+    #[tracing::instrument(level = "debug", skip_all, fields(user = user.get()))]
     pub async fn balance(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
         let (_permit, _) = self.admit(user, None).await?;
         match self.ask(user, Request::Balance).await?? {
@@ -440,9 +444,9 @@ impl Engine {
     async fn ask<T>(
         &self,
         user: UserId,
-        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+        request: impl FnOnce(Reply<T>) -> Request,
     ) -> Result<T, CallError> {
-        let (reply, mut answer) = oneshot::channel();
+        let (reply, mut answer) = Reply::channel();
         self.cast(SupervisorMessage::Request(user, request(reply)));
         if let Ok(answer) =
             tokio::time::timeout(self.context.settings.call_timeout, &mut answer).await

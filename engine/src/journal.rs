@@ -29,6 +29,7 @@ use tokio::{
     sync::{oneshot, watch},
     time::Instant,
 };
+use tracing::Span;
 
 use self::writer::Writer;
 use crate::{
@@ -73,6 +74,8 @@ pub struct Entry {
     pub stamp: Option<Stamp>,
     /// Whom to tell.
     pub session: ActorRef<SessionMessage>,
+    /// The span of the request that it comes from, if it comes from one.
+    pub span: Span,
     /// When it was decided.
     pub decided_at: Instant,
 }

@@ -18,6 +18,7 @@ mod metronome;
 mod mirror;
 mod notices;
 mod recovery;
+mod reply;
 mod session;
 mod supervisor;
 mod timeline;

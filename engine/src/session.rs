@@ -21,7 +21,8 @@ use schema::{
     Millis, UnixMillis, UserId,
     session::{EndReason, LiveBalance},
 };
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
+use tracing::Span;
 
 use self::{
     commands::{Abandoned, LateStops, StartReply, Starting, StopReply, Stopping},
@@ -34,6 +35,7 @@ use crate::{
     facts::{Fact, FactOutcome, Recording, WalletRecord},
     journal::Entry,
     keys::RequestKey,
+    reply::Reply,
     store::StoreError,
     supervisor::SupervisorMessage,
     watermark::Stamp,
@@ -53,7 +55,7 @@ pub enum Request {
     /// Stop the session.
     Stop(EndReason, Option<RequestKey>, StopReply),
     /// Tell the live balance; nothing where there is no live session.
-    Balance(oneshot::Sender<Result<Option<LiveBalance>, BalanceError>>),
+    Balance(Reply<Result<Option<LiveBalance>, BalanceError>>),
     /// Somebody watches the balance from now on, or nobody does.
     Watch(Watched),
     /// Somebody else wrote to the wallet.
@@ -397,8 +399,21 @@ impl SessionState {
             recording,
             stamp,
             session: myself.clone(),
+            span: self.span_of_caller(),
             decided_at: Instant::now(),
         });
+    }
+
+    /// The span of who waits for the next fact, if anybody does. Of several, the first.
+    fn span_of_caller(&self) -> Span {
+        let start = self
+            .starting
+            .as_ref()
+            .and_then(|start| start.replies.first());
+        let span = start.map(Reply::span);
+        let span = span.or_else(|| Some(self.stopping.first()?.reply.span()));
+        let span = span.or_else(|| Some(self.late.as_ref()?.waiting.first()?.1.span()));
+        span.cloned().unwrap_or_else(Span::none)
     }
 
     /// The settlement in between, if one is due.

@@ -23,7 +23,7 @@ use engine::{
     store::{self, Store, StoreLocation},
 };
 
-use crate::{cause::chain, log, server::ServerError, settings::Settings};
+use crate::{cause::chain, log, server::ServerError, settings::Settings, telemetry::Telemetry};
 
 /// A real-time billing engine: wallets of whole credits, and sessions that cost credits by time.
 #[derive(Parser)]
@@ -86,10 +86,20 @@ pub fn run() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    log::start(&settings.log);
+    let telemetry = match Telemetry::start(&settings.telemetry) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("error: {}", chain(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    log::start(&settings.log, telemetry.as_ref());
     let done = tokio::runtime::Runtime::new()
         .context("the runtime did not start")
         .and_then(|runtime| runtime.block_on(run_command(cli.command, settings)));
+    if let Some(telemetry) = telemetry {
+        telemetry.shut_down();
+    }
     done.unwrap_or_else(|error| {
         eprintln!("error: {}", chain(error.as_ref()));
         ExitCode::FAILURE

@@ -38,6 +38,7 @@ mod routes;
 mod signups;
 mod socket;
 mod subscription;
+mod telemetry;
 mod throttle;
 mod tickets;
 mod tokens;

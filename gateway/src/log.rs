@@ -2,7 +2,11 @@
 //!
 //! An address's query is never logged: it may hold a token.
 
-use hyper::{Request, body::Incoming, header::HeaderValue};
+use hyper::{
+    HeaderMap, Request,
+    body::Incoming,
+    header::{HeaderName, HeaderValue},
+};
 use tokio::time::Instant;
 use tracing::Instrument;
 use tracing_subscriber::{
@@ -13,13 +17,21 @@ use tracing_subscriber::{
 };
 
 use crate::{
+    client::{Client, Way},
     reply::Reply,
     routes::{RouteName, Routes},
     settings::{LogFormat, LogSettings},
+    telemetry::{self, Telemetry},
 };
 
-/// Sends the log to standard error from now on. A second call changes nothing.
-pub fn start(settings: &LogSettings) {
+/// The header with a request's id.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest id that is taken from a trusted proxy.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Sends the log to standard error from now on, and spans to where `telemetry` wants them. A second
+/// call changes nothing.
+pub fn start(settings: &LogSettings, telemetry: Option<&Telemetry>) {
     // The settings have checked it.
     let targets: Targets = settings.level.parse().unwrap_or_default();
     // Postgres remarks at every start that what exists already exists.
@@ -33,21 +45,31 @@ pub fn start(settings: &LogSettings) {
     };
     // In tests there may be a log already.
     let _ = tracing_subscriber::registry()
+        .with(telemetry.map(Telemetry::layer))
         .with(lines.with_filter(targets))
         .try_init();
 }
 
 /// Answers `request`, and logs that. The reply and all lines of the log carry the same request id.
 pub async fn answered(routes: &Routes, request: Request<Incoming>) -> Reply {
-    let id = format!("{:016x}", rand::random::<u64>());
+    let is_from_proxy = request
+        .extensions()
+        .get::<Client>()
+        .is_some_and(|client| client.way == Way::TrustedProxy);
+    let id = given_id(request.headers()).filter(|_| is_from_proxy);
+    let id = id.unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
     let span =
         tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    if is_from_proxy {
+        telemetry::join_trace(&span, request.headers());
+    }
     let began = Instant::now();
     let mut reply = routes.answer(request).instrument(span.clone()).await;
     let route = reply
         .extensions()
         .get::<RouteName>()
         .map_or("none", |route| route.0);
+    telemetry::tell_answer(&span, route, reply.status());
     routes
         .app()
         .metrics
@@ -60,7 +82,15 @@ pub async fn answered(routes: &Routes, request: Request<Incoming>) -> Reply {
         span.in_scope(|| tracing::debug!(status, duration_us, "answered"));
     }
     if let Ok(id) = HeaderValue::try_from(id) {
-        reply.headers_mut().insert("x-request-id", id);
+        reply.headers_mut().insert(REQUEST_ID, id);
     }
     reply
+}
+
+/// The id that a request comes with, if it is fit for logs and headers.
+fn given_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    let is_sane = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
+    ((1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(is_sane))
+        .then(|| id.to_owned())
 }

@@ -19,6 +19,7 @@ use engine::{
     retention::RetentionSettings,
     store::{StoreLocation, StoreSettings},
 };
+use hyper::Uri;
 use ipnet::IpNet;
 use schema::{Credits, MAX_SAFE_INTEGER, Millis};
 
@@ -92,6 +93,8 @@ pub struct Settings {
     pub engine: EngineSettings,
     /// The log.
     pub log: LogSettings,
+    /// The traces.
+    pub telemetry: TelemetrySettings,
 }
 
 /// How the HTTP server listens and what it bears.
@@ -175,6 +178,17 @@ pub struct PasswordSettings {
     pub waiting_max: usize,
 }
 
+/// Where traces go.
+#[derive(Clone, Debug)]
+pub struct TelemetrySettings {
+    /// The collector, as scheme, host and port.
+    pub otlp_endpoint: Option<String>,
+    /// How many in a hundred requests are traced.
+    pub sample_percent: u8,
+    /// The name that the process has among others of its kind.
+    pub node: String,
+}
+
 /// How the log looks.
 #[derive(Clone, Debug)]
 pub struct LogSettings {
@@ -235,6 +249,7 @@ impl Settings {
             store: store(reader, &data_dir)?,
             engine: engine(reader)?,
             log: log(reader)?,
+            telemetry: telemetry(reader)?,
         })
     }
 }
@@ -409,6 +424,29 @@ fn tariff(reader: &Reader) -> Result<Tariff, SettingsError> {
     let interval = millis(reader, "tariff.interval_ms", 1)?;
     Tariff::new(price, interval, charged_at)
         .map_err(|error| reader.wrong("tariff.credits", &error.to_string()))
+}
+
+fn telemetry(reader: &Reader) -> Result<TelemetrySettings, SettingsError> {
+    let key = "telemetry.otlp_endpoint";
+    let endpoint = reader.optional_text(key)?;
+    let is_sane = |endpoint: &String| {
+        let uri = endpoint.parse::<Uri>();
+        uri.is_ok_and(|uri| {
+            uri.scheme_str() == Some("http") && uri.host().is_some() && uri.path() == "/"
+        })
+    };
+    if let Some(endpoint) = &endpoint
+        && !is_sane(endpoint)
+    {
+        return Err(reader.wrong(key, "must be http://HOST:PORT"));
+    }
+    let percent = reader.whole("telemetry.sample_percent", 0, 100)?;
+    Ok(TelemetrySettings {
+        otlp_endpoint: endpoint.map(|endpoint| endpoint.trim_end_matches('/').to_owned()),
+        sample_percent: u8::try_from(percent)
+            .map_err(|_| reader.wrong("telemetry.sample_percent", "is too large"))?,
+        node: reader.text("node.name")?,
+    })
 }
 
 fn log(reader: &Reader) -> Result<LogSettings, SettingsError> {

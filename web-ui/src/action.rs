@@ -1,9 +1,12 @@
 //! What can happen to the page, and what it can have done to the outside.
 
-use schema::{account::EmailAndPassword, websocket::ServerMessage};
+use schema::{
+    account::{ChangePassword, EmailAndPassword},
+    websocket::ServerMessage,
+};
 
 use crate::{
-    api::{Answer, Call, Credentials, Failure, Token},
+    api::{Answer, Call, Credentials, Failure, PasswordChange, Token},
     model::{Field, LoginNumber, SocketNumber, Tab},
     notice::NoticeNumber,
 };
@@ -31,6 +34,12 @@ pub enum Action {
     StopPressed,
     /// The user wants to leave.
     LogOutPressed,
+    /// The user wants to leave on every device.
+    LogOutEverywherePressed,
+    /// The user wants to see what can be done about the login, or not any more.
+    AccountToggled,
+    /// The user sent a new password.
+    PasswordChangeSubmitted(PasswordChange),
     /// The user wants to see a list.
     TabChosen(Tab),
     /// The user wants older rows in the open list.
@@ -70,6 +79,11 @@ pub enum Network {
 }
 
 impl Action {
+    /// A new password sent, with the one until now.
+    pub fn password_change(current: String, new: String) -> Self {
+        Self::PasswordChangeSubmitted(PasswordChange(ChangePassword { current, new }))
+    }
+
     /// The card sent with what was typed.
     pub fn submitted(email: String, password: String) -> Self {
         Self::Submitted(Credentials(EmailAndPassword { email, password }))
@@ -102,4 +116,10 @@ pub enum Target {
     Password,
     /// The dashboard's heading.
     Dashboard,
+    /// The button that opens the panel about the login.
+    Account,
+    /// The field there for the current password.
+    CurrentPassword,
+    /// The field there for the new one.
+    NewPassword,
 }

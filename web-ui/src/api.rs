@@ -5,7 +5,7 @@ use std::fmt;
 
 use schema::{
     ErrorBody, ErrorCode, Millis,
-    account::{Authenticated, EmailAndPassword, Ticket, User},
+    account::{Authenticated, ChangePassword, EmailAndPassword, LogOut, Ticket, User},
     session::{Active, SessionStarted, SessionStopped},
 };
 
@@ -52,6 +52,16 @@ impl fmt::Debug for Credentials {
     }
 }
 
+/// What somebody typed to change the password. Prints as nothing either.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordChange(pub ChangePassword);
+
+impl fmt::Debug for PasswordChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordChange")
+    }
+}
+
 /// The name of one attempt to start or stop, however often it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey(u128);
@@ -72,6 +82,10 @@ pub enum Call {
     LogIn(Credentials),
     /// Make the token worthless.
     LogOut,
+    /// Make all of the user's tokens worthless.
+    LogOutEverywhere,
+    /// Change the password, and make all other tokens worthless.
+    ChangePassword(PasswordChange),
     /// Ask whose token it is.
     WhoAmI,
     /// Ask for a ticket that opens a websocket.
@@ -108,6 +122,8 @@ pub enum Answer {
     Authenticated(Token, Box<User>),
     /// To logging out.
     LoggedOut,
+    /// To changing the password.
+    PasswordChanged,
     /// To asking whose token it is.
     User(Box<User>),
     /// To asking for a ticket: a secret for half a minute.
@@ -204,18 +220,27 @@ impl Call {
             method: "POST",
             ..get(path.to_owned())
         };
-        let with_body = |path, credentials: &Credentials| HttpRequest {
-            body: serde_json::to_string(&credentials.0).ok(),
+        let with_body = |path, body: serde_json::Result<String>| HttpRequest {
+            body: body.ok(),
             ..post(path)
         };
+        let credentials =
+            |path, typed: &Credentials| with_body(path, serde_json::to_string(&typed.0));
         let with_key = |path, key: &IdempotencyKey| HttpRequest {
             idempotency_key: Some(format!("{:032x}", key.0)),
             ..post(path)
         };
         match self {
-            Self::SignUp(credentials) => with_body("/api/auth/signup", credentials),
-            Self::LogIn(credentials) => with_body("/api/auth/login", credentials),
+            Self::SignUp(typed) => credentials("/api/auth/signup", typed),
+            Self::LogIn(typed) => credentials("/api/auth/login", typed),
             Self::LogOut => post("/api/auth/logout"),
+            Self::LogOutEverywhere => {
+                let everywhere = LogOut { everywhere: true };
+                with_body("/api/auth/logout", serde_json::to_string(&everywhere))
+            }
+            Self::ChangePassword(change) => {
+                with_body("/api/auth/password", serde_json::to_string(&change.0))
+            }
             Self::WhoAmI => get("/api/auth/me".to_owned()),
             Self::Ticket => post("/api/ws/ticket"),
             Self::Start(key) => with_key("/api/sessions/start", key),
@@ -242,7 +267,8 @@ impl Call {
                     Answer::Authenticated(Token(token), Box::new(user))
                 })
             }
-            Self::LogOut => Ok(Answer::LoggedOut),
+            Self::LogOut | Self::LogOutEverywhere => Ok(Answer::LoggedOut),
+            Self::ChangePassword(_) => Ok(Answer::PasswordChanged),
             Self::WhoAmI => serde_json::from_str(body).map(Answer::User),
             Self::Ticket => serde_json::from_str::<Ticket>(body)
                 .map(|ticket| Answer::Ticket(Token(ticket.ticket))),

@@ -144,6 +144,8 @@ pub struct Dashboard {
     pub is_end_card_up: bool,
     /// A session that is over without a word how. The history will tell.
     pub unexplained: Option<ActiveSession>,
+    /// The panel about the login, if it is open.
+    pub account: Option<Account>,
     /// Which list is open.
     pub tab: Tab,
     /// The sessions.
@@ -154,6 +156,19 @@ pub struct Dashboard {
     pub spark: Spark,
     /// The balance that a screen reader was told last, in tens.
     pub announced_tens: i64,
+}
+
+/// The panel about the login. What is typed stays in the fields and never comes here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Whether an answer is awaited.
+    pub is_busy: bool,
+    /// What is wrong with the current password.
+    pub current_error: Option<String>,
+    /// What is wrong with the new one.
+    pub new_error: Option<String>,
+    /// What is wrong otherwise.
+    pub form_error: Option<String>,
 }
 
 /// The balance as the server said it last.
@@ -286,6 +301,7 @@ impl Dashboard {
             last_end: None,
             is_end_card_up: false,
             unexplained: None,
+            account: None,
             tab: Tab::Sessions,
             sessions: Feed::default(),
             ledger: Feed::default(),

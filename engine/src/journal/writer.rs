@@ -51,10 +51,19 @@ impl Writer {
     pub(super) async fn write(self, batch: Batch, journal: ActorRef<JournalMessage>) {
         let recordings = batch.entries.iter().map(|entry| entry.recording.clone());
         let recordings: Vec<Recording> = recordings.collect();
+        // Each request's trace shows the batch that it waits for.
+        let spans = batch
+            .entries
+            .iter()
+            .filter(|entry| !entry.span.is_disabled());
+        let spans: Vec<_> = spans
+            .map(|entry| tracing::debug_span!(parent: &entry.span, "journal_batch", facts = recordings.len()))
+            .collect();
         let message = match self.record(batch.alive_at, &recordings).await {
             Some(outcomes) => JournalMessage::Written(batch, outcomes),
             None => JournalMessage::Superseded,
         };
+        drop(spans);
         let _stopped = journal.cast(message);
     }
 

@@ -6,18 +6,18 @@
 
 use billing::{Settlement, SlotNumber, StartRejection, StopRejection};
 use schema::{SessionId, UnixMillis, session::EndReason};
-use tokio::sync::oneshot;
 
 use super::{SessionState, WalletState};
 use crate::{
     engine::{StartError, Started, StopError, Stopped},
     keys::{IdempotencyKey, RequestKey},
+    reply::Reply,
 };
 
 /// Where a start is answered.
-pub type StartReply = oneshot::Sender<Result<Started, StartError>>;
+pub type StartReply = Reply<Result<Started, StartError>>;
 /// Where a stop is answered.
-pub type StopReply = oneshot::Sender<Result<Stopped, StopError>>;
+pub type StopReply = Reply<Result<Stopped, StopError>>;
 
 /// The callers who wait for one start to be recorded.
 pub(super) struct Starting {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use billing::{Session, Wallet, WalletVersion};
 use ractor::ActorRef;
 use schema::{Credits, session::EndReason, websocket::ServerMessage};
-use tokio::sync::oneshot;
 
 use super::{
     Read, Reload, Request, SessionMessage, SessionState, WalletState, next_settlement, retry_later,
@@ -15,6 +14,7 @@ use crate::{
     engine::{BalanceError, StartError, StopError},
     facts::WalletRecord,
     recovery,
+    reply::Reply,
     store::StoreError,
     update::News,
 };
@@ -103,7 +103,7 @@ impl SessionState {
         if self.is_closing && matches!(&self.wallet, WalletState::Ready(wallet) if is_live(wallet))
         {
             // Whoever asked for it looks at the database.
-            let (reply, _nobody) = oneshot::channel();
+            let (reply, _nobody) = Reply::channel();
             self.stop(EndReason::Admin, None, reply);
         }
     }

@@ -5,9 +5,10 @@ use std::{collections::BTreeSet, fs, time::Duration};
 
 use hyper::Method;
 use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::{
-    client::{Answer, Call, PASSWORD, call, get, post, sign_up},
+    client::{Answer, Call, PASSWORD, Socket, call, get, post, sign_up},
     contract::{self, DOCUMENT, Operation},
     home::Held,
     raw,
@@ -42,6 +43,24 @@ async fn calls_that_need_a_token_say_so() {
         bare.expect_failure(401, "token_required");
         let bad = request(operation).token("nonsense").send(&server).await;
         bad.expect_failure(401, "invalid_token");
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_or_odd_is_named() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    for operation in all_that_answer("invalid_field") {
+        let call = request(operation).token(&token);
+        let call = call.header("idempotency-key", "not one");
+        let answer = if operation.method == "POST" {
+            call.json(&json!({"everywhere": "yes"})).send(&server).await
+        } else {
+            let odd = get(&format!("{}?limit=x&since=x&updates=x", operation.path));
+            upgrade(odd.token(&token)).send(&server).await
+        };
+        let body = answer.expect_failure(422, "invalid_field");
+        assert!(body["field"].is_string(), "{body}");
     }
 }
 
@@ -98,8 +117,8 @@ async fn bodies_that_cannot_be_read_are_refused_by_every_call() {
 #[tokio::test]
 async fn while_nothing_can_be_written_no_outcome_is_promised() {
     let settings = [
-        ("database.call_timeout_ms", "300"),
-        ("limits.call_timeout_ms", "300"),
+        ("database.call_timeout_ms", "1000"),
+        ("limits.call_timeout_ms", "1000"),
     ];
     let server = TestServer::with(&settings).await;
     for operation in all_that_answer("outcome_unknown") {
@@ -152,8 +171,8 @@ async fn while_the_database_is_away_every_call_says_so() {
     unready.expect_failure(503, "unavailable");
     if what == Held::Everything {
         for operation in all_that_answer("unavailable") {
-            // Signing up has read nothing before it writes.
-            if operation.path == "/api/auth/signup" {
+            // Signing up has read nothing before it writes; a websocket is told by its close code.
+            if ["/api/auth/signup", "/ws"].contains(&operation.path) {
                 continue;
             }
             let mut call = request(operation).token(&token);
@@ -165,6 +184,46 @@ async fn while_the_database_is_away_every_call_says_so() {
         }
     }
     hold.release().await;
+}
+
+#[tokio::test]
+async fn while_too_many_requests_are_being_answered_every_call_says_so() {
+    let server = TestServer::with(&[("http.requests_in_flight_max", "1")]).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    // A request whose body never comes is being answered for as long as it is waited for.
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    let head = "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let is_there = async || {
+        let call = get("/api/sessions/active").token(&token);
+        call.send(&server).await.status == 503
+    };
+    while !is_there().await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for operation in all_that_answer("unavailable") {
+        // How the server is can be asked however busy it is.
+        if operation.path == "/readyz" {
+            continue;
+        }
+        let call = upgrade(request(operation).token(&token));
+        let answer = call.send(&server).await;
+        assert_eq!(answer.header("retry-after"), "1");
+        answer.expect_failure(503, "unavailable");
+    }
+    assert_eq!(get("/readyz").send(&server).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_websocket_too_many_from_one_address_is_refused() {
+    let server = TestServer::with(&[("sockets.per_address_max", "1")]).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let mut first = Socket::with_token(&server, &token).await;
+    first.next_of("credit_update").await;
+    // What is answered is held against the document where sockets are opened.
+    let second = Socket::open(&server, &format!("/ws?token={token}"), &[]).await;
+    let refusal = second.err().unwrap().to_string();
+    assert!(refusal.contains("429"), "{refusal}");
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ use tokio::{
 
 use crate::{
     client::{Socket, get, post, sign_up},
+    contract,
     server::TestServer,
 };
 
@@ -234,6 +235,7 @@ impl Events {
             head.push(line.to_lowercase());
         }
         if head[0].ends_with("200 ok") {
+            contract::event_stream_opened();
             for header in [
                 "content-type: text/event-stream",
                 "cache-control: no-store",
@@ -258,9 +260,9 @@ impl Events {
         loop {
             let line = line(&mut self.lines).await?;
             if let Some(id) = line.strip_prefix("id: ") {
-                event.0 = id.to_owned();
+                id.clone_into(&mut event.0);
             } else if let Some(name) = line.strip_prefix("event: ") {
-                event.1 = name.to_owned();
+                name.clone_into(&mut event.1);
             } else if let Some(data) = line.strip_prefix("data: ") {
                 event.2 = serde_json::from_str(data).unwrap();
                 return Some(event);

@@ -11,7 +11,10 @@ use tokio::{
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
-use tokio_tungstenite::{client_async, tungstenite::client::IntoClientRequest};
+use tokio_tungstenite::{
+    client_async,
+    tungstenite::{Message, client::IntoClientRequest},
+};
 
 use crate::{
     client::{Socket, get, sign_up},
@@ -155,7 +158,7 @@ fn frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
     match u8::try_from(payload.len()) {
         Ok(length) if length < 126 => frame.push(0x80 | length),
         _ => {
-            frame.push(0x80 | 126);
+            frame.push(0xfe);
             frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
         }
     }
@@ -181,11 +184,8 @@ async fn close_code(first: &[u8], more: &[u8]) -> u16 {
     }
     loop {
         let next = timeout(PATIENCE, socket.stream().next()).await.unwrap();
-        match next.unwrap().unwrap() {
-            tokio_tungstenite::tungstenite::Message::Close(frame) => {
-                return frame.unwrap().code.into();
-            }
-            _ => {}
+        if let Message::Close(frame) = next.unwrap().unwrap() {
+            return frame.unwrap().code.into();
         }
     }
 }

@@ -10,4 +10,5 @@ mod operations;
 mod serve;
 mod settings;
 mod tools;
+mod traces;
 mod verify;

@@ -181,9 +181,23 @@ impl Socket {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
         let stream = TcpStream::connect(server.address).await.unwrap();
-        let (stream, _) = client_async(request, stream).await?;
-        contract::websocket_opened();
-        Ok(Self { stream })
+        match client_async(request, stream).await {
+            Ok((stream, _)) => {
+                contract::websocket_opened();
+                Ok(Self { stream })
+            }
+            Err(error) => {
+                if let tungstenite::Error::Http(refusal) = &error {
+                    let answer = Answer {
+                        status: refusal.status().as_u16(),
+                        headers: refusal.headers().clone(),
+                        body: refusal.body().clone().unwrap_or_default().into(),
+                    };
+                    contract::check(&Method::GET, "/ws", &answer);
+                }
+                Err(error)
+            }
+        }
     }
 
     /// Opens one with `token` in the address, as old clients do.

@@ -89,6 +89,9 @@ pub fn focus(target: Target) {
         Target::Email => "email",
         Target::Password => "password",
         Target::Dashboard => "dashboard",
+        Target::Account => "account-button",
+        Target::CurrentPassword => "current-password",
+        Target::NewPassword => "new-password",
     });
 }
 

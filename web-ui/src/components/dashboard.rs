@@ -3,6 +3,7 @@
 use yew::{Callback, Html, Properties, classes, function_component, html};
 
 use super::{
+    account::AccountPanel,
     history::{self, History},
     session_panel, spark_line, wallet_panel,
 };
@@ -35,6 +36,9 @@ pub(super) fn DashboardView(props: &Props) -> Html {
     html! {
         <main class={classes!("board", level)}>
             <h1 id="dashboard" class="unseen" tabindex="-1">{ "Dashboard" }</h1>
+            if let Some(account) = &dashboard.account {
+                <AccountPanel account={account.clone()} email={dashboard.email.clone()} dispatch={dispatch.clone()} />
+            }
             { wallet_panel::view(dashboard, *now, dispatch) }
             { session_panel::view(dashboard, *now) }
             { spark_line::view(dashboard, *now) }

@@ -15,6 +15,8 @@ use crate::{
 pub(super) struct Props {
     /// The connection and the email, where somebody is logged in.
     pub(super) link: Option<(Link, Option<String>)>,
+    /// Whether the panel about the login is open.
+    pub(super) is_account_open: bool,
     /// The time.
     pub(super) now: LocalTime,
     /// Whether the browser believes that there is a network.
@@ -32,6 +34,9 @@ pub(super) fn Header(props: &Props) -> Html {
             if let Some((link, email)) = &props.link {
                 { connection(*link, props) }
                 <span class="email" title={email.clone()}>{ email.clone() }</span>
+                <button id="account-button" class="ghost" type="button" data-testid="account" aria-controls="account"
+                    aria-expanded={props.is_account_open.to_string()}
+                    onclick={props.dispatch.reform(|_| Action::AccountToggled)}>{ "Account" }</button>
                 <button class="ghost" type="button" data-testid="logout"
                     onclick={props.dispatch.reform(|_| Action::LogOutPressed)}>{ "Log out" }</button>
             }

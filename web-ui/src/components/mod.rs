@@ -5,6 +5,7 @@
 
 pub mod page;
 
+mod account;
 mod dashboard;
 mod entry;
 mod header;

@@ -75,9 +75,13 @@ impl Component for Page {
             Screen::Entry(_) => None,
             Screen::Dashboard(dashboard) => Some((dashboard.link, dashboard.email.clone())),
         };
+        let is_account_open = matches!(
+            &self.state.screen,
+            Screen::Dashboard(dashboard) if dashboard.account.is_some()
+        );
         html! {
             <>
-                <Header {link} {now} is_online={self.state.is_online} dispatch={self.dispatch.clone()} />
+                <Header {link} {is_account_open} {now} is_online={self.state.is_online} dispatch={self.dispatch.clone()} />
                 { body }
                 <NoticeList notices={self.state.notices.list().to_vec()} {now} dispatch={self.dispatch.clone()} />
                 <p class="unseen" role="status" aria-live="polite">{ self.state.announcement.clone() }</p>

@@ -1,8 +1,9 @@
 //! From one state to the next: `(state, action, moment) → (state, effects)`, and nothing else.
 //!
-//! `entry` has the card's part, `link` the connection's, `command` that of starting and stopping,
+//! `entry` has the card's part, `account` that of the password, `link` the connection's, `command` that of starting and stopping,
 //! `balance` what follows from a balance or the end of a session, `history` that of the lists.
 
+mod account;
 mod balance;
 mod command;
 mod entry;
@@ -86,7 +87,14 @@ fn step(state: &mut State, action: Action, moment: Moment, effects: &mut Vec<Eff
         Action::NoticeDismissed(number) => state.notices.dismiss(number),
         Action::EscapePressed if state.notices.dismiss_newest() => {}
         // A log-out is answered when its login is over already.
-        Action::Answered(_, Call::LogOut, answer) => logged_out(state, &answer),
+        Action::Answered(_, Call::LogOut, answer) => {
+            let text = "You are logged out in this browser, but the server could not be told: the login stays good there until it expires.";
+            logged_out(state, &answer, text);
+        }
+        Action::Answered(_, Call::LogOutEverywhere, answer) => {
+            let text = "You are logged out in this browser, but the server could not be told: your other devices may still be logged in.";
+            logged_out(state, &answer, text);
+        }
         Action::Answered(login, _, _) if login != state.login => {}
         Action::NetworkChanged(network) => {
             state.is_online = network == Network::Online;
@@ -94,7 +102,8 @@ fn step(state: &mut State, action: Action, moment: Moment, effects: &mut Vec<Eff
                 link::network_changed(context, network);
             });
         }
-        Action::LogOutPressed => log_out(state, effects),
+        Action::LogOutPressed => log_out(state, Call::LogOut, effects),
+        Action::LogOutEverywherePressed => log_out(state, Call::LogOutEverywhere, effects),
         action => {
             state.notices.expire(moment.now);
             match &mut state.screen {
@@ -141,6 +150,9 @@ fn dashboard_step(context: &mut Context, action: Action) -> GoesOn {
         Action::MorePressed => history::more(context),
         Action::RetryPressed => history::retry(context),
         Action::ReconnectPressed => link::reconnect_now(context),
+        Action::AccountToggled => account::toggle(context),
+        Action::PasswordChangeSubmitted(change) => account::submit(context, change),
+        Action::EscapePressed if account::close(context) => {}
         Action::EndCardDismissed | Action::EscapePressed => {
             context.dashboard.is_end_card_up = false;
         }
@@ -168,6 +180,8 @@ fn answered(context: &mut Context, call: Call, answer: Result<Answer, Failure>) 
         (Call::Start(key) | Call::Stop(key), Err(failure)) => {
             command::failed(context, key, &failure);
         }
+        (_, Ok(Answer::PasswordChanged)) => account::changed(context),
+        (Call::ChangePassword(_), Err(failure)) => account::failed(context, &failure),
         (Call::Sessions(ask), answer) => history::sessions_answered(context, &ask, answer),
         (Call::Ledger(ask), answer) => history::ledger_answered(context, &ask, answer),
         // Whose token it is will be asked again with the next connection.
@@ -221,14 +235,14 @@ fn close_dashboard(state: &mut State, reason: String, effects: &mut Vec<Effect>)
     state.notices.clear();
 }
 
-fn log_out(state: &mut State, effects: &mut Vec<Effect>) {
+fn log_out(state: &mut State, call: Call, effects: &mut Vec<Effect>) {
     let Screen::Dashboard(dashboard) = &state.screen else {
         return;
     };
     effects.push(Effect::Call(
         state.login,
         Some(dashboard.token.clone()),
-        Call::LogOut,
+        call,
     ));
     let reason = match dashboard.session() {
         Some(_) => "You are logged out. Your session runs on and uses credits: log in to stop it.",
@@ -237,11 +251,11 @@ fn log_out(state: &mut State, effects: &mut Vec<Effect>) {
     close_dashboard(state, reason.to_owned(), effects);
 }
 
-fn logged_out(state: &mut State, answer: &Result<Answer, Failure>) {
+/// Complains with `text` if the server could not be told.
+fn logged_out(state: &mut State, answer: &Result<Answer, Failure>, text: &str) {
     if let Err(failure) = answer
         && !failure.ends_login()
     {
-        let text = "You are logged out in this browser, but the server could not be told: the login stays good there until it expires.";
         state.notices.complain(text.to_owned(), None);
     }
 }

@@ -221,8 +221,17 @@ pub fn check_message(message: &Value) {
 
 /// Writes down that the server has accepted a websocket.
 pub fn websocket_opened() {
-    if let Found::Operation(operation) = Operation::find(&Method::GET, "/ws") {
-        write_down(operation, StatusCode::SWITCHING_PROTOCOLS.as_u16(), None);
+    opened("/ws", StatusCode::SWITCHING_PROTOCOLS);
+}
+
+/// Writes down that the server has begun an event stream.
+pub fn event_stream_opened() {
+    opened("/api/stream", StatusCode::OK);
+}
+
+fn opened(path: &str, status: StatusCode) {
+    if let Found::Operation(operation) = Operation::find(&Method::GET, path) {
+        write_down(operation, status.as_u16(), None);
     }
 }
 

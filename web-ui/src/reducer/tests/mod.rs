@@ -1,5 +1,6 @@
 //! The reducer as a specification: what happens, and what the page knows and does after it.
 
+mod account;
 mod balance;
 mod command;
 mod entry;
