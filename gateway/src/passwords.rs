@@ -1,14 +1,29 @@
-//! Passwords: argon2id with its default parameters, on threads of its own and not too many at once.
+//! Passwords: argon2id with its default parameters, on a few threads of its own.
+//!
+//! Each takes 25 ms of a core and more. So that no balance is pushed late because many log in, the
+//! threads have a low priority: where both want a core, it is the others' nine times out of ten.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, Receiver, Sender},
+    },
+};
 
 use argon2::{
     Argon2, PasswordHasher, PasswordVerifier,
     password_hash::{self, phc::PasswordHash},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+#[cfg(target_os = "linux")]
+use rustix::{process::setpriority_process, thread::gettid};
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::settings::PasswordSettings;
+
+/// The nice value of the threads: about a tenth of the weight of others. Only on Linux it is a thread's.
+#[cfg(target_os = "linux")]
+const LOW_PRIORITY: i32 = 10;
 
 /// Why a password was neither hashed nor checked.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +38,8 @@ pub enum PasswordError {
 
 /// Hashes and checks passwords.
 pub struct Passwords {
-    /// One permit for each hashing at work.
-    at_work: Arc<Semaphore>,
+    /// To the threads. It holds no more than are admitted.
+    jobs: Sender<Job>,
     /// One permit for each hashing at work or waiting.
     admitted: Arc<Semaphore>,
     admitted_max: usize,
@@ -36,8 +51,17 @@ impl Passwords {
     /// As much hashing as `settings` allow.
     pub fn new(settings: PasswordSettings) -> Result<Self, PasswordError> {
         let admitted_max = settings.hashes_at_once + settings.waiting_max;
+        let (jobs, queue) = mpsc::channel();
+        let queue = Arc::new(Mutex::new(queue));
+        for number in 1..=settings.hashes_at_once {
+            let queue = Arc::clone(&queue);
+            std::thread::Builder::new()
+                .name(format!("password-{number}"))
+                .spawn(move || work_off(&queue))
+                .map_err(|error| PasswordError::Failed(error.to_string()))?;
+        }
         Ok(Self {
-            at_work: Arc::new(Semaphore::new(settings.hashes_at_once)),
+            jobs,
             admitted: Arc::new(Semaphore::new(admitted_max)),
             admitted_max,
             dummy_hash: hash("nobody has this password")?.into(),
@@ -75,19 +99,34 @@ impl Passwords {
         let admitted = Arc::clone(&self.admitted)
             .try_acquire_owned()
             .map_err(|_| PasswordError::Busy)?;
-        let at_work = Arc::clone(&self.at_work)
-            .acquire_owned()
-            .await
-            .map_err(|_| PasswordError::Busy)?;
-        // The permits go with the job: it works on when the caller has gone away.
-        let permits: (OwnedSemaphorePermit, OwnedSemaphorePermit) = (admitted, at_work);
-        tokio::task::spawn_blocking(move || {
-            let done = job();
-            drop(permits);
-            done
-        })
-        .await
-        .map_err(|error| PasswordError::Failed(error.to_string()))?
+        let (reply, done) = oneshot::channel();
+        let job = move || {
+            // Whoever has gone away meanwhile needs no answer.
+            if !reply.is_closed() {
+                let _gone = reply.send(job());
+            }
+            drop(admitted);
+        };
+        let gone = || PasswordError::Failed("its thread is gone".to_owned());
+        self.jobs.send(Box::new(job)).map_err(|_| gone())?;
+        done.await.map_err(|_| gone())?
+    }
+}
+
+/// Something to be hashed or checked.
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Does what comes, in order, until nothing can come any more.
+fn work_off(queue: &Mutex<Receiver<Job>>) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = setpriority_process(Some(gettid()), LOW_PRIORITY) {
+        tracing::debug!(%error, "passwords are hashed at full priority");
+    }
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        // One that panics takes its reply with it, and nothing else.
+        let _panicked = catch_unwind(AssertUnwindSafe(job));
     }
 }
 
