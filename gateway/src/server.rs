@@ -10,7 +10,7 @@ use engine::{
 };
 use ractor::Actor;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     sync::Semaphore,
     task::{AbortHandle, JoinHandle},
     time::{Instant, sleep, timeout},
@@ -37,6 +37,11 @@ use crate::{
 
 /// What part of the time for draining clients may have; the rest is for what is to be recorded.
 const CLIENTS_SHARE: f64 = 0.7;
+/// How much the system keeps of what a client has not taken yet, in bytes; Linux doubles it for its own
+/// needs. So 16,000 clients that never read hold 4 GB at most, and one address 128 MB.
+const SEND_BUFFER_BYTES: u32 = 128 << 10;
+/// How many connections may wait to be accepted.
+const ACCEPT_QUEUE: u32 = 1024;
 
 /// Why the server does not run, or does not run on.
 #[derive(Debug, thiserror::Error)]
@@ -129,7 +134,7 @@ pub struct Server {
 impl Server {
     /// Builds everything. The address comes first, so that one in use costs nothing else.
     pub async fn build(settings: Settings) -> Result<Self, ServerError> {
-        let listener = listen(settings.http.address).await?;
+        let listener = listen(settings.http.address)?;
         let address = listener.local_addr().unwrap_or(settings.http.address);
         let location = settings.store.location.clone();
         let in_store = |source| ServerError::store(&location, source);
@@ -248,8 +253,22 @@ impl Server {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(address).await.map_err(|source| {
+/// Connections get their send buffers from the listener. Left to itself, the system gives each as much
+/// as it likes, 4 MB on Linux: clients that never read could then hold all its memory for sockets.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+    socket.bind(address)?;
+    socket.listen(ACCEPT_QUEUE)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    bind(address).map_err(|source| {
         let hint = match source.kind() {
             io::ErrorKind::AddrInUse => {
                 ": another program listens there; stop it or set PORT to another port"
@@ -338,6 +357,18 @@ fn describe(location: &StoreLocation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn connections_hold_little_of_what_is_not_read() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) =
+            tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        let _client = client.unwrap();
+        let accepted = accepted.unwrap().0.into_std().unwrap();
+        let size = TcpSocket::from_std_stream(accepted).send_buffer_size();
+        assert!(size.unwrap() <= 2 * SEND_BUFFER_BYTES);
+    }
 
     #[test]
     fn addresses_of_databases_are_told_without_secrets() {

@@ -12,6 +12,7 @@ mod errors;
 mod health;
 mod history;
 mod idempotency;
+mod operations;
 mod origins;
 mod page;
 mod sessions;

@@ -20,7 +20,10 @@ use std::{
 
 use anyhow::Context;
 use clap::ValueEnum;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+};
 
 use crate::{Target, client};
 
@@ -53,6 +56,9 @@ pub enum Attack {
 
 /// How many files one process may open here, with some to spare.
 const SOCKETS: usize = 10_000;
+
+/// The receive buffer of who never reads, in bytes.
+const SMALL_BUFFER_BYTES: u32 = 4096;
 
 /// The arguments of `load attacker`.
 #[derive(clap::Args)]
@@ -132,7 +138,7 @@ async fn attack_again_and_again(attack: Attack, means: &Means, number: usize) {
     );
     loop {
         // However it fails, the server hung up or did not let us in: both are what it should do.
-        if let Ok(stream) = client::dial(means.server, from).await {
+        if let Ok(stream) = dial(attack, means.server, from).await {
             let _hung_up = once(attack, means, number, stream).await;
         }
         // An attacker who is turned away at once tries some times a second, with each task.
@@ -143,6 +149,17 @@ async fn attack_again_and_again(attack: Attack, means: &Means, number: usize) {
         }))
         .await;
     }
+}
+
+/// Who never reads has a small buffer here: the server's buffers are to fill up, not this machine.
+async fn dial(attack: Attack, server: SocketAddr, from: Ipv4Addr) -> std::io::Result<TcpStream> {
+    if attack != Attack::NeverRead {
+        return client::dial(server, from).await;
+    }
+    let socket = TcpSocket::new_v4()?;
+    socket.set_recv_buffer_size(SMALL_BUFFER_BYTES)?;
+    socket.bind((from, 0).into())?;
+    socket.connect(server).await
 }
 
 async fn once(
