@@ -151,6 +151,24 @@ impl Serving {
         assert!(sent.unwrap().success());
     }
 
+    /// Suspends the process, and returns once all of its threads stand still: on a busy machine that
+    /// takes a while.
+    pub fn suspend(&self) {
+        self.signal("STOP");
+        let threads = format!("/proc/{}/task", self.child.id());
+        let is_stopped = |thread: std::fs::DirEntry| {
+            // After the name, which is in brackets, comes the state.
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        };
+        while !std::fs::read_dir(&threads)
+            .unwrap()
+            .all(|thread| is_stopped(thread.unwrap()))
+        {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
     /// Reads the log up to a line with `words`.
     pub fn wait_for_line(&mut self, words: &str) {
         let mut line = String::new();

@@ -77,7 +77,7 @@ fn a_suspended_process_recovers_in_place() {
     let mut serving = Serving::start(command);
     let token = serving.sign_up("ada@example.com");
     serving.ask("POST", "/api/sessions/start", &token, "");
-    serving.signal("STOP");
+    serving.suspend();
     let asleep = Duration::from_secs(15);
     std::thread::sleep(asleep);
     serving.signal("CONT");
