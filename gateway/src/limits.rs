@@ -32,8 +32,10 @@ pub enum Limit {
     SlowConsumer,
     /// The size of a message from a client: `sockets.message_bytes_max`.
     MessageTooLarge,
-    /// What one client sends over a socket: `sockets.bytes_per_minute_max`.
+    /// How much one client sends over a socket: `sockets.bytes_per_minute_max`.
     SocketBytes,
+    /// How often one client sends something over a socket: `sockets.messages_per_minute_max`.
+    SocketMessages,
     /// Attempts to log in to one account.
     LogInsPerAccount,
     /// Attempts to log in from one address.
@@ -47,7 +49,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 17] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::RequestsInFlight,
@@ -59,6 +61,7 @@ impl Limit {
         Self::SlowConsumer,
         Self::MessageTooLarge,
         Self::SocketBytes,
+        Self::SocketMessages,
         Self::LogInsPerAccount,
         Self::LogInsPerAddress,
         Self::SignupsPerAddress,
@@ -90,6 +93,7 @@ impl Limit {
             Self::SlowConsumer => "slow_consumer",
             Self::MessageTooLarge => "message_too_large",
             Self::SocketBytes => "socket_bytes",
+            Self::SocketMessages => "socket_messages",
             Self::LogInsPerAccount => "log_ins_per_account",
             Self::LogInsPerAddress => "log_ins_per_address",
             Self::SignupsPerAddress => "signups_per_address",

@@ -141,6 +141,8 @@ pub struct SocketSettings {
     pub replay_for: Duration,
     /// How many bytes a client may send in a minute.
     pub bytes_per_minute_max: usize,
+    /// How many messages a client may send in a minute, pings and pongs included.
+    pub messages_per_minute_max: usize,
     /// How many events may wait for a slow one.
     pub events_max: usize,
     /// How long sending one message may take.
@@ -309,6 +311,7 @@ fn sockets(reader: &Reader) -> Result<SocketSettings, SettingsError> {
         events_max,
         replay_events_max,
         replay_for: reader.duration("sockets.replay_ms", 0)?,
+        messages_per_minute_max: reader.count("sockets.messages_per_minute_max", 10, 1_000_000)?,
         bytes_per_minute_max: reader.count("sockets.bytes_per_minute_max", 1_024, 1 << 30)?,
         send_timeout: reader.duration("sockets.send_timeout_ms", 100)?,
         ping_every: reader.duration("sockets.ping_every_ms", 100)?,

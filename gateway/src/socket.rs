@@ -53,6 +53,13 @@ const WRITE_BUFFER_BYTES_MAX: usize = 64 << 10;
 /// How long the upgrade, and the client's part of closing, may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Over how long messages are counted.
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// How much is read of what a peer still sends when it has been told the end. One that floods us would
+/// keep us busy with that.
+const FAREWELL_BYTES_MAX: usize = 32 << 10;
+
 /// How many pings may be unanswered before the peer counts as dead.
 const PINGS_UNANSWERED_MAX: u8 = 2;
 
@@ -176,6 +183,9 @@ struct Socket<'a> {
     subscription: Subscription,
     pings_at: Instant,
     pings_unanswered: u8,
+    /// How many messages came since when, in the minute that lasts.
+    messages: usize,
+    minute_began_at: Instant,
 }
 
 impl<'a> Socket<'a> {
@@ -187,6 +197,8 @@ impl<'a> Socket<'a> {
             subscription,
             pings_at: Instant::now() + first_ping,
             pings_unanswered: 0,
+            messages: 0,
+            minute_began_at: Instant::now(),
         }
     }
 
@@ -222,7 +234,12 @@ impl<'a> Socket<'a> {
             Some(Ok(Message::Close(_)) | Err(Error::ConnectionClosed)) | None => Some(End::Gone),
             Some(Ok(_)) => {
                 self.pings_unanswered = 0;
-                None
+                let is_too_often = self.count_message() > self.app.sockets.messages_per_minute_max;
+                if !is_too_often {
+                    return None;
+                }
+                limits.hit(Limit::SocketMessages);
+                close(CloseCode::TooTalkative, "Too many messages")
             }
             Some(Err(Error::Capacity(_))) => {
                 limits.hit(Limit::MessageTooLarge);
@@ -242,6 +259,17 @@ impl<'a> Socket<'a> {
                 Some(End::Gone)
             }
         }
+    }
+
+    /// Counts a message, and says how many came this minute. Each costs us something: a pong, where it
+    /// is a ping.
+    fn count_message(&mut self) -> usize {
+        if self.minute_began_at.elapsed() >= MINUTE {
+            self.minute_began_at = Instant::now();
+            self.messages = 0;
+        }
+        self.messages += 1;
+        self.messages
     }
 
     /// It is time to see whether the peer is still there.
@@ -285,7 +313,14 @@ async fn close(mut stream: Websocket, closing: Closing, send_timeout: Duration) 
     let farewell = async {
         stream.shutdown().await?;
         let mut scrap = [0; READ_BUFFER_BYTES];
-        while stream.read(&mut scrap).await? > 0 {}
+        let mut left = FAREWELL_BYTES_MAX;
+        while left > 0 {
+            let bytes = stream.read(&mut scrap).await?;
+            if bytes == 0 {
+                break;
+            }
+            left = left.saturating_sub(bytes);
+        }
         Ok::<_, std::io::Error>(())
     };
     // Whether the peer saw it is not for us to know.

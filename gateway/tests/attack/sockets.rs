@@ -219,6 +219,32 @@ async fn a_flood_of_messages_is_too_much() {
 }
 
 #[tokio::test]
+async fn messages_and_bytes_are_limited_each() {
+    let check = async |setting: &str, limit: &str| {
+        let server = TestServer::with(&[
+            ("sockets.bytes_per_minute_max", "1000000"),
+            ("sockets.messages_per_minute_max", "1000000"),
+            (setting, "1024"),
+        ])
+        .await;
+        let token = sign_up(&server, "ada@example.com").await;
+        let mut socket = Socket::with_token(&server, &token).await;
+        socket.next().await;
+        let ping = frame(0x89, b"");
+        for _ in 0..1_100 {
+            if socket.stream().get_mut().write_all(&ping).await.is_err() {
+                break;
+            }
+        }
+        assert_eq!(socket.closed().await.0, 4001, "{setting}");
+        let limited = format!("minute_credit_limited_total{{limit=\"{limit}\"}}");
+        assert_eq!(metric(&server, &limited).await, 1);
+    };
+    check("sockets.bytes_per_minute_max", "socket_bytes").await;
+    check("sockets.messages_per_minute_max", "socket_messages").await;
+}
+
+#[tokio::test]
 async fn a_text_that_is_not_utf_8_is_refused() {
     assert_eq!(close_code(&frame(0x81, &[0xc3, 0x28]), &[]).await, 1007);
 }
