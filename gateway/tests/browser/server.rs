@@ -5,7 +5,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU16, Ordering},
 };
 
 use http_body_util::{BodyExt as _, Empty};
@@ -16,8 +16,8 @@ use tokio::net::TcpStream;
 
 use crate::wait::until;
 
-/// How many servers this program has started, so that no two look at the same port at once.
-static SERVERS: AtomicUsize = AtomicUsize::new(0);
+/// How many ports this program has looked at, so that no two servers look at the same one.
+static PORTS_TRIED: AtomicU16 = AtomicU16::new(0);
 
 /// A server, killed when this is dropped.
 pub(crate) struct Server {
@@ -137,8 +137,10 @@ fn spawn(port: u16, folder: &Path, settings: &[(&'static str, String)]) -> Child
 /// server is killed and not yet back.
 fn free_port() -> u16 {
     let first = 10_000 + u16::try_from(std::process::id() % 10_000).unwrap();
-    let mut ports =
-        (first..first + 1_000).filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
-    let nth = SERVERS.fetch_add(1, Ordering::Relaxed);
-    ports.nth(nth).expect("a free port")
+    loop {
+        let port = first + PORTS_TRIED.fetch_add(1, Ordering::Relaxed);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
