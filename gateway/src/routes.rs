@@ -399,7 +399,7 @@ fn allow(methods: Methods) -> HeaderValue {
 }
 
 /// A query or path parameter that can't be read.
-fn wrong_parameter(name: &'static str, what: &str) -> Failure {
+pub fn wrong_parameter(name: &'static str, what: &str) -> Failure {
     Failure::field(
         ErrorCode::InvalidField,
         name,

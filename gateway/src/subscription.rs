@@ -10,7 +10,7 @@ use engine::engine::BalanceError;
 use hyper::{HeaderMap, Request, body::Incoming};
 use ractor::{ActorRef, rpc::CallResult};
 use schema::{
-    ErrorCode, Millis, UserId,
+    Millis, UserId,
     session::{ActiveSession, LiveBalance},
     websocket::{CloseCode, CreditUpdate, ServerMessage, StreamMessage, StreamPosition, Updates},
 };
@@ -28,6 +28,7 @@ use crate::{
     outbox::{Closing, Next, Outbox},
     reply::Failure,
     request::query,
+    routes::wrong_parameter,
     tokens::Bearer,
 };
 
@@ -59,16 +60,14 @@ impl Subscriber {
     pub fn of(app: &App, request: &Request<Incoming>) -> Result<Self, Failure> {
         let parameters = request.uri().query();
         let since = match query(parameters, "since") {
-            Some(text) => Some(
-                text.parse()
-                    .map_err(|_| wrong("since", "must be EPOCH:SEQ of an earlier message"))?,
-            ),
+            Some(text) => Some(text.parse().map_err(|_| {
+                wrong_parameter("since", "must be EPOCH:SEQ of an earlier message")
+            })?),
             None => last_event_id(request.headers()),
         };
         let updates = match query(parameters, "updates") {
-            Some(name) => {
-                Updates::from_name(&name).ok_or_else(|| wrong("updates", "must be all or rate"))?
-            }
+            Some(name) => Updates::from_name(&name)
+                .ok_or_else(|| wrong_parameter("updates", "must be all or rate"))?,
             None => Updates::default(),
         };
         let network = ClientAddress::of(request).network();
@@ -87,14 +86,6 @@ impl Subscriber {
 /// Where an `EventSource` that comes back was. It sends what it was given, or it sent nothing.
 fn last_event_id(headers: &HeaderMap) -> Option<StreamPosition> {
     headers.get("last-event-id")?.to_str().ok()?.parse().ok()
-}
-
-fn wrong(parameter: &'static str, what: &str) -> Failure {
-    Failure::field(
-        ErrorCode::InvalidField,
-        parameter,
-        format!("The parameter {parameter} {what}."),
-    )
 }
 
 /// Who asks: by a ticket or a token in the address, or by a token in the headers.
