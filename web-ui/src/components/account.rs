@@ -1,9 +1,10 @@
 //! What a user can do about the login: another password, and an end of all logins.
 
 use schema::account::PASSWORD_BYTES_MIN;
-use web_sys::{HtmlInputElement, SubmitEvent};
+use web_sys::SubmitEvent;
 use yew::{Callback, Html, NodeRef, Properties, classes, function_component, html, use_node_ref};
 
+use super::entry::typed;
 use crate::{action::Action, model::Account};
 
 /// What the panel shows.
@@ -79,11 +80,4 @@ fn field(
             <p id={described_by} class={classes!("note", error.map(|_| "error"))} data-testid={error.map(|_| format!("{id}-error"))}>{ text }</p>
         </div>
     }
-}
-
-fn typed(field: &NodeRef) -> String {
-    field
-        .cast::<HtmlInputElement>()
-        .map(|field| field.value())
-        .unwrap_or_default()
 }

@@ -155,7 +155,8 @@ fn form_error(props: &Props) -> Html {
     html! { <p data-testid="form-error">{ error.clone() }<span class="num">{ retry }</span></p> }
 }
 
-fn typed(field: &NodeRef) -> String {
+/// What stands in the field.
+pub(super) fn typed(field: &NodeRef) -> String {
     field
         .cast::<HtmlInputElement>()
         .map(|field| field.value())
