@@ -232,8 +232,8 @@ mod tests {
     fn who_was_away_is_shown_several_falls_at_once() {
         let shown = |arrivals: &[_]| score(arrivals, Rule::Shown);
         assert_eq!(
-            shown(&[(14_500_009, 8, true)]),
-            (vec![9, 1_000_009], 0, 0, 0)
+            shown(&[(14_500_447, 8, true)]),
+            (vec![447, 1_000_447], 0, 0, 0)
         );
         assert_eq!(shown(&[(13_500_009, 6, true)]), (vec![9], 1, 0, 0));
     }
