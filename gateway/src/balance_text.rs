@@ -1,8 +1,8 @@
 //! A balance as it is sent: the JSON of a `credit_update`, written by hand.
 //!
-//! It is the one message that goes out for every watcher at every interval. serde takes 1.2 µs for it, as
-//! the message is flattened twice and each field finds its way through that; this takes a sixth of it. A
-//! test holds it against serde.
+//! It is the one message that goes out for every watcher at every interval. serde takes 4,500
+//! instructions for it, as the message is flattened twice and each field finds its way through that; this
+//! takes 1,700. A test holds it against serde.
 
 use schema::{
     UnixMillis,

@@ -125,7 +125,7 @@ impl EventStream {
             };
             match step {
                 Some(Step::Send(text, position)) => {
-                    self.send(message(text.as_str(), position)).await?
+                    self.send(message(text.as_str(), position)).await?;
                 }
                 Some(Step::Close(closing)) => {
                     self.send(farewell(closing)).await?;

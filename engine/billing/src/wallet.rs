@@ -412,12 +412,6 @@ impl Wallet {
     /// ended, is paused, or lasts to the end of time.
     pub fn depletes_at(&self, id: SessionId) -> Option<UnixMillis> {
         self.session(id).filter(|session| session.is_live())?;
-        let is_alone = self.sessions.iter().filter(|s| s.is_live()).count() == 1;
-        if is_alone {
-            // Whatever ends there is this session, so its future need not be played through: this is asked
-            // three times at each balance that is told, and is a tenth as long.
-            return self.next_uncovered();
-        }
         let mut future = self.clone();
         loop {
             let at = future.next_uncovered()?;
