@@ -25,9 +25,10 @@ use tokio::{
 
 use self::answers::CallError;
 use crate::{
+    batched::Batched,
     clock::Clock,
-    context::Context,
-    facts::{NodeName, ProcessId, ResumePolicy},
+    context::{Context, Wallets},
+    facts::{NodeName, ProcessId, ResumePolicy, WalletAsked},
     ids::SessionIds,
     journal::{Journal, JournalArguments},
     keys::{Answer, KeyTurn, KeyTurns, RequestKey},
@@ -37,7 +38,7 @@ use crate::{
     notices, recovery,
     reply::Reply,
     retention::{self, RetentionSettings},
-    session::{Request, Watched},
+    session::{FIRST_READING, Request, UnpaidSessions, Watched},
     store::{Store, StoreError},
     supervisor::{Supervisor, SupervisorMessage},
     timeline::Timeline,
@@ -145,10 +146,11 @@ impl Engine {
         };
         let calls = Arc::new(Semaphore::new(settings.calls_max));
         let context = Arc::new(Context {
+            store: Arc::clone(&store),
+            wallets: wallets_of(Arc::clone(&store), timeline.clone(), &settings),
             metronome: Metronome::start(clock),
             settings,
             timeline,
-            store: Arc::clone(&store),
             ids,
             watermark,
             journal,
@@ -296,9 +298,10 @@ impl Engine {
 
     /// The balance of a user without a live session: as the ledger has it.
     async fn recorded_balance(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
-        match self.context.store.user(user).await {
-            Ok(Some(record)) => Ok(LiveBalance {
-                credits: record.credits,
+        let since = FIRST_READING;
+        match self.context.wallets.get(WalletAsked { user, since }).await {
+            Ok(Some(reading)) => Ok(LiveBalance {
+                credits: reading.record.credits,
                 as_of: self.context.timeline.now(),
                 session: None,
             }),
@@ -306,7 +309,7 @@ impl Engine {
             Err(error) => {
                 tracing::warn!(
                     user = user.get(),
-                    error = &error as &dyn std::error::Error,
+                    error = error.as_ref() as &dyn std::error::Error,
                     "can't read a balance"
                 );
                 Err(BalanceError::Unavailable)
@@ -479,6 +482,16 @@ enum Kept {
     Answer(Answer),
     /// The key belongs to another request.
     Conflict,
+}
+
+/// Reads wallets from `store`.
+fn wallets_of(store: Arc<dyn Store>, timeline: Timeline, settings: &EngineSettings) -> Wallets {
+    let counts_unpaid = settings.unpaid_sessions_per_hour_max > 0;
+    Batched::new(move |asked| {
+        let store = Arc::clone(&store);
+        let unpaid_since = counts_unpaid.then(|| UnpaidSessions::since(timeline.now()));
+        Box::pin(async move { store.wallets(&asked, unpaid_since).await })
+    })
 }
 
 async fn start_mirror(

@@ -5,7 +5,10 @@
 //! rules read the wall clock and know nothing of issuer and audience. Deliberately absent: what
 //! becomes of a token after it was made (`access`).
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use engine::store::TokenGeneration;
 use jiff::Timestamp;
@@ -32,24 +35,28 @@ const CLOCK_SKEW_MAX: Millis = match Millis::new(60_000) {
     Err(_) => Millis::ZERO,
 };
 
-/// The id of a token: 32 hexadecimal digits, chosen at random.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TokenId(Box<str>);
+/// The id of a token, chosen at random: 32 hexadecimal digits as a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenId(u128);
 
 impl TokenId {
-    /// The digits.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     fn random() -> Self {
-        Self(format!("{:032x}", rand::random::<u128>()).into())
+        Self(rand::random())
     }
 
     /// The id with these digits, if they are some.
     pub fn parse(digits: &str) -> Option<Self> {
         let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        (digits.len() == 32 && digits.bytes().all(is_digit)).then(|| Self(digits.into()))
+        (digits.len() == 32 && digits.bytes().all(is_digit))
+            .then(|| u128::from_str_radix(digits, 16).ok().map(Self))
+            .flatten()
+    }
+}
+
+/// The digits.
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -137,7 +144,7 @@ impl Tokens {
             iss: SELF.to_owned(),
             aud: SELF.to_owned(),
             sub: user.to_string(),
-            jti: TokenId::random().as_str().to_owned(),
+            jti: TokenId::random().to_string(),
             generation: generation.get(),
             iat: made,
             nbf: made,
