@@ -19,7 +19,7 @@ use schema::{
     session::{EndReason, LiveBalance},
 };
 use tokio::{
-    sync::{Semaphore, SemaphorePermit, oneshot},
+    sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
 
@@ -40,7 +40,7 @@ use crate::{
     retention::{self, RetentionSettings},
     session::{FIRST_READING, Request, UnpaidSessions, Watched},
     store::{Store, StoreError},
-    supervisor::{Supervisor, SupervisorMessage},
+    supervisor::{self, Supervisor, SupervisorMessage},
     timeline::Timeline,
     update::UserUpdate,
     watermark::Watermark,
@@ -171,7 +171,6 @@ impl Engine {
             turns: KeyTurns::default(),
             is_draining: Arc::default(),
         };
-        engine.routed().await;
         let metrics = &engine.context.metrics;
         metrics.recovery_seconds.set(began.elapsed().as_secs_f64());
         metrics.recovered_sessions.set(adopted.cast_signed());
@@ -401,7 +400,7 @@ impl Engine {
     pub async fn shutdown(&self, patience: Duration) {
         self.is_draining.store(true, Ordering::Release);
         let drained = tokio::time::timeout(patience, async {
-            self.routed().await;
+            supervisor::routed(&self.context.supervisor).await;
             while self.context.busy_sessions.load(Ordering::Acquire) > 0 {
                 self.context.journal.flushed().await;
                 tokio::time::sleep(DRAIN_POLL).await;
@@ -464,13 +463,6 @@ impl Engine {
     fn cast(&self, message: SupervisorMessage) {
         // The supervisor is gone only when the process is going.
         let _stopped = self.context.supervisor.cast(message);
-    }
-
-    /// Returns once the supervisor has handled all that was sent to it before.
-    async fn routed(&self) {
-        let (reply, handled) = oneshot::channel();
-        self.cast(SupervisorMessage::Barrier(reply));
-        let _stopped = handled.await;
     }
 }
 

@@ -6,7 +6,6 @@
 //! so within a second, whichever process wrote.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,6 +21,7 @@ use schema::UserId;
 
 use crate::{
     key_ring::KeyRing,
+    recent::Recent,
     request,
     tickets::{TicketRefused, Tickets},
     tokens::{Bearer, TokenId, TokenNotMade, Tokens},
@@ -65,10 +65,9 @@ pub struct Access {
 }
 
 /// What is known about tokens besides what they say.
-#[derive(Default)]
 struct Known {
     /// Which tokens of a user are valid.
-    standings: HashMap<UserId, Arc<TokenStanding>>,
+    standings: Recent<UserId, Arc<TokenStanding>>,
     /// Counts the times that something was forgotten, so that what was read from the database before
     /// isn't put there after.
     forgotten: u64,
@@ -90,7 +89,10 @@ impl Access {
             clock,
             store,
             standings,
-            known: Mutex::default(),
+            known: Mutex::new(Known {
+                standings: Recent::new(USERS_KEPT_MAX),
+                forgotten: 0,
+            }),
         }
     }
 
@@ -223,9 +225,9 @@ impl Access {
     /// Which tokens of `user` are valid; nothing if there is no such user.
     pub async fn standing(&self, user: UserId) -> Result<Option<Arc<TokenStanding>>, AccessError> {
         let forgotten = {
-            let known = self.known();
+            let mut known = self.known();
             if let Some(standing) = known.standings.get(&user) {
-                return Ok(Some(Arc::clone(standing)));
+                return Ok(Some(standing));
             }
             known.forgotten
         };
@@ -235,7 +237,7 @@ impl Access {
         };
         let mut known = self.known();
         if known.forgotten == forgotten {
-            known.remember(user, Arc::clone(&standing));
+            known.standings.put(user, Arc::clone(&standing));
         }
         Ok(Some(standing))
     }
@@ -243,7 +245,7 @@ impl Access {
     /// Forgets which tokens of `user` are valid: the database knows better.
     pub fn forget(&self, user: UserId) {
         let mut known = self.known();
-        known.standings.remove(&user);
+        known.standings.forget(&user);
         known.forgotten += 1;
     }
 
@@ -303,18 +305,6 @@ impl Access {
 enum ReadNotices {
     Some,
     All,
-}
-
-impl Known {
-    /// Keeps the standing, in the place of any other's where there are too many.
-    fn remember(&mut self, user: UserId, standing: Arc<TokenStanding>) {
-        if self.standings.len() >= USERS_KEPT_MAX
-            && let Some(other) = self.standings.keys().next().copied()
-        {
-            self.standings.remove(&other);
-        }
-        self.standings.insert(user, standing);
-    }
 }
 
 /// Whether the token that `bearer` came with is one of the valid ones of its user.
