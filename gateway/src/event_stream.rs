@@ -5,7 +5,13 @@
 //! position after it, which an `EventSource` that comes back sends as `Last-Event-ID`. The end is an
 //! event named `close`, with the code and the reason that a websocket would be closed with.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{
@@ -18,9 +24,10 @@ use hyper::{
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
 };
 use schema::websocket::{CloseCode, StreamPosition};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::{
+    alarm::Alarm,
     app::App,
     limits::Limit,
     metrics::SocketKind,
@@ -109,19 +116,24 @@ impl EventStream {
         self.send(format!("retry: {retry}\n\n")).await?;
         let ping_every = self.app.sockets.ping_every;
         let mut pings_at = Instant::now() + ping_every.mul_f64(rand::random_range(0.5..1.0));
+        let mut alarm = Alarm::new(pings_at);
         loop {
-            tokio::select! {
-                step = subscription.next() => match step {
-                    Step::Send(text, position) => self.send(message(&text, position)).await?,
-                    Step::Close(closing) => {
-                        self.send(farewell(closing)).await?;
-                        return Ok(closing.code);
-                    }
-                },
-                () = sleep_until(pings_at) => {
-                    pings_at = Instant::now() + ping_every;
-                    self.send(": still here\n\n".to_owned()).await?;
+            let next = poll_fn(|context| poll_next(subscription, &mut alarm, pings_at, context));
+            let step = match next.await {
+                Some(step) => Some(step),
+                None => subscription.wake(),
+            };
+            match step {
+                Some(Step::Send(text, position)) => self.send(message(&text, position)).await?,
+                Some(Step::Close(closing)) => {
+                    self.send(farewell(closing)).await?;
+                    return Ok(closing.code);
                 }
+                None => {}
+            }
+            if Instant::now() >= pings_at {
+                pings_at = Instant::now() + ping_every;
+                self.send(": still here\n\n".to_owned()).await?;
             }
         }
     }
@@ -138,6 +150,20 @@ impl EventStream {
             }
         }
     }
+}
+
+/// The next thing to do for the client, or nothing when it is time for something.
+fn poll_next(
+    subscription: &mut Subscription,
+    alarm: &mut Alarm,
+    pings_at: Instant,
+    context: &mut Context<'_>,
+) -> Poll<Option<Step>> {
+    if let Poll::Ready(step) = subscription.poll_next(context) {
+        return Poll::Ready(Some(step));
+    }
+    let wakes_at = subscription.wakes_at().min(pings_at);
+    alarm.poll_reached(context, wakes_at).map(|()| None)
 }
 
 fn message(text: &str, position: StreamPosition) -> String {

@@ -148,7 +148,8 @@ pub struct HubArguments {
 pub struct HubState {
     arguments: HubArguments,
     engine: Option<Engine>,
-    users: HashMap<UserId, UserStream>,
+    /// Boxed, since a map has room for up to twice as many as it holds.
+    users: HashMap<UserId, Box<UserStream>>,
     /// Users whose last socket has gone, with when it did, the earliest first.
     departed: VecDeque<(Instant, UserId)>,
     seats_given: u64,
@@ -234,7 +235,10 @@ impl HubState {
             return Err(JoinRefused::Draining);
         }
         let user = join.bearer.user;
-        let stream = self.users.entry(user).or_insert_with(UserStream::begin);
+        let stream = self
+            .users
+            .entry(user)
+            .or_insert_with(|| Box::new(UserStream::begin()));
         if stream.seats.len() >= self.arguments.per_user_max {
             return Err(JoinRefused::TooMany);
         }
@@ -291,7 +295,7 @@ impl HubState {
         };
         let is_over =
             |stream: &UserStream| stream.seats.is_empty() && stream.left_at == Some(left_at);
-        if self.users.get(&user).is_some_and(is_over) {
+        if self.users.get(&user).is_some_and(|stream| is_over(stream)) {
             self.users.remove(&user);
         }
     }

@@ -15,6 +15,7 @@ pub mod server;
 pub mod settings;
 
 mod access;
+mod alarm;
 mod app;
 mod cause;
 mod client;

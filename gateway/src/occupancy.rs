@@ -9,8 +9,12 @@ use crate::client::ClientNetwork;
 
 /// Counts by client. Clones share their counts.
 #[derive(Clone, Debug)]
-pub struct Occupancy {
-    counts: Arc<Mutex<HashMap<ClientNetwork, usize>>>,
+pub struct Occupancy(Arc<Shared>);
+
+/// Each place refers to it, and there is one for each connection and socket: hence a single pointer.
+#[derive(Debug)]
+struct Shared {
+    counts: Mutex<HashMap<ClientNetwork, usize>>,
     each_max: usize,
 }
 
@@ -24,17 +28,17 @@ pub struct Place {
 impl Occupancy {
     /// Up to `each_max` places for each client; any number if that is 0.
     pub fn new(each_max: usize) -> Self {
-        Self {
-            counts: Arc::default(),
+        Self(Arc::new(Shared {
+            counts: Mutex::default(),
             each_max: if each_max == 0 { usize::MAX } else { each_max },
-        }
+        }))
     }
 
     /// Takes a place for the client in `network`, unless it has as many as it may.
     pub fn enter(&self, network: ClientNetwork) -> Option<Place> {
         let mut counts = self.counts();
         let count = counts.entry(network).or_default();
-        if *count >= self.each_max {
+        if *count >= self.0.each_max {
             return None;
         }
         *count += 1;
@@ -46,7 +50,7 @@ impl Occupancy {
     }
 
     fn counts(&self) -> MutexGuard<'_, HashMap<ClientNetwork, usize>> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

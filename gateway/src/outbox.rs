@@ -6,11 +6,12 @@
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use schema::{session::LiveBalance, websocket::CloseCode};
-use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// Why a socket is to be closed, and when.
@@ -55,22 +56,24 @@ pub enum Next {
     Close(Closing),
 }
 
-/// See the module's documentation.
+/// See the module's documentation. There is one for each client, so it is kept small.
 #[derive(Debug)]
 pub struct Outbox {
     waiting: Mutex<Waiting>,
-    changed: Notify,
+    /// The task that empties it, while that waits.
+    reader: AtomicWaker,
     events_max: usize,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
     events: VecDeque<Event>,
-    /// The balance to be sent, and how many of the events were told before it.
-    balance: Option<(usize, LiveBalance)>,
     /// The balance that was put in last, sent or not.
     latest: Option<LiveBalance>,
-    closing: Option<Closing>,
+    /// If it is to be sent: how many of the events were told before it.
+    latest_after: Option<usize>,
+    /// Boxed, since most never get one.
+    closing: Option<Box<Closing>>,
 }
 
 impl Outbox {
@@ -78,7 +81,7 @@ impl Outbox {
     pub fn new(events_max: usize) -> Self {
         Self {
             waiting: Mutex::default(),
-            changed: Notify::new(),
+            reader: AtomicWaker::new(),
             events_max,
         }
     }
@@ -101,7 +104,7 @@ impl Outbox {
         if is_news {
             waiting.put(balance);
             drop(waiting);
-            self.changed.notify_one();
+            self.reader.wake();
         }
     }
 
@@ -112,7 +115,7 @@ impl Outbox {
         if waiting.latest.is_none() {
             waiting.put(balance);
             drop(waiting);
-            self.changed.notify_one();
+            self.reader.wake();
         }
     }
 
@@ -124,10 +127,10 @@ impl Outbox {
         } else {
             waiting
                 .closing
-                .get_or_insert(Closing::now(CloseCode::TooSlow, "Too slow"));
+                .get_or_insert_with(|| Closing::now(CloseCode::TooSlow, "Too slow").into());
         }
         drop(waiting);
-        self.changed.notify_one();
+        self.reader.wake();
     }
 
     /// Closes the socket. The first reason to do so stands, unless a later one is sooner.
@@ -135,27 +138,33 @@ impl Outbox {
         let mut waiting = self.waiting();
         if waiting
             .closing
+            .as_ref()
             .is_none_or(|before| closing.after < before.after)
         {
-            waiting.closing = Some(closing);
+            waiting.closing = Some(closing.into());
         }
         drop(waiting);
-        self.changed.notify_one();
+        self.reader.wake();
     }
 
-    /// Takes the balance alone, for the first message.
-    pub fn take_balance(&self) -> Option<LiveBalance> {
-        self.waiting().balance.take().map(|(_, balance)| balance)
-    }
-
-    /// Waits for the next thing to do. Dropping the future loses nothing.
-    pub async fn next(&self) -> Next {
-        loop {
-            if let Some(next) = self.take() {
-                return next;
-            }
-            self.changed.notified().await;
+    /// The balance that was put in last, to be sent now, whatever waits. It is not given out again unless
+    /// events wait that were told before it.
+    pub fn latest(&self) -> Option<LiveBalance> {
+        let mut waiting = self.waiting();
+        if waiting.latest_after == Some(0) {
+            waiting.latest_after = None;
         }
+        waiting.latest
+    }
+
+    /// The next thing to do, once there is something.
+    pub fn poll_next(&self, context: &mut Context<'_>) -> Poll<Next> {
+        if let Some(next) = self.take() {
+            return Poll::Ready(next);
+        }
+        self.reader.register(context.waker());
+        // What was put in before the waker was there woke nobody.
+        self.take().map_or(Poll::Pending, Poll::Ready)
     }
 
     /// What there is to do now, if there is something.
@@ -170,23 +179,25 @@ impl Outbox {
 
 impl Waiting {
     fn put(&mut self, balance: LiveBalance) {
-        self.balance = Some((self.events.len(), balance));
         self.latest = Some(balance);
+        self.latest_after = Some(self.events.len());
     }
 
     /// The end comes first; the rest in the order in which it was told.
     fn take(&mut self) -> Option<Next> {
         if let Some(closing) = self.closing.take() {
-            return Some(Next::Close(closing));
+            return Some(Next::Close(*closing));
         }
-        if let Some((0, balance)) = self.balance {
-            self.balance = None;
-            return Some(Next::Balance(balance));
+        if self.latest_after == Some(0) {
+            self.latest_after = None;
+            return self.latest.map(Next::Balance);
         }
         let event = self.events.pop_front()?;
-        if let Some((events_before, _)) = &mut self.balance {
-            *events_before -= 1;
+        if self.events.is_empty() {
+            // Events are rare, and what they took comes back.
+            self.events = VecDeque::new();
         }
+        self.latest_after = self.latest_after.map(|events| events.saturating_sub(1));
         Some(Next::Event(event))
     }
 }
@@ -197,7 +208,6 @@ fn session_of(balance: LiveBalance) -> Option<schema::SessionId> {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
     use schema::{Credits, Millis, SessionId, UnixMillis, session::ActiveSession};
 
     use super::*;
@@ -238,7 +248,7 @@ mod tests {
     }
 
     fn drain(outbox: &Outbox) -> Vec<Next> {
-        std::iter::from_fn(|| outbox.next().now_or_never()).collect()
+        std::iter::from_fn(|| outbox.take()).collect()
     }
 
     #[test]
@@ -296,7 +306,47 @@ mod tests {
         outbox.put_event(event(1));
         outbox.put_event(event(2));
         let closed = Closing::now(CloseCode::TooSlow, "Too slow");
-        assert_eq!(outbox.next().now_or_never(), Some(Next::Close(closed)));
+        assert_eq!(outbox.take(), Some(Next::Close(closed)));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_is_woken_by_each_thing_that_is_put_in() {
+        type Put = fn(&Outbox);
+        let puts: [(Put, Next); 3] = [
+            (
+                |outbox| outbox.put_balance(live(1, 100)),
+                Next::Balance(live(1, 100)),
+            ),
+            (|outbox| outbox.put_event(event(1)), Next::Event(event(1))),
+            (
+                |outbox| outbox.close(Closing::now(CloseCode::TooSlow, "Too slow")),
+                Next::Close(Closing::now(CloseCode::TooSlow, "Too slow")),
+            ),
+        ];
+        let outbox = std::sync::Arc::new(Outbox::new(1));
+        for (put, expected) in puts {
+            let reader = std::sync::Arc::clone(&outbox);
+            let waiting = tokio::spawn(async move {
+                std::future::poll_fn(|context| reader.poll_next(context)).await
+            });
+            tokio::task::yield_now().await;
+            put(&outbox);
+            assert_eq!(waiting.await.unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn the_latest_balance_is_given_out_of_turn_and_then_only_in_its_place() {
+        let outbox = Outbox::new(1);
+        outbox.put_balance(live(1, 100));
+        assert_eq!(outbox.latest(), Some(live(1, 100)));
+        assert_eq!(outbox.take(), None, "it was given out");
+        outbox.put_event(event(1));
+        outbox.put_balance(live(2, 99));
+        assert_eq!(outbox.latest(), Some(live(2, 99)));
+        let expected = [Next::Event(event(1)), Next::Balance(live(2, 99))];
+        assert_eq!(drain(&outbox), expected, "an event was told before it");
+        assert_eq!(outbox.latest(), Some(live(2, 99)), "also when all is sent");
     }
 
     #[test]

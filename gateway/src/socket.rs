@@ -1,13 +1,23 @@
 //! Websockets: one task each, from the upgrade to the end.
 //!
-//! What is sent is decided by the [`Subscription`]. Clients have nothing to say: their messages are
-//! read and ignored.
+//! What is sent is decided by the [`Subscription`], and goes over the [`Wire`]. Clients have nothing to
+//! say: their messages are read and ignored.
+//!
+//! The task of an open socket is written by hand as a state machine of few bytes: an `async fn` would hold
+//! everything several times over, for as long as the socket is open. What it takes to get there, with the
+//! request's head and the upgrade, has a task of its own, which ends then.
 
 mod metered;
+mod unsent;
+mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use futures_util::{SinkExt, StreamExt};
 use http_body_util::{Either, Full};
 use hyper::{
     Method, Request,
@@ -18,21 +28,19 @@ use hyper::{
 use schema::{ErrorCode, websocket::CloseCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error, Message,
-        error::ProtocolError,
-        handshake::server::create_response_with_body,
-        protocol::{CloseFrame, Role, WebSocketConfig},
-    },
+use tokio_tungstenite::tungstenite::{
+    Error, Message, error::ProtocolError, handshake::server::create_response_with_body,
+    protocol::CloseFrame,
 };
 
-use self::metered::Metered;
+use self::{
+    metered::Metered,
+    wire::{Ping, Websocket, Wire},
+};
 use crate::{
+    alarm::Alarm,
     app::App,
     connections::{Connection, Stream},
     limits::Limit,
@@ -44,12 +52,6 @@ use crate::{
     tokens::Bearer,
 };
 
-/// The buffer for reading. It is filled with zeros at every attempt to read, and clients say nothing.
-const READ_BUFFER_BYTES: usize = 512;
-
-/// How much may wait to be written before the socket counts as broken.
-const WRITE_BUFFER_BYTES_MAX: usize = 64 << 10;
-
 /// How long the upgrade, and the client's part of closing, may take.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -60,11 +62,18 @@ const MINUTE: Duration = Duration::from_mins(1);
 /// keep us busy with that.
 const FAREWELL_BYTES_MAX: usize = 32 << 10;
 
+/// The buffer for that.
+const SCRAP_BYTES: usize = 512;
+
 /// How many pings may be unanswered before the peer counts as dead.
 const PINGS_UNANSWERED_MAX: u8 = 2;
 
-/// A websocket over a client's connection.
-type Websocket = WebSocketStream<Metered<TcpStream>>;
+/// By which part of the time between two pings one may come early, to go along with a message. A packet
+/// of its own costs as much as a balance does.
+const PING_EARLY_PART: u32 = 4;
+
+/// To which part of that time pings are rounded up, so that many sockets wake the program at once.
+const PING_STEP_PART: u32 = 64;
 
 /// Whether `request` asks for a websocket.
 pub fn is_upgrade(request: &Request<Incoming>) -> bool {
@@ -115,18 +124,17 @@ pub async fn open(
     let upgrade = hyper::upgrade::on(request);
     let app = Arc::clone(app);
     let tasks = app.socket_tasks.clone();
-    tasks.spawn(async move {
-        serve(&app, upgrade, admitted, subscriber).await;
-        drop(connection);
-    });
+    tasks.spawn(begin(app, upgrade, admitted, subscriber, connection));
     Ok(reply)
 }
 
-async fn serve(
-    app: &Arc<App>,
+/// Brings a socket to where its client is being told, in a task of its own; or closes it.
+async fn begin(
+    app: Arc<App>,
     upgrade: OnUpgrade,
     admitted: Result<Bearer, Closing>,
     subscriber: Subscriber,
+    connection: Option<Connection>,
 ) {
     let Ok(Ok(upgraded)) = timeout(STEP_TIMEOUT, upgrade).await else {
         return;
@@ -134,42 +142,36 @@ async fn serve(
     let Ok(parts) = upgraded.downcast::<Stream>() else {
         return;
     };
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        .max_write_buffer_size(WRITE_BUFFER_BYTES_MAX)
-        .max_message_size(Some(app.sockets.message_bytes_max))
-        .max_frame_size(Some(app.sockets.message_bytes_max));
-    let sent_early = parts.read_buf.to_vec();
     let stream = Metered::new(
         parts.io.into_inner().into_inner(),
         app.sockets.bytes_per_minute_max,
-        sent_early.len(),
+        parts.read_buf.len(),
     );
-    let mut stream =
-        WebSocketStream::from_partially_read(stream, sent_early, Role::Server, Some(config)).await;
+    let wire = Wire::new(stream, &parts.read_buf, app.sockets.message_bytes_max);
+    // It is a piece of the large buffer that the request was read into.
+    drop(parts.read_buf);
 
     let begun = match admitted {
-        Ok(bearer) => Subscription::begin(app, bearer, subscriber, SocketKind::Websocket).await,
+        Ok(bearer) => Subscription::begin(&app, bearer, subscriber, SocketKind::Websocket).await,
         Err(closing) => Err(closing),
     };
-    let ended = match begun {
-        Ok(subscription) => Socket::new(app, subscription).run(&mut stream).await,
-        Err(closing) => End::Close(closing),
-    };
-    let End::Close(closing) = ended else {
-        app.metrics.sockets.closed(None);
-        return;
-    };
-    app.metrics.sockets.closed(Some(closing.code));
-    if closing.code == CloseCode::TooSlow {
-        app.metrics.sockets.slow();
-        app.metrics.limits.hit(Limit::SlowConsumer);
+    match begun {
+        Ok(subscription) => {
+            tracing::debug!(user = subscription.user().get(), "a websocket opened");
+            app.socket_tasks.spawn(Socket {
+                stage: Stage::Open(Open::new(wire, subscription)),
+                _connection: connection,
+            });
+        }
+        Err(closing) => {
+            app.metrics.sockets.closed(Some(closing.code));
+            close(wire, closing, app.sockets.send_timeout).await;
+        }
     }
-    close(stream, closing, app.sockets.send_timeout).await;
 }
 
 /// How a socket ends.
+#[derive(Clone, Copy)]
 enum End {
     /// The peer is to be told.
     Close(Closing),
@@ -177,67 +179,171 @@ enum End {
     Gone,
 }
 
-/// A socket whose client is being told.
-struct Socket<'a> {
-    app: &'a App,
-    subscription: Subscription,
-    pings_at: Instant,
-    pings_unanswered: u8,
-    /// How many messages came since when, in the minute that lasts.
-    messages: usize,
-    minute_began_at: Instant,
+/// A socket from when its client is being told to the end.
+struct Socket {
+    stage: Stage,
+    _connection: Option<Connection>,
 }
 
-impl<'a> Socket<'a> {
-    fn new(app: &'a App, subscription: Subscription) -> Self {
+#[expect(
+    clippy::large_enum_variant,
+    reason = "all sockets are open for nearly all of their time: a box would only add to that"
+)]
+enum Stage {
+    Open(Open),
+    /// The peer is told the end. Boxed, since it is large and short.
+    Closing(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Over,
+}
+
+impl Future for Socket {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let end = match &mut self.stage {
+                Stage::Open(open) => ready!(open.poll_end(context)),
+                Stage::Closing(closing) => return closing.as_mut().poll(context),
+                Stage::Over => return Poll::Ready(()),
+            };
+            // With this the seat in the hub is given back, before the peer is told.
+            if let Stage::Open(open) = std::mem::replace(&mut self.stage, Stage::Over)
+                && let Some(closing) = open.end(end)
+            {
+                self.stage = Stage::Closing(closing);
+            }
+        }
+    }
+}
+
+/// A socket whose client is being told.
+struct Open {
+    wire: Wire,
+    subscription: Subscription,
+    alarm: Alarm,
+    /// Until when what is being sent must be taken.
+    sends_until: Option<Instant>,
+    pings_at: Instant,
+    /// How many messages came since when, in the minute that lasts.
+    minute_began_at: Instant,
+    messages: usize,
+    pings_unanswered: u8,
+}
+
+impl Open {
+    fn new(wire: Wire, subscription: Subscription) -> Self {
+        let app = subscription.app();
         // Sockets that were opened together are not pinged together.
         let first_ping = app.sockets.ping_every.mul_f64(rand::random_range(0.5..1.0));
+        let pings_at = ping_time(app, first_ping);
         Self {
-            app,
+            alarm: Alarm::new(pings_at.min(subscription.wakes_at())),
+            wire,
             subscription,
-            pings_at: Instant::now() + first_ping,
-            pings_unanswered: 0,
-            messages: 0,
+            sends_until: None,
+            pings_at,
             minute_began_at: Instant::now(),
+            messages: 0,
+            pings_unanswered: 0,
         }
     }
 
-    async fn run(mut self, stream: &mut Websocket) -> End {
-        let user = self.subscription.user().get();
-        tracing::debug!(user, "a websocket opened");
-        let ended = loop {
-            let ended = tokio::select! {
-                step = self.subscription.next() => self.act(stream, step).await,
-                incoming = stream.next() => self.take(incoming),
-                () = sleep_until(self.pings_at) => self.ping(stream).await,
-            };
-            if let Some(ended) = ended {
-                break ended;
+    /// Ready at the end.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<End> {
+        loop {
+            if let Some(end) = ready!(self.poll_turn(context)) {
+                return Poll::Ready(end);
             }
-        };
-        tracing::debug!(user, "a websocket ends");
-        ended
+        }
     }
 
-    async fn act(&self, stream: &mut Websocket, step: Step) -> Option<End> {
+    /// Does the next thing that is to be done, which may be the end.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Option<End>> {
+        match self.wire.poll_sent(context) {
+            Poll::Ready(Ok(())) => {
+                self.sends_until = None;
+                if let Poll::Ready(step) = self.subscription.poll_next(context) {
+                    return Poll::Ready(self.act(step));
+                }
+            }
+            Poll::Ready(Err(_)) => return Poll::Ready(Some(End::Gone)),
+            Poll::Pending => {
+                let patience = self.subscription.app().sockets.send_timeout;
+                self.sends_until
+                    .get_or_insert_with(|| Instant::now() + patience);
+            }
+        }
+        if let Poll::Ready(heard) = self.wire.poll_heard(context) {
+            return Poll::Ready(self.take(heard.as_ref()));
+        }
+        let wakes_at = self
+            .sends_until
+            .unwrap_or_else(|| self.pings_at.min(self.subscription.wakes_at()));
+        ready!(self.alarm.poll_reached(context, wakes_at));
+        Poll::Ready(self.wake())
+    }
+
+    fn act(&mut self, step: Step) -> Option<End> {
         match step {
-            Step::Send(text, _) => self.send(stream, Message::Text(text)).await,
+            Step::Send(text, _) => {
+                let ping = self.ping_along();
+                self.wire.send(text, ping).err().map(|_| End::Gone)
+            }
             Step::Close(closing) => Some(End::Close(closing)),
         }
     }
 
+    /// It is time for what [`Self::poll_turn`] waited for.
+    fn wake(&mut self) -> Option<End> {
+        let app = self.subscription.app();
+        if self.sends_until.is_some() {
+            // A peer that takes nothing doesn't take the reason either.
+            app.metrics.sockets.slow();
+            app.metrics.limits.hit(Limit::SendTimeout);
+            return Some(End::Gone);
+        }
+        if Instant::now() < self.pings_at {
+            return self.subscription.wake().and_then(|step| self.act(step));
+        }
+        // It is time to see whether the peer is still there.
+        if self.pings_unanswered >= PINGS_UNANSWERED_MAX {
+            return Some(End::Gone);
+        }
+        self.count_ping();
+        self.wire.ping().err().map(|_| End::Gone)
+    }
+
+    /// Whether a message that is sent now takes the next ping along.
+    fn ping_along(&mut self) -> Ping {
+        let early = self.subscription.app().sockets.ping_every / PING_EARLY_PART;
+        if self.pings_unanswered < PINGS_UNANSWERED_MAX && Instant::now() + early >= self.pings_at {
+            self.count_ping();
+            return Ping::Along;
+        }
+        Ping::No
+    }
+
+    fn count_ping(&mut self) {
+        let app = self.subscription.app();
+        self.pings_at = ping_time(app, app.sockets.ping_every);
+        self.pings_unanswered += 1;
+    }
+
     /// What a client says matters only in that it says something, and how much.
-    fn take(&mut self, incoming: Option<Result<Message, Error>>) -> Option<End> {
-        let limits = &self.app.metrics.limits;
+    fn take(&mut self, heard: Option<&Result<Message, Error>>) -> Option<End> {
+        if let Some(Ok(message)) = heard
+            && !message.is_close()
+        {
+            self.pings_unanswered = 0;
+            self.count_message();
+        }
+        let app = self.subscription.app();
+        let limits = &app.metrics.limits;
         let close = |code, reason| Some(End::Close(Closing::now(code, reason)));
-        match incoming {
+        match heard {
             Some(Ok(Message::Close(_)) | Err(Error::ConnectionClosed)) | None => Some(End::Gone),
+            Some(Ok(_)) if self.messages <= app.sockets.messages_per_minute_max => None,
             Some(Ok(_)) => {
-                self.pings_unanswered = 0;
-                let is_too_often = self.count_message() > self.app.sockets.messages_per_minute_max;
-                if !is_too_often {
-                    return None;
-                }
                 limits.hit(Limit::SocketMessages);
                 close(CloseCode::TooTalkative, "Too many messages")
             }
@@ -245,7 +351,7 @@ impl<'a> Socket<'a> {
                 limits.hit(Limit::MessageTooLarge);
                 close(CloseCode::TooLarge, "Message too large")
             }
-            Some(Err(Error::Io(error))) if metered::is_too_much(&error) => {
+            Some(Err(Error::Io(error))) if metered::is_too_much(error) => {
                 limits.hit(Limit::SocketBytes);
                 close(CloseCode::TooTalkative, "Too many messages")
             }
@@ -261,44 +367,49 @@ impl<'a> Socket<'a> {
         }
     }
 
-    /// Counts a message, and says how many came this minute. Each costs us something: a pong, where it
-    /// is a ping.
-    fn count_message(&mut self) -> usize {
+    /// Counts a message of this minute. Each costs us something: a pong, where it is a ping.
+    fn count_message(&mut self) {
         if self.minute_began_at.elapsed() >= MINUTE {
             self.minute_began_at = Instant::now();
             self.messages = 0;
         }
         self.messages += 1;
-        self.messages
     }
 
-    /// It is time to see whether the peer is still there.
-    async fn ping(&mut self, stream: &mut Websocket) -> Option<End> {
-        if self.pings_unanswered >= PINGS_UNANSWERED_MAX {
-            return Some(End::Gone);
+    /// What is to be done for the end; nothing if the peer is gone.
+    fn end(self, end: End) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        let app = self.subscription.app();
+        tracing::debug!(user = self.subscription.user().get(), "a websocket ends");
+        let End::Close(closing) = end else {
+            app.metrics.sockets.closed(None);
+            return None;
+        };
+        app.metrics.sockets.closed(Some(closing.code));
+        if closing.code == CloseCode::TooSlow {
+            app.metrics.sockets.slow();
+            app.metrics.limits.hit(Limit::SlowConsumer);
         }
-        self.pings_unanswered += 1;
-        self.pings_at = Instant::now() + self.app.sockets.ping_every;
-        self.send(stream, Message::Ping(bytes::Bytes::new())).await
+        let patience = app.sockets.send_timeout;
+        Some(Box::pin(close(self.wire, closing, patience)))
     }
+}
 
-    async fn send(&self, stream: &mut Websocket, message: Message) -> Option<End> {
-        match timeout(self.app.sockets.send_timeout, stream.send(message)).await {
-            Ok(Ok(())) => None,
-            Ok(Err(_)) => Some(End::Gone),
-            // A peer that takes nothing doesn't take the reason either.
-            Err(_) => {
-                self.app.metrics.sockets.slow();
-                self.app.metrics.limits.hit(Limit::SendTimeout);
-                Some(End::Gone)
-            }
-        }
-    }
+/// When a ping is due that is to come `after` so long, or a little later.
+fn ping_time(app: &App, after: Duration) -> Instant {
+    let step = (app.sockets.ping_every / PING_STEP_PART).as_millis().max(1);
+    let since_1970 = u128::from(app.engine.clock().now().get().unsigned_abs()) + after.as_millis();
+    let late = since_1970.next_multiple_of(step) - since_1970;
+    // It is less than a step.
+    let late = Duration::from_millis(u64::try_from(late).unwrap_or(0));
+    Instant::now() + after + late
 }
 
 /// Says good-bye: the close frame, the end of what we send, and a while for the peer to see both.
 /// Without that while, what the peer still sends would make the system throw the frame away.
-async fn close(mut stream: Websocket, closing: Closing, send_timeout: Duration) {
+async fn close(wire: Wire, closing: Closing, send_timeout: Duration) {
+    let Some(mut stream) = wire.into_websocket() else {
+        return;
+    };
     let frame = CloseFrame {
         code: closing.code.number().into(),
         reason: closing.reason.into(),
@@ -309,10 +420,10 @@ async fn close(mut stream: Websocket, closing: Closing, send_timeout: Duration) 
     ) {
         return;
     }
-    let mut stream = stream.into_inner().into_inner();
+    let mut stream = Websocket::into_inner(*stream).into_inner().into_inner();
     let farewell = async {
         stream.shutdown().await?;
-        let mut scrap = [0; READ_BUFFER_BYTES];
+        let mut scrap = [0; SCRAP_BYTES];
         let mut left = FAREWELL_BYTES_MAX;
         while left > 0 {
             let bytes = stream.read(&mut scrap).await?;
@@ -325,4 +436,15 @@ async fn close(mut stream: Websocket, closing: Closing, send_timeout: Duration) 
     };
     // Whether the peer saw it is not for us to know.
     let _ = timeout(STEP_TIMEOUT, farewell).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_socket_is_small() {
+        let bytes = size_of::<Socket>();
+        assert!(bytes <= 400, "{bytes} bytes");
+    }
 }

@@ -4,17 +4,21 @@
 //! decided here. The first message is the balance, with which the client is up to date. What follows
 //! is what the outbox holds, put there by the hub.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use engine::engine::BalanceError;
 use hyper::{HeaderMap, Request, body::Incoming};
-use ractor::{ActorRef, rpc::CallResult};
+use ractor::rpc::CallResult;
 use schema::{
-    Millis, UserId,
+    Credits, Millis, SessionId, UserId,
     session::{ActiveSession, LiveBalance},
     websocket::{CloseCode, CreditUpdate, ServerMessage, StreamMessage, StreamPosition, Updates},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{
@@ -38,6 +42,9 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a client that counts down by itself is told the balance all the same.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 
+/// How a socket ends that is there as long as its token is valid.
+const TOKEN_ENDED: Closing = Closing::now(CloseCode::NotAllowed, "Invalid token");
+
 /// For how long a client that has too many sockets should stay away.
 pub const CROWD_WAIT: Millis = match Millis::new(10_000) {
     Ok(wait) => wait,
@@ -52,7 +59,7 @@ pub struct Subscriber {
     since: Option<StreamPosition>,
     updates: Updates,
     /// Its place among all sockets of its address.
-    _place: Place,
+    place: Place,
 }
 
 impl Subscriber {
@@ -78,7 +85,7 @@ impl Subscriber {
         Ok(Self {
             since,
             updates,
-            _place: place,
+            place,
         })
     }
 }
@@ -118,33 +125,38 @@ pub enum Step {
     Close(Closing),
 }
 
-/// A client that is being told.
+/// A client that is being told. There is one for each open socket, so it is kept small.
 pub struct Subscription {
-    app: Arc<App>,
     seat: Seat,
     outbox: Arc<Outbox>,
-    updates: Updates,
     /// After the last message that was given out.
     position: StreamPosition,
     /// In the first message only.
     resumed: Option<bool>,
-    /// The latest balance that was told to us.
-    latest: Option<LiveBalance>,
-    /// The last balance that was given out.
-    sent: Option<LiveBalance>,
+    is_balance_due: bool,
+    /// The session of the last balance that was given out, and what it had cost.
+    charged: Option<(SessionId, Credits)>,
+    /// For a client that counts down by itself.
+    countdown: Option<Box<Countdown>>,
     /// The number of the last event that the client missed: after it the balance is sent again.
     missed_up_to: Option<u64>,
-    is_balance_due: bool,
-    refresh_at: Instant,
-    closing: Closing,
+    /// Why it closes at `closes_at`, if not because its token ends then.
+    closing: Option<Box<Closing>>,
     closes_at: Instant,
-    _subscriber: Subscriber,
+    _place: Place,
     _open: OpenSocket,
+}
+
+/// What a client that counts down by itself knows.
+struct Countdown {
+    /// The session as it was in the last balance that was given out.
+    session: Option<ActiveSession>,
+    refresh_at: Instant,
 }
 
 /// A place in the hub, which is given back when it goes out of use.
 struct Seat {
-    hub: ActorRef<HubMessage>,
+    app: Arc<App>,
     user: UserId,
     number: SeatNumber,
 }
@@ -152,7 +164,7 @@ struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         // Without a hub there is no seat to give back.
-        let _ = self.hub.cast(HubMessage::Leave {
+        let _ = self.app.hub.cast(HubMessage::Leave {
             user: self.user,
             seat: self.number,
         });
@@ -191,7 +203,7 @@ impl Subscription {
             Ok(CallResult::Timeout | CallResult::SenderError) | Err(_) => return Err(later),
         };
         let seat = Seat {
-            hub: app.hub.clone(),
+            app: Arc::clone(app),
             user,
             number: joined.seat,
         };
@@ -205,20 +217,23 @@ impl Subscription {
         let missed = joined.missed.filter(|missed| *missed > 0);
         Ok(Self {
             seat,
-            latest: outbox.take_balance(),
             outbox,
-            updates: subscriber.updates,
             position: joined.position,
             resumed: subscriber.since.map(|_| joined.missed.is_some()),
-            sent: None,
-            missed_up_to: missed.map(|missed| joined.position.seq + missed),
             is_balance_due: true,
-            refresh_at: Instant::now() + REFRESH_EVERY,
-            closing: Closing::now(CloseCode::NotAllowed, "Invalid token"),
+            charged: None,
+            countdown: match subscriber.updates {
+                Updates::All => None,
+                Updates::Rate => Some(Box::new(Countdown {
+                    session: None,
+                    refresh_at: Instant::now() + REFRESH_EVERY,
+                })),
+            },
+            missed_up_to: missed.map(|missed| joined.position.seq + missed),
+            closing: None,
             closes_at,
-            _subscriber: subscriber,
+            _place: subscriber.place,
             _open: app.metrics.sockets.opened(kind),
-            app: Arc::clone(app),
         })
     }
 
@@ -227,26 +242,32 @@ impl Subscription {
         self.seat.user
     }
 
-    /// Waits for the next thing to do. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Step {
+    /// What all sockets share.
+    pub fn app(&self) -> &App {
+        &self.seat.app
+    }
+
+    /// The next thing to do, once there is something.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Step> {
         loop {
             if std::mem::take(&mut self.is_balance_due)
-                && let Some(balance) = self.latest
+                && let Some(balance) = self.outbox.latest()
                 && let Some(step) = self.send_balance(balance)
             {
-                return step;
+                return Poll::Ready(step);
             }
-            let wakes_at = match self.updates {
-                Updates::All => self.closes_at,
-                Updates::Rate => self.closes_at.min(self.refresh_at),
-            };
-            let step = tokio::select! {
-                next = self.outbox.next() => self.take(next),
-                () = sleep_until(wakes_at) => self.wake(),
-            };
-            if let Some(step) = step {
-                return step;
+            let next = ready!(self.outbox.poll_next(context));
+            if let Some(step) = self.take(next) {
+                return Poll::Ready(step);
             }
+        }
+    }
+
+    /// When [`Self::wake`] is to be called, if nothing else happens.
+    pub fn wakes_at(&self) -> Instant {
+        match &self.countdown {
+            Some(countdown) => self.closes_at.min(countdown.refresh_at),
+            None => self.closes_at,
         }
     }
 
@@ -260,67 +281,68 @@ impl Subscription {
                 }
                 Some(Step::Send(event.text, self.position))
             }
-            Next::Balance(balance) => {
-                self.latest = Some(balance);
-                if self.is_known(balance) {
-                    return None;
-                }
-                self.send_balance(balance)
-            }
+            Next::Balance(balance) if self.is_known(balance) => None,
+            Next::Balance(balance) => self.send_balance(balance),
             Next::Close(closing) if closing.after.is_zero() => Some(Step::Close(closing)),
             Next::Close(closing) => {
                 let closes_at = Instant::now() + closing.after;
                 if closes_at < self.closes_at {
-                    (self.closing, self.closes_at) = (closing, closes_at);
+                    (self.closing, self.closes_at) = (Some(closing.into()), closes_at);
                 }
                 None
             }
         }
     }
 
-    /// It is time to end, or to tell the balance again.
-    fn wake(&mut self) -> Option<Step> {
+    /// It may be time to end, or to tell the balance again.
+    pub fn wake(&mut self) -> Option<Step> {
         let now = Instant::now();
         if now >= self.closes_at {
+            let closing = self.closing.as_deref().copied();
+            let closing = closing.unwrap_or(TOKEN_ENDED);
             // Who will come back gets first what is still to be told.
-            let last = (self.closing.code == CloseCode::GoingAway)
+            let last = (closing.code == CloseCode::GoingAway)
                 .then(|| self.outbox.take())
                 .flatten();
             return match last {
                 Some(next) => self.take(next),
-                None => Some(Step::Close(self.closing)),
+                None => Some(Step::Close(closing)),
             };
         }
-        self.is_balance_due = now >= self.refresh_at;
+        if let Some(countdown) = &self.countdown
+            && now >= countdown.refresh_at
+        {
+            self.is_balance_due = true;
+        }
         None
     }
 
     /// Whether a client that counts down by itself knows `balance` already.
     fn is_known(&self, balance: LiveBalance) -> bool {
         let rate = |session: ActiveSession| ActiveSession {
-            consumed: schema::Credits::ZERO,
+            consumed: Credits::ZERO,
             next_charge_at: None,
             ..session
         };
-        match (
-            self.updates,
-            self.sent.and_then(|sent| sent.session),
-            balance.session,
-        ) {
+        let known = self.countdown.as_ref().and_then(|known| known.session);
+        match (known, balance.session) {
             // As long as the end stays where it was, nothing came in and nothing went but time.
-            (Updates::Rate, Some(sent), Some(now)) => {
-                now.depletes_at.is_some() && rate(sent) == rate(now)
-            }
+            (Some(known), Some(now)) => now.depletes_at.is_some() && rate(known) == rate(now),
             _ => false,
         }
     }
 
     fn send_balance(&mut self, balance: LiveBalance) -> Option<Step> {
+        let app = &self.seat.app;
         if let Some(lateness) = self.lateness(balance) {
-            self.app.metrics.sockets.late(lateness);
+            app.metrics.sockets.late(lateness);
         }
-        self.sent = Some(balance);
-        self.refresh_at = Instant::now() + REFRESH_EVERY;
+        let session = balance.session;
+        self.charged = session.map(|session| (session.session_id, session.consumed));
+        if let Some(countdown) = &mut self.countdown {
+            countdown.session = session;
+            countdown.refresh_at = Instant::now() + REFRESH_EVERY;
+        }
         let message = StreamMessage {
             message: ServerMessage::CreditUpdate(CreditUpdate {
                 credits: balance.credits,
@@ -342,11 +364,12 @@ impl Subscription {
 
     /// How long ago the interval ended that `balance` is told for, if it is told for that.
     fn lateness(&self, balance: LiveBalance) -> Option<Millis> {
-        let (before, now) = (self.sent?.session?, balance.session?);
-        if before.session_id != now.session_id || before.consumed >= now.consumed {
+        let (session, consumed) = self.charged?;
+        let now = balance.session?;
+        if session != now.session_id || consumed >= now.consumed {
             return None;
         }
         let due_at = now.next_charge_at?.saturating_sub(now.interval_ms);
-        Some(self.app.engine.clock().now().since(due_at))
+        Some(self.seat.app.engine.clock().now().since(due_at))
     }
 }

@@ -95,6 +95,8 @@ impl UserStream {
             }
         }
         self.left_at = None;
+        // Most users have one socket, and pushing to an empty vector would make room for four.
+        self.seats.reserve_exact(1);
         self.seats.push(Seat {
             number,
             bearer: join.bearer,
