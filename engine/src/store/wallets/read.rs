@@ -182,13 +182,14 @@ async fn unpaid_ends(
     let rows: Vec<(i64, i64)> = connection
         .rows(
             Sql {
-                postgres: "SELECT wallet, end_time FROM (SELECT DISTINCT UNNEST($1::BIGINT[]) AS wallet) AS asked
-                    JOIN sessions ON user_id = wallet AND start_time >= COALESCE(
+                postgres: "SELECT wallet, unpaid.end_time
+                    FROM (SELECT DISTINCT UNNEST($1::BIGINT[]) AS wallet) AS asked CROSS JOIN LATERAL
+                    (SELECT * FROM sessions WHERE user_id = wallet AND start_time >= COALESCE(
                             (SELECT before.start_time FROM sessions AS before
                              WHERE before.user_id = wallet AND before.start_time < $2
                              ORDER BY before.start_time DESC, before.id DESC LIMIT 1), $2)
-                    WHERE end_time > $2 AND end_reason = 'user' AND credits_consumed = 0
-                    ORDER BY start_time DESC, id DESC",
+                        AND end_time > $2 AND end_reason = 'user' AND credits_consumed = 0 OFFSET 0) AS unpaid
+                    ORDER BY unpaid.start_time DESC, unpaid.id DESC",
                 sqlite: "SELECT wallet, end_time FROM (SELECT DISTINCT value AS wallet FROM json_each($1))
                     CROSS JOIN sessions ON user_id = wallet AND start_time >= COALESCE(
                             (SELECT before.start_time FROM sessions AS before
@@ -241,9 +242,11 @@ async fn with_live_sessions(
     let sessions: Vec<LiveRow> = connection
         .rows(
             Sql {
-                postgres: "SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
+                // The OFFSET keeps the planner from walking through all sessions, see `postgres`.
+                postgres: "SELECT live.* FROM UNNEST($1::BIGINT[]) AS asked (wallet) CROSS JOIN LATERAL
+                    (SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
                         served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
-                    FROM sessions WHERE end_time IS NULL AND user_id = ANY($1) ORDER BY id",
+                     FROM sessions WHERE end_time IS NULL AND user_id = wallet OFFSET 0) AS live ORDER BY id",
                 sqlite: "SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
                         served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
                     FROM sessions INDEXED BY sessions_live
