@@ -94,6 +94,39 @@ fn fixture_users_can_be_used() {
 }
 
 #[test]
+fn fixture_sessions_live_on_in_a_server() {
+    let program = Program::new();
+    let fixture = |credits: &'static str| {
+        let users = ["fixture", "--users", "50", "--tokens", "tokens.txt"];
+        let live = ["--live-spread-ms", "100", "--credits", credits];
+        program.run(&[&users[..], &live].concat())
+    };
+    fixture("0").fails(1, &["0 credits pay for no interval"]);
+    let out = fixture("7").ok();
+    assert!(out.contains("each has a live session"), "{out}");
+    let audited = program.run(&["verify"]).ok();
+    assert!(audited.contains("50 users, 50 sessions"), "{audited}");
+
+    let tokens = fs::read_to_string(program.dir().join("tokens.txt")).unwrap();
+    let starts: Vec<i64> = {
+        let serving = program.serve();
+        let start_of = |token| {
+            let answer = serving.ask("GET", "/api/sessions/active", token, "");
+            let (_, start) = answer.split_once(r#""startedAt":"#).unwrap();
+            start.split(',').next().unwrap().parse().unwrap()
+        };
+        let starts = tokens.lines().map(start_of).collect();
+        let first = tokens.lines().next().unwrap();
+        let stopped = serving.ask("POST", "/api/sessions/stop", first, "");
+        assert!(stopped.contains(r#""finalCredits":7"#), "{stopped}");
+        starts
+    };
+    let expected: Vec<i64> = (0..50).map(|number| starts[0] + number * 2).collect();
+    assert_eq!(starts, expected);
+    program.run(&["verify"]).ok();
+}
+
+#[test]
 fn credits_are_granted_once_for_each_key() {
     let program = Program::new();
     let serving = program.serve();

@@ -126,10 +126,11 @@ async fn measure(
     };
     tokio::time::sleep(WARM_UP).await;
     let window = Duration::from_secs(arguments.seconds);
-    let hiccups = hiccup::measure(window);
+    let hiccups = hiccup::Meter::start();
     let from = watch::wall_micros();
     tokio::time::sleep(window).await;
     let to = watch::wall_micros();
+    let hiccups = hiccups.end()?;
     if let Some(attacker) = &mut attacker {
         attacker.end()?;
     }
@@ -144,9 +145,7 @@ async fn measure(
     let (lateness, missing) = watchers.between(from, to);
     Ok(Seen {
         lateness,
-        hiccups: hiccups
-            .join()
-            .map_err(|_| anyhow::anyhow!("the hiccup meter failed"))?,
+        hiccups,
         missing,
         refused,
     })

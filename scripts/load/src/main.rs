@@ -3,14 +3,23 @@
 //!
 //! Make the users first, with `minute-credit fixture --users N --credits C --tokens FILE`.
 
+mod bench;
+
 mod attack;
 mod attackers;
+mod calls;
 mod client;
+mod control;
+mod fleet;
 mod hiccup;
 mod metrics;
+mod oracle;
+mod process;
+mod schedule;
 mod score;
 mod sessions;
 mod watch;
+mod wire;
 
 use std::path::PathBuf;
 
@@ -27,6 +36,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure servers of our own that are started for it: the benchmarks of scripts/bench.
+    ///
+    /// Prints a table. Exits with 1 if an update is missing or doubled, a charge drifts, or an audit is
+    /// not clean.
+    Bench(bench::BenchArguments),
     /// Start a session for every user, watch all of them over websockets, then stop them all.
     ///
     /// Every fall of every balance is due at the session's start plus a whole number of intervals;
@@ -75,6 +89,7 @@ impl Target {
 #[tokio::main]
 async fn main() -> anyhow::Result<std::process::ExitCode> {
     match Arguments::parse().command {
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Watch(arguments) => watch::run(arguments).await,
         Command::Attack(arguments) => attack::run(arguments).await,
         Command::Attacker(arguments) => attackers::run(arguments).await,

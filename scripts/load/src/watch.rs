@@ -57,7 +57,7 @@ pub async fn run(arguments: WatchArguments) -> anyhow::Result<ExitCode> {
         readers.spawn(read(socket, seen));
     }
 
-    let hiccups = hiccup::measure(Duration::from_secs(arguments.seconds));
+    let hiccups = hiccup::Meter::start();
     client::for_all::<SessionStarted>(server, &tokens, "/api/sessions/start").await?;
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
     let stops = client::for_all::<SessionStopped>(server, &tokens, "/api/sessions/stop").await?;
@@ -80,9 +80,7 @@ pub async fn run(arguments: WatchArguments) -> anyhow::Result<ExitCode> {
             lateness.saturating_record(u64::try_from(late).unwrap_or(0));
         }
     }
-    let hiccups = hiccups
-        .join()
-        .map_err(|_| anyhow::anyhow!("the hiccup meter failed"))?;
+    let hiccups = hiccups.end()?;
     print(&totals, &lateness, &hiccups, arguments.json)?;
     let is_right = totals.missing == 0 && totals.doubled == 0 && totals.stops_wrong == 0;
     Ok(if is_right {
