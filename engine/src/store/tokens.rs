@@ -113,7 +113,7 @@ pub(super) async fn standings(
                 sqlite: "SELECT id, token_generation, kept_token FROM users
                     WHERE id IN (SELECT value FROM json_each($1)) AND erased_at IS NULL",
             },
-            &[ids.clone()],
+            std::slice::from_ref(&ids),
         )
         .await?;
     let mut standings: HashMap<i64, TokenStanding> = HashMap::new();
