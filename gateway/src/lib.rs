@@ -17,6 +17,7 @@ pub mod settings;
 mod access;
 mod alarm;
 mod app;
+mod balance_text;
 mod cause;
 mod client;
 mod connections;

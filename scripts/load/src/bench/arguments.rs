@@ -41,7 +41,7 @@ pub struct BenchArguments {
     /// How often each work load is run [default: 5, or 1 with --quick]
     #[arg(long, value_name = "N", global = true)]
     runs: Option<usize>,
-    /// One run of everything, and fewer sessions
+    /// One run of everything, for shorter times and with fewer sessions
     #[arg(long, global = true)]
     quick: bool,
     /// For how long each figure is measured, in seconds, in place of each work load's own time
@@ -154,6 +154,7 @@ impl BenchArguments {
                 .map(setting)
                 .collect::<anyhow::Result<_>>()?,
             window: self.seconds.map(Duration::from_secs),
+            is_quick: self.quick,
         })
     }
 

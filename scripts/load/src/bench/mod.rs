@@ -59,6 +59,9 @@ pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     let (rounds, count) = (arguments.rounds(), measured.len());
     for round in 0..rounds {
         for (place, measured) in measured.iter_mut().enumerate() {
+            if round > 0 && measured.plan.is_repeated_by_itself() {
+                continue;
+            }
             let number = round * count + place + 1;
             eprintln!(
                 "{:>5} s  run {number} of {}: {}: {}",

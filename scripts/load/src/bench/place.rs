@@ -48,8 +48,41 @@ pub struct Bench {
     pub program: PathBuf,
     /// Settings for it in addition to those that each work load needs.
     pub settings: Vec<(String, String)>,
-    /// For how long something is measured, in place of each work load's own time.
+    /// For how long something is measured, in place of each work load's own times.
     pub window: Option<Duration>,
+    /// Whether the shorter of a work load's own times is used.
+    pub is_quick: bool,
+}
+
+/// A work load's own times for a measurement.
+#[derive(Clone, Copy, Debug)]
+pub struct Length {
+    /// The usual one.
+    pub usual: Duration,
+    /// The one with `--quick`.
+    pub quick: Duration,
+}
+
+impl Length {
+    /// So many seconds, usually and with `--quick`.
+    pub const fn seconds(usual: u64, quick: u64) -> Self {
+        Self {
+            usual: Duration::from_secs(usual),
+            quick: Duration::from_secs(quick),
+        }
+    }
+}
+
+impl Bench {
+    /// For how long to measure.
+    pub fn time(&self, length: Length) -> Duration {
+        let own = if self.is_quick {
+            length.quick
+        } else {
+            length.usual
+        };
+        self.window.unwrap_or(own)
+    }
 }
 
 /// Folder, database and settings of one run. What is in them goes with it.

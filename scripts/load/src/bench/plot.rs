@@ -102,7 +102,16 @@ fn draw_lateness(svg: &mut String, axis: &TimeAxis, lateness: &[Lateness]) {
         let points = lateness
             .iter()
             .map(|it| (axis.x(it.at_s + 0.5), y(value(it))));
-        draw_line(svg, colour, points);
+        draw_line(svg, colour, points.clone());
+        // A second in which something was due may stand between others in which nothing was.
+        for (x, y) in points {
+            let _ = writeln!(
+                svg,
+                "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"3\" height=\"3\" fill=\"{colour}\"/>",
+                x - 1.5,
+                y - 1.5
+            );
+        }
         // What is missing can't be drawn to scale.
         for it in lateness.iter().filter(|it| value(it).is_infinite()) {
             let (x, y) = (axis.x(it.at_s + 0.5), LATENESS.top);

@@ -67,13 +67,7 @@ impl CyclePlan {
         let users = place.users(self.users, CREDITS, None)?;
         let server = place.serve()?;
         let mut work = Cycle::new(&users, self.connections)?;
-        traffic::measure(
-            &mut outcome,
-            &server,
-            self.connections,
-            &mut work,
-            bench.window,
-        )?;
+        traffic::measure(&mut outcome, &server, self.connections, &mut work, bench)?;
         work.is_ending = true;
         Callers::connect(server.address, self.connections)?.run(&mut work, Pace::Closed(None))?;
         outcome.add(

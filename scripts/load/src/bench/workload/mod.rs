@@ -68,6 +68,11 @@ impl Plan {
         }
     }
 
+    /// Whether one run of it is many runs already, so that it is done once only.
+    pub const fn is_repeated_by_itself(&self) -> bool {
+        matches!(self, Self::Criterion(_))
+    }
+
     /// Where the server keeps its data; nothing for what needs no server.
     pub const fn store(&self) -> Option<StoreKind> {
         match self {

@@ -52,13 +52,7 @@ impl ReadPlan {
             next: 0,
             took: hiccup::new_histogram(),
         };
-        traffic::measure(
-            &mut outcome,
-            &server,
-            self.connections,
-            &mut work,
-            bench.window,
-        )?;
+        traffic::measure(&mut outcome, &server, self.connections, &mut work, bench)?;
         server.end()?;
         outcome.take_audit(place.verify());
         outcome.settings = place.settings().to_vec();

@@ -12,7 +12,7 @@ use super::shared::{self, CREDITS, ForAll, INTERVAL, SETTLE};
 use crate::{
     bench::{
         figures::{Goal, Outcome, Unit, number, number_of},
-        place::{Bench, Place, Server, StoreKind, Users},
+        place::{Bench, Length, Place, Server, StoreKind, Users},
         window::Window,
     },
     calls::{Callers, Pace},
@@ -25,7 +25,7 @@ use crate::{
 /// How many callers start and stop sessions at once.
 const CALLERS: usize = 128;
 /// The window without any call.
-const QUIET: Duration = Duration::from_secs(30);
+const QUIET: Length = Length::seconds(30, 15);
 /// How long the server is left alone before it is killed: all of it is recorded by then, and the run
 /// alive after every start.
 const BEFORE_KILL: Duration = Duration::from_secs(3);
@@ -100,7 +100,7 @@ impl SessionsPlan {
         let mut run = Run {
             plan: self,
             users: &users,
-            quiet: bench.window.unwrap_or(QUIET),
+            quiet: bench.time(QUIET),
             started_at: recorded.unwrap_or_default(),
             outcome: &mut outcome,
         };

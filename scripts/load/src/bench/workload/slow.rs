@@ -9,7 +9,7 @@ use super::shared::{self, CREDITS, PATIENCE, SETTLE};
 use crate::{
     bench::{
         figures::{Goal, Outcome, Unit, number, number_of},
-        place::{Bench, Place, StoreKind},
+        place::{Bench, Length, Place, StoreKind},
         timeline::{Sampler, Timeline},
         window::Window,
     },
@@ -23,7 +23,9 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const SLOW_ONE_IN: usize = 20;
 /// The window: longer than the server's time-out for a send, 10 s, and its patience with unanswered
 /// pings, 50 s.
-const WATCHED_FOR: Duration = Duration::from_secs(70);
+///
+/// With `--quick` only the time-out.
+const WATCHED_FOR: Length = Length::seconds(70, 40);
 
 /// Whether any are slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +75,7 @@ impl SlowPlan {
         let server = place.serve()?;
         let process = server.process();
         shared::warm(&server, &users)?;
-        let length = bench.window.unwrap_or(WATCHED_FOR);
+        let length = bench.time(WATCHED_FOR);
         let expected = (length + CONNECT_AND_SETTLE).as_millis() / INTERVAL.as_millis();
         let sampler = Sampler::start(process);
         let mut fleet = Fleet::new(

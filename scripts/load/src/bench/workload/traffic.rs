@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use crate::{
     bench::{
         figures::{Outcome, Unit, number},
-        place::Server,
+        place::{Bench, Length, Server},
         window::{Window, WindowSeen},
     },
     calls::{Callers, Pace, Work},
@@ -17,7 +17,7 @@ use crate::{
 /// How long calls are made before any counts.
 const WARM_UP: Duration = Duration::from_secs(3);
 /// How long each loop is measured.
-const MEASURED_FOR: Duration = Duration::from_secs(10);
+const MEASURED_FOR: Length = Length::seconds(10, 6);
 /// Which part of the closed loop's rate the open one has, in percent.
 const OPEN_PERCENT: u32 = 70;
 
@@ -37,9 +37,9 @@ pub fn measure(
     server: &Server,
     connections: usize,
     work: &mut impl Counted,
-    length: Option<Duration>,
+    bench: &Bench,
 ) -> anyhow::Result<()> {
-    let length = length.unwrap_or(MEASURED_FOR);
+    let length = bench.time(MEASURED_FOR);
     let mut callers = Callers::connect(server.address, connections)?;
     callers.run(work, Pace::Closed(Some(WARM_UP)))?;
 

@@ -10,7 +10,7 @@ use super::shared::{self, CREDITS, INTERVAL, PATIENCE, SETTLE};
 use crate::{
     bench::{
         figures::{Goal, Outcome, Unit, number, number_of},
-        place::{Bench, Place, StoreKind},
+        place::{Bench, Length, Place, StoreKind},
         timeline::{Sampler, Timeline},
         window::Window,
     },
@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// The window without sockets, in which the server's own work is measured.
-const QUIET: Duration = Duration::from_secs(10);
+const QUIET: Length = Length::seconds(10, 6);
 /// The window with sockets: whole intervals, so that every session has as many falls in it.
-const WATCHED_FOR: Duration = Duration::from_secs(30);
+const WATCHED_FOR: Length = Length::seconds(30, 24);
 
 /// When the sessions' balances fall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,12 +90,12 @@ impl WatchPlan {
         shared::warm(&server, &users)?;
 
         let quiet = Window::open(process)?;
-        std::thread::sleep(QUIET);
+        std::thread::sleep(bench.time(QUIET));
         let quiet = quiet.close()?;
         let without = process.memory()?;
         let sampler = Sampler::start(process);
 
-        let length = bench.window.unwrap_or(WATCHED_FOR);
+        let length = bench.time(WATCHED_FOR);
         let expected = (length.as_secs() + 60) / INTERVAL.as_secs() + 4;
         let mut fleet = Fleet::new(
             server.address,
