@@ -34,6 +34,7 @@ mod occupancy;
 mod outbox;
 mod page;
 mod passwords;
+mod recent;
 mod reply;
 mod request;
 mod routes;
