@@ -3,9 +3,12 @@
 //! The wall clock is read once, at start-up; from then on time is monotonic, so a step of the wall
 //! clock changes no charge. It never starts before what is recorded.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use schema::{Millis, UnixMillis};
@@ -86,7 +89,10 @@ impl Clock {
 
     /// The monotonic instant at which this clock will read `at`; now, where that is over.
     pub fn instant_of(&self, at: UnixMillis) -> Instant {
-        Instant::now() + at.since(self.now()).to_duration()
+        // From the origin, not from now: the clock's reading is up to a millisecond behind it.
+        let after = at.get() - self.base_ms.load(Ordering::Relaxed);
+        let after = Duration::from_millis(u64::try_from(after).unwrap_or(0));
+        (self.origin + after).max(Instant::now())
     }
 }
 

@@ -5,10 +5,23 @@ use std::sync::{Arc, atomic::AtomicUsize};
 use ractor::{ActorRef, DerivedActorRef};
 
 use crate::{
-    EngineSettings, ids::SessionIds, journal::Journal, metrics::EngineMetrics,
-    metronome::Metronome, mirror::Mirror, store::Store, supervisor::SupervisorMessage,
-    timeline::Timeline, update::UserUpdate, watermark::Watermark,
+    EngineSettings,
+    batched::Batched,
+    facts::{WalletAsked, WalletReading},
+    ids::SessionIds,
+    journal::Journal,
+    metrics::EngineMetrics,
+    metronome::Metronome,
+    mirror::Mirror,
+    store::Store,
+    supervisor::SupervisorMessage,
+    timeline::Timeline,
+    update::UserUpdate,
+    watermark::Watermark,
 };
+
+/// Reads wallets with their unpaid sessions of the last hour; nothing for a user who isn't there.
+pub type Wallets = Batched<WalletAsked, Option<WalletReading>>;
 
 /// What every session actor shares: references to its fellow actors, and what doesn't change while
 /// the process runs.
@@ -17,8 +30,10 @@ pub struct Context {
     pub settings: EngineSettings,
     /// The time, and the runs that this process serves.
     pub timeline: Timeline,
-    /// The database, for reading wallets; writing is the journal's.
+    /// The database; writing is the journal's.
     pub store: Arc<dyn Store>,
+    /// Reads wallets, many at a time.
+    pub wallets: Wallets,
     /// Ids for new sessions.
     pub ids: SessionIds,
     /// Stamps for what callers ask for.

@@ -19,15 +19,16 @@ use schema::{
     session::{EndReason, LiveBalance},
 };
 use tokio::{
-    sync::{Semaphore, SemaphorePermit, oneshot},
+    sync::{Semaphore, SemaphorePermit},
     time::Instant,
 };
 
 use self::answers::CallError;
 use crate::{
+    batched::Batched,
     clock::Clock,
-    context::Context,
-    facts::{NodeName, ProcessId, ResumePolicy},
+    context::{Context, Wallets},
+    facts::{NodeName, ProcessId, ResumePolicy, WalletAsked},
     ids::SessionIds,
     journal::{Journal, JournalArguments},
     keys::{Answer, KeyTurn, KeyTurns, RequestKey},
@@ -37,9 +38,9 @@ use crate::{
     notices, recovery,
     reply::Reply,
     retention::{self, RetentionSettings},
-    session::{Request, Watched},
+    session::{FIRST_READING, Request, UnpaidSessions, Watched},
     store::{Store, StoreError},
-    supervisor::{Supervisor, SupervisorMessage},
+    supervisor::{self, Supervisor, SupervisorMessage},
     timeline::Timeline,
     update::UserUpdate,
     watermark::Watermark,
@@ -145,10 +146,11 @@ impl Engine {
         };
         let calls = Arc::new(Semaphore::new(settings.calls_max));
         let context = Arc::new(Context {
+            store: Arc::clone(&store),
+            wallets: wallets_of(Arc::clone(&store), timeline.clone(), &settings),
             metronome: Metronome::start(clock),
             settings,
             timeline,
-            store: Arc::clone(&store),
             ids,
             watermark,
             journal,
@@ -169,7 +171,6 @@ impl Engine {
             turns: KeyTurns::default(),
             is_draining: Arc::default(),
         };
-        engine.routed().await;
         let metrics = &engine.context.metrics;
         metrics.recovery_seconds.set(began.elapsed().as_secs_f64());
         metrics.recovered_sessions.set(adopted.cast_signed());
@@ -296,9 +297,10 @@ impl Engine {
 
     /// The balance of a user without a live session: as the ledger has it.
     async fn recorded_balance(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
-        match self.context.store.user(user).await {
-            Ok(Some(record)) => Ok(LiveBalance {
-                credits: record.credits,
+        let since = FIRST_READING;
+        match self.context.wallets.get(WalletAsked { user, since }).await {
+            Ok(Some(reading)) => Ok(LiveBalance {
+                credits: reading.record.credits,
                 as_of: self.context.timeline.now(),
                 session: None,
             }),
@@ -306,7 +308,7 @@ impl Engine {
             Err(error) => {
                 tracing::warn!(
                     user = user.get(),
-                    error = &error as &dyn std::error::Error,
+                    error = error.as_ref() as &dyn std::error::Error,
                     "can't read a balance"
                 );
                 Err(BalanceError::Unavailable)
@@ -398,7 +400,7 @@ impl Engine {
     pub async fn shutdown(&self, patience: Duration) {
         self.is_draining.store(true, Ordering::Release);
         let drained = tokio::time::timeout(patience, async {
-            self.routed().await;
+            supervisor::routed(&self.context.supervisor).await;
             while self.context.busy_sessions.load(Ordering::Acquire) > 0 {
                 self.context.journal.flushed().await;
                 tokio::time::sleep(DRAIN_POLL).await;
@@ -462,13 +464,6 @@ impl Engine {
         // The supervisor is gone only when the process is going.
         let _stopped = self.context.supervisor.cast(message);
     }
-
-    /// Returns once the supervisor has handled all that was sent to it before.
-    async fn routed(&self) {
-        let (reply, handled) = oneshot::channel();
-        self.cast(SupervisorMessage::Barrier(reply));
-        let _stopped = handled.await;
-    }
 }
 
 /// What a key says of a request.
@@ -479,6 +474,16 @@ enum Kept {
     Answer(Answer),
     /// The key belongs to another request.
     Conflict,
+}
+
+/// Reads wallets from `store`.
+fn wallets_of(store: Arc<dyn Store>, timeline: Timeline, settings: &EngineSettings) -> Wallets {
+    let counts_unpaid = settings.unpaid_sessions_per_hour_max > 0;
+    Batched::new(move |asked| {
+        let store = Arc::clone(&store);
+        let unpaid_since = counts_unpaid.then(|| UnpaidSessions::since(timeline.now()));
+        Box::pin(async move { store.wallets(&asked, unpaid_since).await })
+    })
 }
 
 async fn start_mirror(

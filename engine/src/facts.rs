@@ -217,6 +217,25 @@ pub struct WalletRecord {
     pub changes: Vec<BalanceChange>,
 }
 
+/// Which wallet is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalletAsked {
+    /// Whose.
+    pub user: UserId,
+    /// The version since which changes from outside are to be told.
+    pub since: WalletVersion,
+}
+
+/// What a session reads of its wallet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WalletReading {
+    /// The wallet.
+    pub record: WalletRecord,
+    /// When the sessions ended that the user stopped before they cost anything, newest first; as far
+    /// back as was asked for.
+    pub unpaid_ends: Vec<UnixMillis>,
+}
+
 /// A live session as recorded, of any node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveSession {

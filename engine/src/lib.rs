@@ -24,6 +24,7 @@ mod supervisor;
 mod timeline;
 mod watermark;
 
+pub mod batched;
 pub mod clock;
 pub mod engine;
 pub mod facts;

@@ -1,66 +1,165 @@
-//! One timing wheel for all countdowns: it wakes a session when its next deadline is due.
+//! One clock for all countdowns: it wakes a session when its next deadline is due.
 //!
 //! A wake is only a nudge. What is due then follows from facts and the time, so a late, doubled or
-//! stale wake changes no charge. A session asks for a wake only if none is due earlier, so the wheel
-//! holds about one entry a session.
+//! stale wake changes no charge. Each session has one alarm, so there is at most one entry for each.
+//!
+//! The entries are an ordered map and not a timing wheel: an entry goes the moment its session does.
+//! In a wheel whose entries could only run out, a retired session's mailbox stayed in memory until
+//! its next settlement would have been due: 5 KB each for up to 15 minutes.
 
-use futures_util::StreamExt;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
 use ractor::ActorRef;
-use schema::{Millis, UnixMillis};
-use tokio::sync::mpsc;
-use tokio_util::time::DelayQueue;
+use schema::UnixMillis;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 use crate::{clock::Clock, session::SessionMessage};
 
-/// The furthest ahead that a wake is set, as the wheel has an end: one day. Waking early is harmless.
-const AHEAD_MAX: Millis = match Millis::new(24 * 3_600_000) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
+/// How many sessions are woken before others may have the processor.
+const BATCH_MAX: usize = 256;
+/// The longest sleep: the clock may be raised meanwhile.
+const SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// A wake that a session asks for.
-struct Wake {
-    session: ActorRef<SessionMessage>,
-    at: UnixMillis,
-}
+/// Whom to wake, ordered by when; the second number tells alarms apart.
+type Wakes = BTreeMap<(UnixMillis, u64), ActorRef<SessionMessage>>;
 
-/// The wheel's handle. Clones share it; the wheel stops when the last is dropped.
+/// The clock's handle. Clones share it; it stops when the last of them and of its alarms is dropped.
 #[derive(Clone)]
 pub struct Metronome {
-    wakes: mpsc::UnboundedSender<Wake>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    clock: Clock,
+    wakes: Mutex<Wakes>,
+    alarms_made: AtomicU64,
+    /// Something is due earlier than what was the first, or nobody is left to be woken.
+    changed: Arc<Notify>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.changed.notify_one();
+    }
+}
+
+/// One session's alarm. It is silent once this is dropped.
+pub struct Alarm {
+    metronome: Metronome,
+    number: u64,
+    at: Option<UnixMillis>,
 }
 
 impl Metronome {
-    /// Starts the wheel.
+    /// Starts it.
     pub fn start(clock: Clock) -> Self {
-        let (wakes, asked) = mpsc::unbounded_channel();
-        tokio::spawn(turn(clock, asked));
-        Self { wakes }
+        let shared = Arc::new(Shared {
+            clock,
+            wakes: Mutex::default(),
+            alarms_made: AtomicU64::new(0),
+            changed: Arc::default(),
+        });
+        tokio::spawn(run(Arc::downgrade(&shared), Arc::clone(&shared.changed)));
+        Self { shared }
     }
 
-    /// Wakes `session` once `at` is reached, with [`SessionMessage::Wake`].
-    pub fn wake(&self, session: ActorRef<SessionMessage>, at: UnixMillis) {
-        // It fails only when the runtime is shutting down, when nobody is to be woken any more.
-        let _stopped = self.wakes.send(Wake { session, at });
+    /// An alarm that is not set.
+    pub fn alarm(&self) -> Alarm {
+        Alarm {
+            metronome: self.clone(),
+            number: self.shared.alarms_made.fetch_add(1, Ordering::Relaxed),
+            at: None,
+        }
     }
 }
 
-/// Turns the wheel until nobody can ask for a wake any more.
-async fn turn(clock: Clock, mut asked: mpsc::UnboundedReceiver<Wake>) {
-    let mut wheel = DelayQueue::new();
+impl Alarm {
+    /// Wakes `session` once `at` is reached, with [`SessionMessage::Wake`], unless it will be woken
+    /// before.
+    pub fn set(&mut self, session: &ActorRef<SessionMessage>, at: UnixMillis) {
+        if self.at.is_some_and(|before| before <= at) {
+            return;
+        }
+        let shared = &self.metronome.shared;
+        let mut wakes = shared.wakes();
+        if let Some(before) = self.at.replace(at) {
+            wakes.remove(&(before, self.number));
+        }
+        wakes.insert((at, self.number), session.clone());
+        let is_first = wakes.keys().next() == Some(&(at, self.number));
+        drop(wakes);
+        if is_first {
+            shared.changed.notify_one();
+        }
+    }
+
+    /// Takes note that it rang for `at`.
+    pub fn rang(&mut self, at: UnixMillis) {
+        self.at.take_if(|set| *set == at);
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if let Some(at) = self.at {
+            self.metronome.shared.wakes().remove(&(at, self.number));
+        }
+    }
+}
+
+impl Shared {
+    /// The map is valid after any panic: each change of it is a single step.
+    fn wakes(&self) -> MutexGuard<'_, Wakes> {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes some of those who are due; returns when the next one will be.
+    fn wake_some(&self) -> Option<Instant> {
+        let mut due = Vec::new();
+        let next = {
+            let mut wakes = self.wakes();
+            let now = self.clock.now();
+            loop {
+                match wakes.first_entry() {
+                    Some(first) if first.key().0 <= now && due.len() < BATCH_MAX => {
+                        due.push(first.remove_entry());
+                    }
+                    first => break first.map(|first| first.key().0),
+                }
+            }
+        };
+        for ((at, _), session) in due {
+            // A session that is gone needs no wake.
+            let _gone = session.cast(SessionMessage::Wake { at });
+        }
+        next.map(|at| self.clock.instant_of(at))
+    }
+}
+
+/// Wakes sessions until nobody is left to be woken.
+async fn run(shared: Weak<Shared>, changed: Arc<Notify>) {
     loop {
-        tokio::select! {
-            wake = asked.recv() => {
-                let Some(wake) = wake else { return };
-                let soonest = clock.now().checked_add(AHEAD_MAX).unwrap_or(UnixMillis::MAX);
-                let due = clock.instant_of(wake.at.min(soonest));
-                wheel.insert_at(wake, due);
-            }
-            Some(due) = wheel.next(), if !wheel.is_empty() => {
-                let Wake { session, at } = due.into_inner();
-                // A session that is gone needs no wake.
-                let _gone = session.cast(SessionMessage::Wake { at });
-            }
+        let Some(next) = shared.upgrade().map(|shared| shared.wake_some()) else {
+            return;
+        };
+        let now = Instant::now();
+        match next {
+            Some(next) if next <= now => tokio::task::yield_now().await,
+            Some(next) => tokio::select! {
+                () = sleep_until(next.min(now + SLEEP_MAX)) => {}
+                () = changed.notified() => {}
+            },
+            None => changed.notified().await,
         }
     }
 }

@@ -13,36 +13,39 @@ use crate::{
     context::Context,
     facts::{LiveSession, NodeName, WalletRecord},
     store::StoreError,
-    supervisor::SupervisorMessage,
+    supervisor::{self, SupervisorMessage},
     timeline::Runs,
 };
 
 /// How many wallets are read at a time.
-const PAGE: u32 = 2_000;
+const PAGE: u32 = 5_000;
 
 /// Hands every wallet with a live session of our node to the supervisor. Returns how many there are.
 pub async fn adopt_all(
     context: &Arc<Context>,
     supervisor: &ActorRef<SupervisorMessage>,
 ) -> Result<u64, StoreError> {
-    let (mut adopted, mut after) = (0, None);
     let runs = context.timeline.runs();
-    loop {
-        let page = context
-            .store
-            .live_wallets(&context.settings.node, after, PAGE)
-            .await?;
-        let Some(last) = page.last() else {
-            return Ok(adopted);
-        };
-        after = Some(last.user);
+    let node = &context.settings.node;
+    let read = |after| context.store.live_wallets(node, after, PAGE);
+    let mut adopted = 0;
+    let mut page = read(None).await?;
+    while let Some(last) = page.last().map(|record| record.user) {
         adopted += page.len() as u64;
-        for record in page {
-            let wallet = rebuild(&record, &runs);
-            let runs = runs.all.len();
-            let _stopped = supervisor.cast(SupervisorMessage::Adopt { wallet, runs });
-        }
+        // The next page is read while the actors of this one start, and no sooner: so there are never
+        // more than two in memory.
+        let adopt = async {
+            for record in &page {
+                let wallet = rebuild(record, &runs);
+                let runs = runs.all.len();
+                let _stopped = supervisor.cast(SupervisorMessage::Adopt { wallet, runs });
+            }
+            supervisor::routed(supervisor).await;
+        };
+        let (next, ()) = tokio::join!(read(Some(last)), adopt);
+        page = next?;
     }
+    Ok(adopted)
 }
 
 /// The wallet that follows from its record and the node's `runs`.

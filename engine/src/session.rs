@@ -13,6 +13,8 @@ mod reading;
 mod telling;
 mod unpaid;
 
+pub use self::unpaid::UnpaidSessions;
+
 use std::{sync::Arc, time::Duration};
 
 use billing::{Settlement, Wallet, WalletVersion};
@@ -24,19 +26,17 @@ use schema::{
 use tokio::time::Instant;
 use tracing::Span;
 
-use self::{
-    commands::{Abandoned, LateStops, StartReply, Starting, StopReply, Stopping},
-    unpaid::UnpaidSessions,
-};
+use self::commands::{Commands, StartReply, StopReply};
 use crate::{
+    batched::ReadError,
     context::Context,
     count::Count,
     engine::BalanceError,
-    facts::{Fact, FactOutcome, Recording, WalletRecord},
+    facts::{Fact, FactOutcome, Recording, WalletReading},
     journal::Entry,
     keys::RequestKey,
+    metronome::Alarm,
     reply::Reply,
-    store::StoreError,
     supervisor::SupervisorMessage,
     watermark::Stamp,
 };
@@ -45,7 +45,7 @@ use crate::{
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The version to read a wallet since that is not known yet: what it is now is all that matters.
-const FIRST_READING: WalletVersion = WalletVersion::new(i64::MAX);
+pub const FIRST_READING: WalletVersion = WalletVersion::new(i64::MAX);
 
 /// What a caller asks of a user's session; routed by the supervisor.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ pub enum SessionMessage {
         stamp: Option<Stamp>,
     },
     /// The wallet was read; from the task that read it.
-    Loaded(Result<Option<Read>, StoreError>),
+    Loaded(Result<Option<WalletReading>, ReadError>),
     /// Show the live state to the mirror; from the supervisor.
     Mirror,
     /// Time stands still, or goes on; from the supervisor.
@@ -100,15 +100,6 @@ pub enum SessionMessage {
     Retry,
     /// Nothing is left to do and nothing is on its way: stop; from the supervisor.
     Retire,
-}
-
-/// What is read of a wallet.
-#[derive(Debug)]
-pub struct Read {
-    /// The wallet.
-    pub record: WalletRecord,
-    /// When the user's latest unpaid sessions ended, newest first.
-    pub unpaid_ends: Vec<UnixMillis>,
 }
 
 /// What a session starts from.
@@ -169,32 +160,18 @@ pub struct SessionState {
     reload: Reload,
     /// Whether a fact is with the journal; no other is sent meanwhile.
     is_in_flight: bool,
-    /// The callers who wait for the start to be recorded, and the start's stamp.
-    starting: Option<Starting>,
-    start_stamp: Option<Stamp>,
-    /// Callers who wait for the end to be recorded, in the order in which they came, and the first
-    /// one's stamp.
-    stopping: Vec<Stopping>,
-    stop_stamp: Option<Stamp>,
-    /// How many of them, the first ones, have their keys in the settlement that is with the journal.
-    covered_stops: usize,
-    /// Those whose keys came too late for it. While there are any, what is with the journal is theirs.
-    late: Option<LateStops>,
-    /// A session that is ended because nobody took its start's reply.
-    abandoned: Option<Abandoned>,
-    /// Starts that wait until the session before them is settled.
-    queued_starts: Vec<(Option<RequestKey>, StartReply)>,
+    /// What callers asked for and wait for.
+    commands: Commands,
     unpaid: UnpaidSessions,
     /// Whether the user is about to be erased, or is.
     is_closing: bool,
     /// How many requests were handled; the supervisor knows how many it sent.
     handled: u64,
-    /// The earliest wake that is set.
-    wake_at: Option<UnixMillis>,
+    alarm: Alarm,
     settle_at: UnixMillis,
     is_low_told: bool,
     /// The balance that was told last, while somebody watches.
-    told: Option<LiveBalance>,
+    told: Option<Box<LiveBalance>>,
     live: Count,
     busy: Count,
 }
@@ -222,18 +199,11 @@ impl Actor for SessionActor {
             watched,
             reload: Reload::NotNeeded,
             is_in_flight: false,
-            starting: None,
-            start_stamp: None,
-            stopping: Vec::new(),
-            stop_stamp: None,
-            covered_stops: 0,
-            late: None,
-            abandoned: None,
-            queued_starts: Vec::new(),
+            commands: Commands::default(),
             unpaid: UnpaidSessions::unread(context.settings.unpaid_sessions_per_hour_max),
             is_closing: false,
             handled: 0,
-            wake_at: None,
+            alarm: context.metronome.alarm(),
             settle_at: UnixMillis::MAX,
             is_low_told: false,
             told: None,
@@ -330,6 +300,7 @@ impl SessionState {
         self.tell_low();
         self.set_wake(myself);
         self.report(myself);
+        self.commands.tidy();
     }
 
     /// Sends the next fact to the journal, unless one is on its way or the wallet is being read.
@@ -343,7 +314,7 @@ impl SessionState {
         if self.is_in_flight {
             return;
         }
-        if let Some(late) = &self.late {
+        if let Some(late) = &self.commands.late {
             let keys = late.waiting.iter().map(|(request, _)| request.clone());
             let recording = self.recording(Fact::Settlement(late.settlement), keys.collect());
             self.send(myself, recording, None);
@@ -358,19 +329,27 @@ impl SessionState {
             return;
         }
         if let Some(opening) = wallet.unrecorded_start() {
-            let key = self.starting.as_ref().and_then(|start| start.key.clone());
+            let key = self
+                .commands
+                .starting
+                .as_ref()
+                .and_then(|start| start.key.clone());
             let recording = self.recording(Fact::Opening(opening), Vec::from_iter(key));
-            let stamp = self.start_stamp.take();
+            let stamp = self.commands.start_stamp.take();
             self.send(myself, recording, stamp);
         } else if let Some(settlement) = wallet.settlement_due() {
-            let keys = self.stopping.iter().filter_map(|stop| stop.key.clone());
+            let keys = self
+                .commands
+                .stopping
+                .iter()
+                .filter_map(|stop| stop.key.clone());
             let mut recording = self.recording(Fact::Settlement(settlement), keys.collect());
-            let abandoned = self.abandoned.as_ref();
+            let abandoned = self.commands.abandoned.as_ref();
             recording.forgotten = abandoned
                 .filter(|abandoned| abandoned.session == settlement.session)
                 .and_then(|abandoned| abandoned.key.clone());
-            self.covered_stops = self.stopping.len();
-            let stamp = self.stop_stamp.take();
+            self.commands.covered_stops = self.commands.stopping.len();
+            let stamp = self.commands.stop_stamp.take();
             self.send(myself, recording, stamp);
         } else if let Some(settlement) = self.interim_settlement() {
             let recording = self.recording(Fact::Settlement(settlement), Vec::new());
@@ -407,12 +386,13 @@ impl SessionState {
     /// The span of who waits for the next fact, if anybody does. Of several, the first.
     fn span_of_caller(&self) -> Span {
         let start = self
+            .commands
             .starting
             .as_ref()
             .and_then(|start| start.replies.first());
         let span = start.map(Reply::span);
-        let span = span.or_else(|| Some(self.stopping.first()?.reply.span()));
-        let span = span.or_else(|| Some(self.late.as_ref()?.waiting.first()?.1.span()));
+        let span = span.or_else(|| Some(self.commands.stopping.first()?.reply.span()));
+        let span = span.or_else(|| Some(self.commands.late.as_ref()?.waiting.first()?.1.span()));
         span.cloned().unwrap_or_else(Span::none)
     }
 
@@ -438,8 +418,8 @@ impl SessionState {
             matches!(&self.wallet, WalletState::Ready(wallet) if wallet.settlement_due().is_some());
         let is_recording = self.is_in_flight
             || has_unrecorded_end
-            || self.starting.is_some()
-            || !self.stopping.is_empty();
+            || self.commands.starting.is_some()
+            || !self.commands.stopping.is_empty();
         self.busy.set(usize::from(is_recording));
         let is_idle = !is_recording
             && self.reload == Reload::NotNeeded

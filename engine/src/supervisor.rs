@@ -24,6 +24,9 @@ use crate::{
 /// The wait before a failed session is started again, so that one that fails at once can't spin.
 const RESTART_AFTER: Duration = Duration::from_millis(200);
 
+/// How many places for sessions may be kept that are not in use.
+const SPARE_MAX: usize = 4_096;
+
 /// What the supervisor is told.
 pub enum SupervisorMessage {
     /// What all sessions share, and the wallets to go on with; from the engine, first of all.
@@ -214,6 +217,10 @@ impl SupervisorState {
             && let Some(entry) = self.sessions.remove(&user)
         {
             let _failed = entry.session.cast(SessionMessage::Retire);
+            // After a crowd the memory comes back.
+            if self.sessions.capacity() > 4 * self.sessions.len() + SPARE_MAX {
+                self.sessions.shrink_to(2 * self.sessions.len());
+            }
         }
     }
 
@@ -253,6 +260,14 @@ impl SupervisorState {
             let _failed = entry.session.cast(message());
         }
     }
+}
+
+/// Returns once the supervisor has handled all that was sent to it before.
+pub async fn routed(supervisor: &ActorRef<SupervisorMessage>) {
+    let (reply, handled) = oneshot::channel();
+    // The supervisor is gone only when the process is going.
+    let _stopped = supervisor.cast(SupervisorMessage::Barrier(reply));
+    let _stopped = handled.await;
 }
 
 /// Answers a request for a user without a live session here.

@@ -6,13 +6,13 @@
 //! so within a second, whichever process wrote.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use engine::{
     Clock,
+    batched::{Batched, ReadError},
     retention::REVOKED_TOKENS_KEPT_FOR,
     store::{RevokedToken, Store, StoreError, TokenGeneration, TokenStanding},
 };
@@ -21,6 +21,7 @@ use schema::UserId;
 
 use crate::{
     key_ring::KeyRing,
+    recent::Recent,
     request,
     tickets::{TicketRefused, Tickets},
     tokens::{Bearer, TokenId, TokenNotMade, Tokens},
@@ -49,7 +50,7 @@ pub enum AccessError {
     Busy,
     /// Whether it is could not be found out.
     #[error("the token could not be checked")]
-    Store(#[source] StoreError),
+    Store(#[source] ReadError),
 }
 
 /// Checks tokens, and makes and revokes them.
@@ -58,14 +59,15 @@ pub struct Access {
     tickets: Tickets,
     clock: Clock,
     store: Arc<dyn Store>,
+    /// Reads which tokens of a user are valid, for many users at a time.
+    standings: Batched<UserId, Option<TokenStanding>>,
     known: Mutex<Known>,
 }
 
 /// What is known about tokens besides what they say.
-#[derive(Default)]
 struct Known {
     /// Which tokens of a user are valid.
-    standings: HashMap<UserId, Arc<TokenStanding>>,
+    standings: Recent<UserId, Arc<TokenStanding>>,
     /// Counts the times that something was forgotten, so that what was read from the database before
     /// isn't put there after.
     forgotten: u64,
@@ -74,12 +76,23 @@ struct Known {
 impl Access {
     /// Access by `tokens` and `tickets`, as far as `store` says.
     pub fn new(tokens: Tokens, tickets: Tickets, clock: Clock, store: Arc<dyn Store>) -> Self {
+        let standings = {
+            let (store, clock) = (Arc::clone(&store), clock.clone());
+            Batched::new(move |users: Vec<UserId>| {
+                let (store, now) = (Arc::clone(&store), clock.now());
+                Box::pin(async move { store.token_standings(&users, now).await })
+            })
+        };
         Self {
             tokens,
             tickets,
             clock,
             store,
-            known: Mutex::default(),
+            standings,
+            known: Mutex::new(Known {
+                standings: Recent::new(USERS_KEPT_MAX),
+                forgotten: 0,
+            }),
         }
     }
 
@@ -125,8 +138,8 @@ impl Access {
             Err(_) => return Ok(None),
         }
         // Of tokens that have ended, the check doesn't know which were revoked.
-        let is_revoked = self.store.is_token_revoked(bearer.token.as_str()).await;
-        let is_revoked = is_revoked.map_err(AccessError::Store)?;
+        let is_revoked = self.store.is_token_revoked(&bearer.token.to_string()).await;
+        let is_revoked = is_revoked.map_err(of_store)?;
         Ok(Some(bearer.token).filter(|_| !is_revoked))
     }
 
@@ -193,7 +206,7 @@ impl Access {
     /// Revokes the token that `bearer` came with; returns when that is durable and in force.
     pub async fn revoke(&self, bearer: &Bearer) -> Result<(), StoreError> {
         let token = RevokedToken {
-            token_id: bearer.token.as_str().to_owned(),
+            token_id: bearer.token.to_string(),
             expires_at: bearer.expires_at,
         };
         let now = self.clock.now();
@@ -212,19 +225,19 @@ impl Access {
     /// Which tokens of `user` are valid; nothing if there is no such user.
     pub async fn standing(&self, user: UserId) -> Result<Option<Arc<TokenStanding>>, AccessError> {
         let forgotten = {
-            let known = self.known();
+            let mut known = self.known();
             if let Some(standing) = known.standings.get(&user) {
-                return Ok(Some(Arc::clone(standing)));
+                return Ok(Some(standing));
             }
             known.forgotten
         };
-        let standing = self.store.token_standing(user, self.clock.now()).await;
+        let standing = self.standings.get(user).await;
         let Some(standing) = standing.map_err(AccessError::Store)?.map(Arc::new) else {
             return Ok(None);
         };
         let mut known = self.known();
         if known.forgotten == forgotten {
-            known.remember(user, Arc::clone(&standing));
+            known.standings.put(user, Arc::clone(&standing));
         }
         Ok(Some(standing))
     }
@@ -232,7 +245,7 @@ impl Access {
     /// Forgets which tokens of `user` are valid: the database knows better.
     pub fn forget(&self, user: UserId) {
         let mut known = self.known();
-        known.standings.remove(&user);
+        known.standings.forget(&user);
         known.forgotten += 1;
     }
 
@@ -269,7 +282,7 @@ impl Access {
         on_change: &impl Fn(UserId, Option<Arc<TokenStanding>>),
     ) -> Result<ReadNotices, AccessError> {
         let notices = self.store.notices(Some(*after), NOTICES_AT_ONCE).await;
-        let notices = notices.map_err(AccessError::Store)?;
+        let notices = notices.map_err(of_store)?;
         let is_full = notices.len() >= NOTICES_AT_ONCE as usize;
         for notice in notices {
             self.forget(notice.user);
@@ -294,27 +307,20 @@ enum ReadNotices {
     All,
 }
 
-impl Known {
-    /// Keeps the standing, in the place of any other's where there are too many.
-    fn remember(&mut self, user: UserId, standing: Arc<TokenStanding>) {
-        if self.standings.len() >= USERS_KEPT_MAX
-            && let Some(other) = self.standings.keys().next().copied()
-        {
-            self.standings.remove(&other);
-        }
-        self.standings.insert(user, standing);
-    }
-}
-
 /// Whether the token that `bearer` came with is one of the valid ones of its user.
 pub fn is_valid(bearer: &Bearer, standing: &TokenStanding) -> bool {
-    let id = bearer.token.as_str();
+    let is_this = |id: &str| TokenId::parse(id) == Some(bearer.token);
     let is_current = bearer.generation == standing.generation;
-    let is_revoked = standing
-        .revoked
-        .iter()
-        .any(|revoked| revoked.token_id == id);
-    (is_current || standing.kept.as_deref() == Some(id)) && !is_revoked
+    let is_kept = || standing.kept.as_deref().is_some_and(is_this);
+    let is_revoked = || {
+        let mut revoked = standing.revoked.iter();
+        revoked.any(|revoked| is_this(&revoked.token_id))
+    };
+    (is_current || is_kept()) && !is_revoked()
+}
+
+fn of_store(error: StoreError) -> AccessError {
+    AccessError::Store(Arc::new(error))
 }
 
 impl From<TicketRefused> for AccessError {

@@ -124,7 +124,9 @@ impl EventStream {
                 None => subscription.wake(),
             };
             match step {
-                Some(Step::Send(text, position)) => self.send(message(&text, position)).await?,
+                Some(Step::Send(text, position)) => {
+                    self.send(message(text.as_str(), position)).await?;
+                }
                 Some(Step::Close(closing)) => {
                     self.send(farewell(closing)).await?;
                     return Ok(closing.code);

@@ -34,8 +34,11 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 pub fn start(settings: &LogSettings, telemetry: Option<&Telemetry>) {
     // The settings have checked it.
     let targets: Targets = settings.level.parse().unwrap_or_default();
-    // Postgres remarks at every start that what exists already exists.
-    let targets = targets.with_target("sqlx::postgres::notice", LevelFilter::WARN);
+    // Postgres remarks at every start that what exists already exists. And ractor opens a span for each
+    // actor, which costs 1 KB for each session and some time for each message.
+    let targets = targets
+        .with_target("sqlx::postgres::notice", LevelFilter::WARN)
+        .with_target("ractor", LevelFilter::WARN);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match settings.format {
         LogFormat::Human => lines

@@ -6,11 +6,10 @@
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use futures_util::task::AtomicWaker;
 use schema::{session::LiveBalance, websocket::CloseCode};
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
@@ -60,13 +59,13 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Outbox {
     waiting: Mutex<Waiting>,
-    /// The task that empties it, while that waits.
-    reader: AtomicWaker,
     events_max: usize,
 }
 
 #[derive(Debug, Default)]
 struct Waiting {
+    /// The task that empties it, while that waits.
+    reader: Option<Waker>,
     events: VecDeque<Event>,
     /// The balance that was put in last, sent or not.
     latest: Option<LiveBalance>,
@@ -81,7 +80,6 @@ impl Outbox {
     pub fn new(events_max: usize) -> Self {
         Self {
             waiting: Mutex::default(),
-            reader: AtomicWaker::new(),
             events_max,
         }
     }
@@ -103,8 +101,7 @@ impl Outbox {
         });
         if is_news {
             waiting.put(balance);
-            drop(waiting);
-            self.reader.wake();
+            Waiting::wake_reader(waiting);
         }
     }
 
@@ -114,8 +111,7 @@ impl Outbox {
         let mut waiting = self.waiting();
         if waiting.latest.is_none() {
             waiting.put(balance);
-            drop(waiting);
-            self.reader.wake();
+            Waiting::wake_reader(waiting);
         }
     }
 
@@ -129,8 +125,7 @@ impl Outbox {
                 .closing
                 .get_or_insert_with(|| Closing::now(CloseCode::TooSlow, "Too slow").into());
         }
-        drop(waiting);
-        self.reader.wake();
+        Waiting::wake_reader(waiting);
     }
 
     /// Closes the socket. The first reason to do so stands, unless a later one is sooner.
@@ -143,8 +138,7 @@ impl Outbox {
         {
             waiting.closing = Some(closing.into());
         }
-        drop(waiting);
-        self.reader.wake();
+        Waiting::wake_reader(waiting);
     }
 
     /// The balance that was put in last, to be sent now, whatever waits. It is not given out again unless
@@ -159,12 +153,16 @@ impl Outbox {
 
     /// The next thing to do, once there is something.
     pub fn poll_next(&self, context: &mut Context<'_>) -> Poll<Next> {
-        if let Some(next) = self.take() {
+        let mut waiting = self.waiting();
+        if let Some(next) = waiting.take() {
             return Poll::Ready(next);
         }
-        self.reader.register(context.waker());
-        // What was put in before the waker was there woke nobody.
-        self.take().map_or(Poll::Pending, Poll::Ready)
+        let waker = context.waker();
+        match &mut waiting.reader {
+            Some(reader) => reader.clone_from(waker),
+            None => waiting.reader = Some(waker.clone()),
+        }
+        Poll::Pending
     }
 
     /// What there is to do now, if there is something.
@@ -178,6 +176,15 @@ impl Outbox {
 }
 
 impl Waiting {
+    /// Wakes the task that empties it, once that can look at it.
+    fn wake_reader(mut waiting: MutexGuard<'_, Self>) {
+        let reader = waiting.reader.take();
+        drop(waiting);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
     fn put(&mut self, balance: LiveBalance) {
         self.latest = Some(balance);
         self.latest_after = Some(self.events.len());

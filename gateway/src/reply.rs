@@ -1,6 +1,6 @@
 //! Replies: a value as JSON, or a failure with its sentence, code and status.
 
-use std::{borrow::Cow, convert::Infallible, error::Error, time::Duration};
+use std::{borrow::Cow, convert::Infallible, error::Error, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use engine::{
@@ -202,6 +202,12 @@ impl Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
+        Arc::new(error).into()
+    }
+}
+
+impl From<Arc<StoreError>> for Failure {
+    fn from(error: Arc<StoreError>) -> Self {
         if error.is_transient() {
             Self::unavailable().caused_by(error)
         } else {

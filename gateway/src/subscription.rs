@@ -16,7 +16,7 @@ use ractor::rpc::CallResult;
 use schema::{
     Credits, Millis, SessionId, UserId,
     session::{ActiveSession, LiveBalance},
-    websocket::{CloseCode, CreditUpdate, ServerMessage, StreamMessage, StreamPosition, Updates},
+    websocket::{CloseCode, StreamPosition, Updates},
 };
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -24,6 +24,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::{
     access::AccessError,
     app::App,
+    balance_text,
     client::ClientAddress,
     hub::{HubMessage, Join, JoinRefused, SeatNumber},
     limits::Limit,
@@ -116,11 +117,30 @@ pub fn why_not(error: AccessError) -> Closing {
     }
 }
 
+/// A message for a client.
+#[derive(Debug)]
+pub enum Text {
+    /// An event, which all of the user's clients share.
+    Shared(Utf8Bytes),
+    /// A balance, which this client alone gets in these words, with room for what goes around it.
+    Own(String),
+}
+
+impl Text {
+    /// The message as it is read.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Shared(text) => text.as_str(),
+            Self::Own(text) => text,
+        }
+    }
+}
+
 /// The next thing for a client.
 #[derive(Debug)]
 pub enum Step {
     /// Send it this message, which ends at this position.
-    Send(Utf8Bytes, StreamPosition),
+    Send(Text, StreamPosition),
     /// Close.
     Close(Closing),
 }
@@ -252,9 +272,8 @@ impl Subscription {
         loop {
             if std::mem::take(&mut self.is_balance_due)
                 && let Some(balance) = self.outbox.latest()
-                && let Some(step) = self.send_balance(balance)
             {
-                return Poll::Ready(step);
+                return Poll::Ready(self.send_balance(balance));
             }
             let next = ready!(self.outbox.poll_next(context));
             if let Some(step) = self.take(next) {
@@ -279,10 +298,10 @@ impl Subscription {
                     self.missed_up_to = None;
                     self.is_balance_due = true;
                 }
-                Some(Step::Send(event.text, self.position))
+                Some(Step::Send(Text::Shared(event.text), self.position))
             }
             Next::Balance(balance) if self.is_known(balance) => None,
-            Next::Balance(balance) => self.send_balance(balance),
+            Next::Balance(balance) => Some(self.send_balance(balance)),
             Next::Close(closing) if closing.after.is_zero() => Some(Step::Close(closing)),
             Next::Close(closing) => {
                 let closes_at = Instant::now() + closing.after;
@@ -332,7 +351,7 @@ impl Subscription {
         }
     }
 
-    fn send_balance(&mut self, balance: LiveBalance) -> Option<Step> {
+    fn send_balance(&mut self, balance: LiveBalance) -> Step {
         let app = &self.seat.app;
         if let Some(lateness) = self.lateness(balance) {
             app.metrics.sockets.late(lateness);
@@ -343,23 +362,8 @@ impl Subscription {
             countdown.session = session;
             countdown.refresh_at = Instant::now() + REFRESH_EVERY;
         }
-        let message = StreamMessage {
-            message: ServerMessage::CreditUpdate(CreditUpdate {
-                credits: balance.credits,
-                as_of: balance.as_of,
-                active: balance.session.is_some(),
-                session: balance.session,
-                resumed: self.resumed.take(),
-            }),
-            position: self.position,
-        };
-        match serde_json::to_string(&message) {
-            Ok(text) => Some(Step::Send(text.into(), self.position)),
-            Err(error) => {
-                tracing::error!(%error, "a balance has no JSON");
-                None
-            }
-        }
+        let text = balance_text::of(&balance, self.position, self.resumed.take());
+        Step::Send(Text::Own(text), self.position)
     }
 
     /// How long ago the interval ended that `balance` is told for, if it is told for that.

@@ -99,7 +99,7 @@ impl Tickets {
             number: rand::random(),
             ends,
             user: bearer.user,
-            token: bearer.token.as_str().to_owned(),
+            token: bearer.token.to_string(),
             generation: bearer.generation.get(),
             issued_at: bearer.issued_at,
             expires_at: bearer.expires_at,

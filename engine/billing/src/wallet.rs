@@ -202,6 +202,8 @@ impl Wallet {
             is_recorded: false,
         };
         let place = self.sessions.partition_point(|other| other.id < id);
+        // Mostly it is the only one, and a vector's first push makes room for four.
+        self.sessions.reserve_exact(1);
         self.sessions.insert(place, session);
         Ok(())
     }
@@ -412,6 +414,16 @@ impl Wallet {
     /// ended, is paused, or lasts to the end of time.
     pub fn depletes_at(&self, id: SessionId) -> Option<UnixMillis> {
         self.session(id).filter(|session| session.is_live())?;
+        if self
+            .sessions
+            .iter()
+            .filter(|session| session.is_live())
+            .count()
+            == 1
+        {
+            // Of one alone, nothing that ends before it can leave it more.
+            return self.next_uncovered();
+        }
         let mut future = self.clone();
         loop {
             let at = future.next_uncovered()?;

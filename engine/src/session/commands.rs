@@ -4,6 +4,8 @@
 //! asks for something else under that key is refused. What was done under a key before is the
 //! journal's to notice: it refuses the fact.
 
+use std::ops::{Deref, DerefMut};
+
 use billing::{Settlement, SlotNumber, StartRejection, StopRejection};
 use schema::{SessionId, UnixMillis, session::EndReason};
 
@@ -12,12 +14,93 @@ use crate::{
     engine::{StartError, Started, StopError, Stopped},
     keys::{IdempotencyKey, RequestKey},
     reply::Reply,
+    watermark::Stamp,
 };
 
 /// Where a start is answered.
 pub type StartReply = Reply<Result<Started, StartError>>;
 /// Where a stop is answered.
 pub type StopReply = Reply<Result<Stopped, StopError>>;
+
+/// What callers asked for and wait for. Mostly that is nothing, and then it takes no more than a
+/// pointer: a live session is asked for something twice in its life.
+#[derive(Default)]
+pub(super) struct Commands(Option<Box<Asked>>);
+
+/// What callers asked for and wait for, if they do.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// The callers who wait for the start to be recorded, and the start's stamp.
+    pub(super) starting: Option<Starting>,
+    pub(super) start_stamp: Option<Stamp>,
+    /// Callers who wait for the end to be recorded, in the order in which they came, and the first
+    /// one's stamp.
+    pub(super) stopping: Vec<Stopping>,
+    pub(super) stop_stamp: Option<Stamp>,
+    /// How many of them, the first ones, have their keys in the settlement that is with the journal.
+    pub(super) covered_stops: usize,
+    /// Those whose keys came too late for it. While there are any, what is with the journal is theirs.
+    pub(super) late: Option<LateStops>,
+    /// A session that is ended because nobody took its start's reply.
+    pub(super) abandoned: Option<Abandoned>,
+    /// Starts that wait until the session before them is settled.
+    pub(super) queued_starts: Vec<(Option<RequestKey>, StartReply)>,
+}
+
+static NOTHING: Asked = Asked {
+    starting: None,
+    start_stamp: None,
+    stopping: Vec::new(),
+    stop_stamp: None,
+    covered_stops: 0,
+    late: None,
+    abandoned: None,
+    queued_starts: Vec::new(),
+};
+
+impl Commands {
+    /// Gives the memory back that nothing needs any more.
+    pub(super) fn tidy(&mut self) {
+        self.0.take_if(|asked| asked.is_nothing());
+    }
+}
+
+impl Deref for Commands {
+    type Target = Asked;
+
+    fn deref(&self) -> &Asked {
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for Commands {
+    fn deref_mut(&mut self) -> &mut Asked {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl Asked {
+    fn is_nothing(&self) -> bool {
+        let Self {
+            starting,
+            start_stamp,
+            stopping,
+            stop_stamp,
+            // Without stops it counts none.
+            covered_stops: _,
+            late,
+            abandoned,
+            queued_starts,
+        } = self;
+        starting.is_none()
+            && start_stamp.is_none()
+            && stopping.is_empty()
+            && stop_stamp.is_none()
+            && late.is_none()
+            && abandoned.is_none()
+            && queued_starts.is_empty()
+    }
+}
 
 /// The callers who wait for one start to be recorded.
 pub(super) struct Starting {
@@ -79,11 +162,15 @@ impl SessionState {
             let _gone = reply.send(Err(StartError::UserUnknown));
             return;
         }
-        let key_of_start = self.starting.as_ref().and_then(|start| start.key.as_ref());
+        let key_of_start = self
+            .commands
+            .starting
+            .as_ref()
+            .and_then(|start| start.key.as_ref());
         match Twin::of(key.as_ref(), key_of_start) {
             Twin::No => {}
             Twin::Yes => {
-                if let Some(starting) = &mut self.starting {
+                if let Some(starting) = &mut self.commands.starting {
                     starting.replies.push(reply);
                 }
                 return;
@@ -93,7 +180,7 @@ impl SessionState {
                 return;
             }
         }
-        let mut keys_of_stops = self.stopping.iter().map(|stop| stop.key.as_ref());
+        let mut keys_of_stops = self.commands.stopping.iter().map(|stop| stop.key.as_ref());
         if keys_of_stops.any(|other| !matches!(Twin::of(key.as_ref(), other), Twin::No)) {
             let _gone = reply.send(Err(StartError::KeyConflict));
             return;
@@ -101,7 +188,7 @@ impl SessionState {
 
         if matches!(&self.wallet, WalletState::Ready(wallet) if wallet.sessions().is_empty()) {
             if self.unpaid.must_be_read() {
-                self.queued_starts.push((key, reply));
+                self.commands.queued_starts.push((key, reply));
                 self.read_again();
                 return;
             }
@@ -118,7 +205,7 @@ impl SessionState {
         };
         if wallet.sessions().is_empty() {
             if self.unpaid.must_be_read() {
-                self.queued_starts.push((key, reply));
+                self.commands.queued_starts.push((key, reply));
                 self.read_again();
                 return;
             }
@@ -140,10 +227,10 @@ impl SessionState {
         match wallet.start(at, id, SlotNumber::default(), self.context.settings.tariff) {
             Ok(()) => {
                 let replies = vec![reply];
-                self.starting = Some(Starting { key, replies });
-                self.start_stamp = Some(stamp);
+                self.commands.starting = Some(Starting { key, replies });
+                self.commands.start_stamp = Some(stamp);
             }
-            Err(StartRejection::Settling) => self.queued_starts.push((key, reply)),
+            Err(StartRejection::Settling) => self.commands.queued_starts.push((key, reply)),
             Err(StartRejection::SessionActive) => {
                 let _gone = reply.send(Err(StartError::SessionActive));
             }
@@ -154,15 +241,19 @@ impl SessionState {
     }
 
     pub(super) fn stop(&mut self, reason: EndReason, key: Option<RequestKey>, reply: StopReply) {
-        if let Some(late) = &mut self.late
+        if let Some(late) = &mut self.commands.late
             && let Some(request) = &key
             && late.waiting.iter().any(|(other, _)| other == request)
         {
             late.waiting.push((request.clone(), reply));
             return;
         }
-        let key_of_start = self.starting.as_ref().and_then(|start| start.key.as_ref());
-        let mut others = self.stopping.iter().map(|stop| stop.key.as_ref());
+        let key_of_start = self
+            .commands
+            .starting
+            .as_ref()
+            .and_then(|start| start.key.as_ref());
+        let mut others = self.commands.stopping.iter().map(|stop| stop.key.as_ref());
         let is_conflict = |other| matches!(Twin::of(key.as_ref(), other), Twin::Conflict);
         if is_conflict(key_of_start) || others.any(is_conflict) {
             let _gone = reply.send(Err(StopError::KeyConflict));
@@ -180,13 +271,13 @@ impl SessionState {
         };
         match wallet.stop(at, id, reason) {
             Ok(_) => {
-                self.stopping.push(Stopping {
+                self.commands.stopping.push(Stopping {
                     key,
                     at,
                     reason,
                     reply,
                 });
-                self.stop_stamp.get_or_insert(stamp);
+                self.commands.stop_stamp.get_or_insert(stamp);
             }
             Err(StopRejection::NoActiveSession) => {
                 let _gone = reply.send(Err(StopError::NoActiveSession));
@@ -196,10 +287,10 @@ impl SessionState {
 
     /// Tells everybody who waits for a session's end that there is no session.
     pub(super) fn refuse_stops(&mut self) {
-        for stop in self.stopping.drain(..) {
+        for stop in self.commands.stopping.drain(..) {
             let _gone = stop.reply.send(Err(StopError::NoActiveSession));
         }
-        self.covered_stops = 0;
-        self.stop_stamp = None;
+        self.commands.covered_stops = 0;
+        self.commands.stop_stamp = None;
     }
 }

@@ -9,9 +9,7 @@ use crate::timeline::Moment;
 impl SessionState {
     /// A wake that was set for `at`.
     pub(super) fn wake(&mut self, at: UnixMillis) {
-        if self.wake_at == Some(at) {
-            self.wake_at = None;
-        }
+        self.alarm.rang(at);
         self.advance();
     }
 
@@ -23,14 +21,10 @@ impl SessionState {
         }
     }
 
-    /// Asks to be woken at the next deadline, unless a wake is set that is no later.
+    /// Asks to be woken at the next deadline, or before.
     pub(super) fn set_wake(&mut self, myself: &ActorRef<SessionMessage>) {
-        let Some(at) = self.next_deadline() else {
-            return;
-        };
-        if self.wake_at.is_none_or(|wake_at| at < wake_at) {
-            self.wake_at = Some(at);
-            self.context.metronome.wake(myself.clone(), at);
+        if let Some(at) = self.next_deadline() {
+            self.alarm.set(myself, at);
         }
     }
 

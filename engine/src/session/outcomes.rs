@@ -25,7 +25,7 @@ impl SessionState {
         stamp: Option<Stamp>,
     ) {
         self.is_in_flight = false;
-        if let Some(late) = self.late.take() {
+        if let Some(late) = self.commands.late.take() {
             late.answer(self.user, outcome);
             return;
         }
@@ -37,18 +37,18 @@ impl SessionState {
                 self.settled(settlement, fact.version().next());
             }
             (Fact::Opening(_), FactOutcome::Stale) => {
-                self.start_stamp = stamp;
+                self.commands.start_stamp = stamp;
                 self.reload = Reload::Needed;
             }
             (Fact::Settlement(_), FactOutcome::Stale) => {
-                self.stop_stamp = self.stop_stamp.take().or(stamp);
+                self.commands.stop_stamp = self.commands.stop_stamp.take().or(stamp);
                 self.reload = Reload::Needed;
             }
             (Fact::Opening(opening), FactOutcome::Refused(refusal)) => {
                 self.start_refused(opening.session, refusal);
             }
             (Fact::Settlement(_), FactOutcome::Refused(Refusal::KeyUsed)) => {
-                self.stop_stamp = self.stop_stamp.take().or(stamp);
+                self.commands.stop_stamp = self.commands.stop_stamp.take().or(stamp);
                 self.stops_refused();
             }
             (Fact::Settlement(settlement), FactOutcome::Refused(refusal)) => {
@@ -81,6 +81,7 @@ impl SessionState {
             started_at: session.started_at,
         };
         let (key, replies) = self
+            .commands
             .starting
             .take()
             .map_or((None, Vec::new()), |start| (start.key, start.replies));
@@ -90,7 +91,7 @@ impl SessionState {
         if taken.count() == 0 {
             // Whoever asked was told that the outcome is unknown: it never was, for nothing.
             let _ended = wallet.abandon(id);
-            self.abandoned = Some(Abandoned {
+            self.commands.abandoned = Some(Abandoned {
                 session: id,
                 key: key.map(|request| request.key),
             });
@@ -130,8 +131,8 @@ impl SessionState {
             return;
         };
         wallet.start_refused(id);
-        self.start_stamp = None;
-        let starting = self.starting.take();
+        self.commands.start_stamp = None;
+        let starting = self.commands.starting.take();
         for reply in starting.map_or(Vec::new(), |start| start.replies) {
             let _gone = reply.send(Err(error));
         }
@@ -142,22 +143,25 @@ impl SessionState {
     /// database was away, or another process was quicker. Those stops, and any that can't be told from
     /// them, never came: the wallet is what is recorded, and what has been served since.
     fn stops_refused(&mut self) {
-        let covered = self.covered_stops.min(self.stopping.len());
-        let later = self.stopping.split_off(covered);
-        for stop in std::mem::take(&mut self.stopping) {
+        let covered = self
+            .commands
+            .covered_stops
+            .min(self.commands.stopping.len());
+        let later = self.commands.stopping.split_off(covered);
+        for stop in std::mem::take(&mut self.commands.stopping) {
             if stop.key.is_some() {
                 // Nothing was done. The engine reads what was answered under the key.
                 let _gone = stop.reply.send(Err(StopError::Unavailable));
             } else {
-                self.stopping.push(stop);
+                self.commands.stopping.push(stop);
             }
         }
-        self.stopping.extend(later);
-        self.covered_stops = 0;
-        if self.stopping.is_empty() {
-            self.stop_stamp = None;
+        self.commands.stopping.extend(later);
+        self.commands.covered_stops = 0;
+        if self.commands.stopping.is_empty() {
+            self.commands.stop_stamp = None;
         }
-        if self.abandoned.is_none() {
+        if self.commands.abandoned.is_none() {
             self.wallet = WalletState::Loading(Vec::new());
             self.reload = Reload::Needed;
         }
@@ -197,7 +201,7 @@ impl SessionState {
             final_credits,
         };
         self.answer_stops(settlement, stopped);
-        self.abandoned = None;
+        self.commands.abandoned = None;
         self.live.set(0);
         self.context.metrics.ended(reason);
         if reason == EndReason::User && consumed.is_zero() {
@@ -217,7 +221,7 @@ impl SessionState {
 
     /// Tries the starts that wait; those that still have to wait are queued again.
     pub(super) fn start_queued(&mut self) {
-        for (key, reply) in std::mem::take(&mut self.queued_starts) {
+        for (key, reply) in std::mem::take(&mut self.commands.queued_starts) {
             self.start(key, reply);
         }
     }
@@ -225,18 +229,19 @@ impl SessionState {
     /// Answers those who wait for the end that is recorded now, but for those whose keys are not.
     fn answer_stops(&mut self, settlement: &Settlement, stopped: Stopped) {
         let mut waiting = Vec::new();
-        for (place, stop) in self.stopping.drain(..).enumerate() {
+        let covered = self.commands.covered_stops;
+        for (place, stop) in self.commands.stopping.drain(..).enumerate() {
             match stop.key {
-                Some(request) if place >= self.covered_stops => {
+                Some(request) if place >= covered => {
                     waiting.push((request, stop.reply));
                 }
                 _ => _ = stop.reply.send(Ok(stopped)),
             }
         }
-        self.covered_stops = 0;
-        self.stop_stamp = None;
+        self.commands.covered_stops = 0;
+        self.commands.stop_stamp = None;
         if !waiting.is_empty() {
-            self.late = Some(LateStops {
+            self.commands.late = Some(LateStops {
                 settlement: *settlement,
                 stopped,
                 waiting,

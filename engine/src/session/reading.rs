@@ -7,48 +7,32 @@ use ractor::ActorRef;
 use schema::{Credits, session::EndReason, websocket::ServerMessage};
 
 use super::{
-    Read, Reload, Request, SessionMessage, SessionState, WalletState, next_settlement, retry_later,
-    unpaid::UnpaidSessions,
+    Reload, Request, SessionMessage, SessionState, WalletState, next_settlement, retry_later,
 };
 use crate::{
+    batched::ReadError,
     engine::{BalanceError, StartError, StopError},
-    facts::WalletRecord,
+    facts::{WalletAsked, WalletReading, WalletRecord},
     recovery,
     reply::Reply,
-    store::StoreError,
     update::News,
 };
 
 impl SessionState {
     /// Reads the wallet in a task of its own, which casts the result.
     pub(super) fn load(&mut self, myself: &ActorRef<SessionMessage>, since: WalletVersion) {
-        let (store, user, myself) = (Arc::clone(&self.context.store), self.user, myself.clone());
+        let (context, user, myself) = (Arc::clone(&self.context), self.user, myself.clone());
         self.reload = Reload::Underway;
-        let unpaid_since = UnpaidSessions::since(self.context.timeline.now());
-        let unpaid_max = self.context.settings.unpaid_sessions_per_hour_max;
         tokio::spawn(async move {
-            let read = async {
-                let Some(record) = store.wallet(user, since).await? else {
-                    return Ok(None);
-                };
-                let unpaid_ends = if unpaid_max == 0 {
-                    Vec::new()
-                } else {
-                    store.unpaid_ends(user, unpaid_since, unpaid_max).await?
-                };
-                Ok(Some(Read {
-                    record,
-                    unpaid_ends,
-                }))
-            };
-            let _gone = myself.cast(SessionMessage::Loaded(read.await));
+            let read = context.wallets.get(WalletAsked { user, since }).await;
+            let _gone = myself.cast(SessionMessage::Loaded(read));
         });
     }
 
     pub(super) fn take_wallet(
         &mut self,
         myself: &ActorRef<SessionMessage>,
-        result: Result<Option<Read>, StoreError>,
+        result: Result<Option<WalletReading>, ReadError>,
     ) {
         let is_outdated = self.reload == Reload::UnderwayOutdated;
         self.reload = if is_outdated {
@@ -82,13 +66,13 @@ impl SessionState {
             (Err(error), wallet) => {
                 tracing::warn!(
                     user = self.user.get(),
-                    error = &error as &dyn std::error::Error,
+                    error = error.as_ref() as &dyn std::error::Error,
                     "can't read a wallet"
                 );
                 if matches!(wallet, WalletState::Loading(_)) {
                     self.refuse_waiting(StartError::Unavailable);
                 }
-                for (_, reply) in self.queued_starts.drain(..) {
+                for (_, reply) in self.commands.queued_starts.drain(..) {
                     let _gone = reply.send(Err(StartError::Unavailable));
                 }
                 self.reload = Reload::Underway;
@@ -135,8 +119,8 @@ impl SessionState {
             return;
         };
         let id = wallet.sessions().first().map(|session| session.id);
-        let mut is_stopped = self.stopping.is_empty();
-        for stop in &self.stopping {
+        let mut is_stopped = self.commands.stopping.is_empty();
+        for stop in &self.commands.stopping {
             is_stopped = id.is_some_and(|id| wallet.stop(stop.at, id, stop.reason).is_ok());
         }
         if !is_stopped {
@@ -169,7 +153,7 @@ impl SessionState {
         if !ended.is_empty() {
             // Somebody else ended it, and has told whoever asked.
             self.live.set(0);
-            self.abandoned = None;
+            self.commands.abandoned = None;
             self.refuse_stops();
         }
         if let Some(id) = uncovered_start {

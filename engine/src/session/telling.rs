@@ -22,13 +22,13 @@ impl SessionState {
         // Of an end that is on its way only what it cost is news; the rest is told once it is durable.
         let is_ending =
             matches!(&self.wallet, WalletState::Ready(wallet) if wallet.settlement_due().is_some());
-        let is_news = self.told.is_none_or(|told| {
+        let is_news = self.told.as_deref().is_none_or(|told| {
             let (told_of, of) = (told.session, balance.session);
             told.credits != balance.credits
                 || (!is_ending && told_of.map(same_for_clients) != of.map(same_for_clients))
         });
         if is_news {
-            self.told = Some(balance);
+            self.told = Some(Box::new(balance));
             self.tell(News::Balance(balance));
         }
     }
@@ -69,7 +69,11 @@ impl SessionState {
         let WalletState::Ready(wallet) = &self.wallet else {
             return None;
         };
-        let abandoned = self.abandoned.as_ref().map(|abandoned| abandoned.session);
+        let abandoned = self
+            .commands
+            .abandoned
+            .as_ref()
+            .map(|abandoned| abandoned.session);
         let session = wallet
             .sessions()
             .iter()

@@ -13,7 +13,7 @@ const WINDOW: Millis = match Millis::new(3_600_000) {
 
 /// The latest of a user's unpaid sessions, by their ends: no more of them than the bound.
 #[derive(Debug)]
-pub(super) struct UnpaidSessions {
+pub struct UnpaidSessions {
     /// So many an hour are allowed; 0 allows any number.
     max: usize,
     /// Oldest first; nothing while they have not been read.
@@ -56,7 +56,7 @@ impl UnpaidSessions {
     }
 
     /// The instant from which on ends are counted at `now`.
-    pub(super) fn since(now: UnixMillis) -> UnixMillis {
+    pub fn since(now: UnixMillis) -> UnixMillis {
         now.saturating_sub(WINDOW)
     }
 }

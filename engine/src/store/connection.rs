@@ -191,12 +191,16 @@ impl Connection {
         Ok(())
     }
 
-    /// Lets the statements of this transaction take as long as they need: the server else ends them
-    /// when a call would be given up.
+    /// Lets the statements of this transaction take as long as they need, and go through whole tables:
+    /// the server else ends them when a call would be given up, and looks for rows by index only.
     pub(super) async fn allow_long_statements(&mut self) -> Result<(), StoreError> {
         if matches!(self, Self::Postgres(_)) {
-            self.simple("SET LOCAL statement_timeout = 0".into())
-                .await?;
+            self.simple(
+                "SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on;
+                 SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
+                    .into(),
+            )
+            .await?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::{ops::Range, time::Duration};
 
 use async_trait::async_trait;
-use billing::{Run, WalletVersion};
+use billing::Run;
 use futures_util::future::BoxFuture;
 use schema::{
     Credits, EntryId, SessionId, UnixMillis, UserId, ledger::LedgerEntry, session::SessionRecord,
@@ -21,7 +21,10 @@ use super::{
     tokens, wallets,
 };
 use crate::{
-    facts::{FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord},
+    facts::{
+        FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletAsked,
+        WalletReading, WalletRecord,
+    },
     keys::{IdempotencyKey, KeptAnswer},
     metrics::StoreErrors,
 };
@@ -318,12 +321,13 @@ impl Store for Database {
             .await
     }
 
-    async fn wallet(
+    async fn wallets(
         &self,
-        user: UserId,
-        since: WalletVersion,
-    ) -> Result<Option<WalletRecord>, StoreError> {
-        self.snapshot(move |connection| Box::pin(wallets::wallet(connection, user, since)))
+        asked: &[WalletAsked],
+        unpaid_since: Option<UnixMillis>,
+    ) -> Result<Vec<Option<WalletReading>>, StoreError> {
+        let asked = asked.to_vec();
+        self.snapshot(move |connection| Box::pin(wallets::wallets(connection, asked, unpaid_since)))
             .await
     }
 
@@ -402,12 +406,13 @@ impl Store for Database {
             .await
     }
 
-    async fn token_standing(
+    async fn token_standings(
         &self,
-        user: UserId,
+        users: &[UserId],
         now: UnixMillis,
-    ) -> Result<Option<TokenStanding>, StoreError> {
-        self.snapshot(move |connection| Box::pin(tokens::standing(connection, user, now)))
+    ) -> Result<Vec<Option<TokenStanding>>, StoreError> {
+        let users = users.to_vec();
+        self.snapshot(move |connection| Box::pin(tokens::standings(connection, users, now)))
             .await
     }
 
@@ -455,16 +460,6 @@ impl Store for Database {
 
     async fn erase_user(&self, erasure: Erasure) -> Result<(), EraseError> {
         self.write(move |connection| Box::pin(erasure::erase(connection, erasure)))
-            .await
-    }
-
-    async fn unpaid_ends(
-        &self,
-        user: UserId,
-        since: UnixMillis,
-        limit: usize,
-    ) -> Result<Vec<UnixMillis>, StoreError> {
-        self.read(move |connection| Box::pin(history::unpaid_ends(connection, user, since, limit)))
             .await
     }
 

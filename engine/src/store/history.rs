@@ -55,33 +55,6 @@ pub(super) async fn sessions(
     rows.into_iter().map(SessionRow::into_record).collect()
 }
 
-/// When the user's sessions ended that the user stopped after `since` and that cost nothing.
-///
-/// The index is by start. Sessions in one slot follow each other, so of those that started before
-/// `since` only the last one can have ended after it.
-pub(super) async fn unpaid_ends(
-    connection: &mut Connection,
-    user: UserId,
-    since: UnixMillis,
-    limit: usize,
-) -> Result<Vec<UnixMillis>, StoreError> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let ends: Vec<(i64,)> = connection
-        .rows(
-            "SELECT end_time FROM sessions
-             WHERE user_id = $1 AND start_time >= COALESCE(
-                    (SELECT start_time FROM sessions WHERE user_id = $1 AND start_time < $2
-                     ORDER BY start_time DESC, id DESC LIMIT 1), $2)
-                AND end_time > $2 AND end_reason = 'user' AND credits_consumed = 0
-             ORDER BY start_time DESC, id DESC LIMIT $3",
-            &[user.get().into(), since.get().into(), limit.into()],
-        )
-        .await?;
-    ends.into_iter()
-        .map(|(end,)| Ok(UnixMillis::new(end)?))
-        .collect()
-}
-
 /// One session of the user's.
 pub(super) async fn session(
     connection: &mut Connection,

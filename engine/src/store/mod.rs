@@ -47,7 +47,10 @@ use schema::{
 };
 
 use crate::{
-    facts::{FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord},
+    facts::{
+        FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletAsked,
+        WalletReading, WalletRecord,
+    },
     keys::{IdempotencyKey, KeptAnswer},
     metrics::StoreErrors,
 };
@@ -475,12 +478,23 @@ pub trait Store: Send + Sync + 'static {
 
     // --- wallets ---
 
+    /// These wallets in their order, all of one state of the database; nothing for a user who isn't
+    /// there. With the unpaid sessions since an instant, if that is asked for.
+    async fn wallets(
+        &self,
+        asked: &[WalletAsked],
+        unpaid_since: Option<UnixMillis>,
+    ) -> Result<Vec<Option<WalletReading>>, StoreError>;
+
     /// The user's wallet, with the changes from outside since version `since`.
     async fn wallet(
         &self,
         user: UserId,
         since: WalletVersion,
-    ) -> Result<Option<WalletRecord>, StoreError>;
+    ) -> Result<Option<WalletRecord>, StoreError> {
+        let mut found = self.wallets(&[WalletAsked { user, since }], None).await?;
+        Ok(found.pop().flatten().map(|reading| reading.record))
+    }
 
     /// Changes a balance from outside the engine, and leaves a notice for the wallet's owner.
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError>;
@@ -522,12 +536,22 @@ pub trait Store: Send + Sync + 'static {
     /// Returns whether it did.
     async fn set_password(&self, password: NewPassword) -> Result<bool, StoreError>;
 
+    /// Which tokens of each of these users are valid at `now`, in their order; nothing for a user who
+    /// isn't there.
+    async fn token_standings(
+        &self,
+        users: &[UserId],
+        now: UnixMillis,
+    ) -> Result<Vec<Option<TokenStanding>>, StoreError>;
+
     /// Which tokens of the user are valid at `now`; nothing if there is no such user.
     async fn token_standing(
         &self,
         user: UserId,
         now: UnixMillis,
-    ) -> Result<Option<TokenStanding>, StoreError>;
+    ) -> Result<Option<TokenStanding>, StoreError> {
+        Ok(self.token_standings(&[user], now).await?.pop().flatten())
+    }
 
     /// Whether the token was revoked, ended or not, as far as that is remembered.
     async fn is_token_revoked(&self, token_id: &str) -> Result<bool, StoreError>;
@@ -563,15 +587,6 @@ pub trait Store: Send + Sync + 'static {
     async fn erase_user(&self, erasure: Erasure) -> Result<(), EraseError>;
 
     // --- history ---
-
-    /// When the user's sessions ended that the user stopped after `since` and that cost nothing: up to
-    /// `limit` of them, the latest, newest first.
-    async fn unpaid_ends(
-        &self,
-        user: UserId,
-        since: UnixMillis,
-        limit: usize,
-    ) -> Result<Vec<UnixMillis>, StoreError>;
 
     /// Up to `limit` of the user's sessions, newest first, from before `before`.
     async fn sessions(

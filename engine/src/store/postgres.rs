@@ -68,10 +68,18 @@ pub(super) async fn open(address: &str, settings: &StoreSettings) -> Result<PgPo
 
 /// Lets the server give up what we have given up: a statement that takes too long, and a transaction
 /// whose process was suspended or has lost its network. Its locks would keep others from taking over.
+///
+/// And has it look for rows by index only, as every statement of ours can but the audits': left to
+/// itself it would walk through tables that were nearly empty when it made its plan. A batch of a
+/// thousand settlements then took over 5 s. For the same reason a lookup of many sessions is a
+/// lateral subquery with an `OFFSET 0`, which it has to run once for each.
 async fn limit(connection: &mut PgConnection, patience_ms: &str) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT set_config('statement_timeout', $1, FALSE),
-                set_config('idle_in_transaction_session_timeout', $1, FALSE)",
+                set_config('idle_in_transaction_session_timeout', $1, FALSE),
+                set_config('enable_seqscan', 'off', FALSE), set_config('enable_hashjoin', 'off', FALSE),
+                set_config('enable_mergejoin', 'off', FALSE), set_config('jit', 'off', FALSE),
+                set_config('random_page_cost', '1.1', FALSE)",
     )
     .bind(patience_ms)
     .execute(connection)

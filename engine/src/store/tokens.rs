@@ -2,6 +2,8 @@
 //!
 //! Every change leaves a notice: each process remembers which tokens of a user are valid.
 
+use std::collections::HashMap;
+
 use schema::{UnixMillis, UserId};
 
 use super::{
@@ -96,40 +98,63 @@ pub(super) async fn is_revoked(
     Ok(row.is_some())
 }
 
-/// Which tokens of the user are valid at `now`. Of tokens that were revoked long ago it is not known whose
-/// they were: they are told of everybody.
-pub(super) async fn standing(
+/// Which tokens of each of these users are valid, in their order.
+pub(super) async fn standings(
     connection: &mut Connection,
-    user: UserId,
+    users: Vec<UserId>,
     now: UnixMillis,
-) -> Result<Option<TokenStanding>, StoreError> {
-    let row: Option<(i64, Option<String>)> = connection
-        .row(
-            "SELECT token_generation, kept_token FROM users WHERE id = $1 AND erased_at IS NULL",
-            &[user.get().into()],
-        )
-        .await?;
-    let Some((generation, kept)) = row else {
-        return Ok(None);
-    };
-    let revoked: Vec<(String, i64)> = connection
+) -> Result<Vec<Option<TokenStanding>>, StoreError> {
+    let ids = Value::Ints(users.iter().map(|user| user.get()).collect());
+    let rows: Vec<(i64, i64, Option<String>)> = connection
         .rows(
-            "SELECT token_id, expires_at FROM revoked_tokens
-             WHERE (user_id = $1 OR user_id IS NULL) AND expires_at > $2 ORDER BY token_id",
-            &[user.get().into(), now.get().into()],
+            Sql {
+                postgres: "SELECT id, token_generation, kept_token FROM users
+                    WHERE id = ANY($1) AND erased_at IS NULL",
+                sqlite: "SELECT id, token_generation, kept_token FROM users
+                    WHERE id IN (SELECT value FROM json_each($1)) AND erased_at IS NULL",
+            },
+            std::slice::from_ref(&ids),
         )
         .await?;
-    let revoked = revoked.into_iter().map(|(token_id, expires_at)| {
-        Ok(RevokedToken {
+    let mut standings: HashMap<i64, TokenStanding> = HashMap::new();
+    for (user, generation, kept) in rows {
+        let standing = TokenStanding {
+            generation: TokenGeneration::new(generation),
+            kept,
+            revoked: Vec::new(),
+        };
+        standings.insert(user, standing);
+    }
+    // Tokens without a user were revoked before it was noted whose they are.
+    let revoked: Vec<(Option<i64>, String, i64)> = connection
+        .rows(
+            Sql {
+                postgres: "SELECT user_id, token_id, expires_at FROM revoked_tokens
+                    WHERE (user_id = ANY($1) OR user_id IS NULL) AND expires_at > $2 ORDER BY token_id",
+                sqlite: "SELECT user_id, token_id, expires_at FROM revoked_tokens
+                    WHERE (user_id IN (SELECT value FROM json_each($1)) OR user_id IS NULL)
+                        AND expires_at > $2 ORDER BY token_id",
+            },
+            &[ids, now.get().into()],
+        )
+        .await?;
+    for (user, token_id, expires_at) in revoked {
+        let token = RevokedToken {
             token_id,
             expires_at: UnixMillis::new(expires_at)?,
-        })
-    });
-    Ok(Some(TokenStanding {
-        generation: TokenGeneration::new(generation),
-        kept,
-        revoked: revoked.collect::<Result<_, StoreError>>()?,
-    }))
+        };
+        match user {
+            Some(user) => standings
+                .get_mut(&user)
+                .into_iter()
+                .for_each(|standing| standing.revoked.push(token.clone())),
+            None => standings
+                .values_mut()
+                .for_each(|standing| standing.revoked.push(token.clone())),
+        }
+    }
+    let standing_of = |user: UserId| standings.get(&user.get()).cloned();
+    Ok(users.into_iter().map(standing_of).collect())
 }
 
 /// Deletes up to `limit` revoked tokens that expired at `expired_at` or before.

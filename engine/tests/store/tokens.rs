@@ -128,6 +128,22 @@ async fn revoked_tokens_are_remembered_until_they_expire(database: Arc<TestDatab
     database.execute(old).await.unwrap();
     assert_eq!(revoked(other).await, [token("c", 300), token("old", 400)]);
 
+    let nobody = UserId::new(other.get() + 1_000).unwrap();
+    let asked = [other, nobody, user, other];
+    let all = store.token_standings(&asked, at(50));
+    let revoked_of = |standing: Option<TokenStanding>| Some(standing?.revoked);
+    let of_user = vec![token("a", 100), token("b", 200), token("old", 400)];
+    let of_other = vec![token("c", 300), token("old", 400)];
+    let expected = [Some(of_other.clone()), None, Some(of_user), Some(of_other)];
+    assert_eq!(
+        all.await
+            .unwrap()
+            .into_iter()
+            .map(revoked_of)
+            .collect::<Vec<_>>(),
+        expected
+    );
+
     let later = store.token_standing(user, at(100)).await.unwrap().unwrap();
     assert_eq!(later.revoked, [token("b", 200), token("old", 400)]);
     let is_revoked = async |id: &str| store.is_token_revoked(id).await.unwrap();

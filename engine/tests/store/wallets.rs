@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use billing::BalanceChange;
 use engine::{
-    facts::{Fact, FactOutcome},
+    facts::{Fact, FactOutcome, WalletAsked},
     store::{AdjustError, Adjusted, Adjustment, Shortfall, Store},
 };
 use schema::{Credits, CreditsChange, UserId, ledger::EntryKind, session::EndReason};
@@ -32,6 +32,7 @@ on_both! {
     adjustments_and_settlements_at_once_lose_nothing
     history_comes_newest_first_in_pages
     unpaid_sessions_are_found_by_their_ends
+    many_wallets_are_read_at_once
     the_ledger_refuses_changes
 }
 
@@ -695,20 +696,58 @@ async fn unpaid_sessions_are_found_by_their_ends(database: Arc<TestDatabase>) {
     database
         .must_record(&run, 0, &[Fact::Opening(opening(other, 1, 20, 150))])
         .await;
-    let check = async |since, limit, expected: &[i64]| {
-        let ends = database.store.unpaid_ends(user, at(since), limit).await;
+    let asked = [user, other].map(|user| WalletAsked {
+        user,
+        since: version(i64::MAX),
+    });
+    let check = async |since, expected: &[i64]| {
+        let read = database.store.wallets(&asked, Some(at(since))).await;
+        let ends = read
+            .unwrap()
+            .into_iter()
+            .map(|read| read.unwrap().unpaid_ends);
         let expected: Vec<_> = expected.iter().map(|end| at(*end)).collect();
-        assert_eq!(ends.unwrap(), expected, "{since} {limit}");
+        assert_eq!(ends.collect::<Vec<_>>(), [expected, Vec::new()], "{since}");
     };
-    check(-10, 10, &[16_000, 14_000, 2_500, 900]).await;
-    check(-10, 3, &[16_000, 14_000, 2_500]).await;
-    check(899, 10, &[16_000, 14_000, 2_500, 900]).await;
-    check(900, 10, &[16_000, 14_000, 2_500]).await;
-    check(2_000, 10, &[16_000, 14_000, 2_500]).await;
-    check(2_500, 10, &[16_000, 14_000]).await;
-    check(16_000, 10, &[]).await;
-    let ends = database.store.unpaid_ends(other, at(-10), 10).await;
-    assert_eq!(ends.unwrap(), []);
+    check(-10, &[16_000, 14_000, 2_500, 900]).await;
+    check(899, &[16_000, 14_000, 2_500, 900]).await;
+    check(900, &[16_000, 14_000, 2_500]).await;
+    check(2_000, &[16_000, 14_000, 2_500]).await;
+    check(2_500, &[16_000, 14_000]).await;
+    check(16_000, &[]).await;
+}
+
+async fn many_wallets_are_read_at_once(database: Arc<TestDatabase>) {
+    let store = &database.store;
+    let (user, other) = (database.user(100).await, database.user(20).await);
+    let nobody = UserId::new(other.get() + 1_000).unwrap();
+    for (user, amount, key) in [(user, 5, "a"), (other, 7, "b"), (user, 6, "c")] {
+        store.adjust(grant(user, amount, key)).await.unwrap();
+    }
+    let asked = [(user, 2), (nobody, 1), (other, 1), (user, 1), (other, 2)];
+    let asked = asked.map(|(user, since)| WalletAsked {
+        user,
+        since: version(since),
+    });
+    let read = store.wallets(&asked, None).await.unwrap();
+    let told = read.into_iter().map(|read| {
+        let record = read?.record;
+        let changes = record.changes.iter().map(|change| change.amount.get());
+        Some((
+            record.user,
+            record.credits.get(),
+            changes.collect::<Vec<_>>(),
+        ))
+    });
+    let expected = [
+        Some((user, 111, vec![6])),
+        None,
+        Some((other, 27, vec![7])),
+        Some((user, 111, vec![5, 6])),
+        Some((other, 27, vec![])),
+    ];
+    assert_eq!(told.collect::<Vec<_>>(), expected);
+    assert_eq!(store.wallets(&[], None).await.unwrap(), []);
 }
 
 async fn the_ledger_refuses_changes(database: Arc<TestDatabase>) {

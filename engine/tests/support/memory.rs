@@ -20,7 +20,7 @@ use engine::{
     engine::{Started, Stopped},
     facts::{
         Fact, FactOutcome, LiveSession, NodeName, NodeRun, ProcessId, Recording, Refusal,
-        ResumePolicy, WalletRecord,
+        ResumePolicy, WalletAsked, WalletReading, WalletRecord,
     },
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
     store::{
@@ -345,6 +345,18 @@ impl SessionRow {
 }
 
 impl Data {
+    fn unpaid_ends(&self, user: UserId, since: UnixMillis) -> Vec<UnixMillis> {
+        let of_user = self.sessions.values().filter(|row| row.user == user);
+        let unpaid = of_user.filter(|row| row.recorded.settled.total.is_zero());
+        let mut ends: Vec<UnixMillis> = unpaid
+            .filter_map(|row| row.end)
+            .filter(|(at, reason)| *reason == EndReason::User && *at > since)
+            .map(|(at, _)| at)
+            .collect();
+        ends.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+        ends
+    }
+
     fn wallet(&self, user: UserId, since: Option<WalletVersion>) -> Option<WalletRecord> {
         let row = self.users.get(&user.get())?;
         let of_user = self
@@ -910,13 +922,21 @@ impl Store for MemoryStore {
         Ok(expired.len() as u64)
     }
 
-    async fn wallet(
+    async fn wallets(
         &self,
-        user: UserId,
-        since: WalletVersion,
-    ) -> Result<Option<WalletRecord>, StoreError> {
+        asked: &[WalletAsked],
+        unpaid_since: Option<UnixMillis>,
+    ) -> Result<Vec<Option<WalletReading>>, StoreError> {
         self.fate().await?;
-        Ok(self.up()?.wallet(user, Some(since)))
+        let data = self.up()?;
+        let reading = |asked: &WalletAsked| {
+            Some(WalletReading {
+                record: data.wallet(asked.user, Some(asked.since))?,
+                unpaid_ends: unpaid_since
+                    .map_or(Vec::new(), |since| data.unpaid_ends(asked.user, since)),
+            })
+        };
+        Ok(asked.iter().map(reading).collect())
     }
 
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {
@@ -956,25 +976,6 @@ impl Store for MemoryStore {
         }))
     }
 
-    async fn unpaid_ends(
-        &self,
-        user: UserId,
-        since: UnixMillis,
-        limit: usize,
-    ) -> Result<Vec<UnixMillis>, StoreError> {
-        let data = self.up()?;
-        let of_user = data.sessions.values().filter(|row| row.user == user);
-        let unpaid = of_user.filter(|row| row.recorded.settled.total.is_zero());
-        let mut ends: Vec<UnixMillis> = unpaid
-            .filter_map(|row| row.end)
-            .filter(|(at, reason)| *reason == EndReason::User && *at > since)
-            .map(|(at, _)| at)
-            .collect();
-        ends.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
-        ends.truncate(limit);
-        Ok(ends)
-    }
-
     async fn session(
         &self,
         user: UserId,
@@ -1010,11 +1011,11 @@ impl Store for MemoryStore {
         Err(not_kept())
     }
 
-    async fn token_standing(
+    async fn token_standings(
         &self,
-        _: UserId,
+        _: &[UserId],
         _: UnixMillis,
-    ) -> Result<Option<TokenStanding>, StoreError> {
+    ) -> Result<Vec<Option<TokenStanding>>, StoreError> {
         Err(not_kept())
     }
 

@@ -174,7 +174,7 @@ pub async fn change_password(app: &App, request: Request<Incoming>) -> Result<Re
             .await
             .map_err(|error| unhashed(app, error))?,
         decided_in: Some(generation),
-        kept_token: Some(bearer.token.as_str().to_owned()),
+        kept_token: Some(bearer.token.to_string()),
         at: app.engine.clock().now(),
     };
     let is_set = app.engine.store().set_password(password).await;

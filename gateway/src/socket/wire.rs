@@ -21,7 +21,7 @@ use tokio::{
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
-        Error, Message, Utf8Bytes,
+        Error, Message,
         error::ProtocolError,
         protocol::{
             Role, WebSocketConfig,
@@ -34,12 +34,16 @@ use tokio_tungstenite::{
 };
 
 use super::{metered::Metered, unsent::Unsent};
+use crate::subscription::Text;
 
 /// The buffer for reading. It is filled with zeros at every attempt to read, and clients say little.
 const READ_BUFFER_BYTES: usize = 128;
 
 /// How much may wait to be written before the socket counts as broken.
 const WRITE_BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// How long the header of a frame from us can be (RFC 6455, section 5.2).
+const HEADER_BYTES_MAX: usize = 10;
 
 /// What a websocket reads and writes.
 pub(super) type Transport = Unsent<Metered<TcpStream>>;
@@ -89,11 +93,15 @@ impl Wire {
     }
 
     /// Has a message sent. Call it only when nothing is [being sent](Self::poll_sent).
-    pub(super) fn send(&mut self, text: Utf8Bytes, ping: Ping) -> Result<(), Error> {
+    pub(super) fn send(&mut self, text: Text, ping: Ping) -> Result<(), Error> {
         match &mut self.line {
-            Line::Quiet(stream) => stream.send(frame(&text, ping)?),
+            Line::Quiet(stream) => stream.send(frame(text, ping)?),
             Line::Talking(websocket) => {
                 let mut websocket = Pin::new(websocket.as_mut());
+                let text = match text {
+                    Text::Shared(text) => text,
+                    Text::Own(text) => text.into(),
+                };
                 websocket.as_mut().start_send(Message::Text(text))?;
                 if ping == Ping::Along {
                     websocket.start_send(Message::Ping(Bytes::new()))?;
@@ -107,11 +115,7 @@ impl Wire {
     /// Has a ping sent, under the same condition.
     pub(super) fn ping(&mut self) -> Result<(), Error> {
         match &mut self.line {
-            Line::Quiet(stream) => {
-                let mut bytes = Vec::new();
-                write_header(OpCode::Control(Control::Ping), 0, &mut bytes)?;
-                stream.send(bytes);
-            }
+            Line::Quiet(stream) => stream.send(ping_frame()?),
             Line::Talking(websocket) => {
                 Pin::new(websocket.as_mut()).start_send(Message::Ping(Bytes::new()))?;
             }
@@ -188,24 +192,45 @@ impl Wire {
 }
 
 /// A message as it goes over the wire, with a ping after it if it is to be there.
-fn frame(text: &str, ping: Ping) -> Result<Vec<u8>, Error> {
-    const HEADERS_BYTES_MAX: usize = 12;
-    let mut bytes = Vec::with_capacity(HEADERS_BYTES_MAX + text.len());
-    write_header(OpCode::Data(Data::Text), text.len(), &mut bytes)?;
-    bytes.extend_from_slice(text.as_bytes());
+fn frame(text: Text, ping: Ping) -> Result<Vec<u8>, Error> {
+    let length = text.as_str().len();
+    let mut header = [0; HEADER_BYTES_MAX];
+    let header = write_header(&mut header, OpCode::Data(Data::Text), length)?;
+    let mut bytes = match text {
+        // It is nobody else's and has room: it is moved up instead of being copied elsewhere.
+        Text::Own(text) => {
+            let mut bytes = text.into_bytes();
+            bytes.splice(..0, header.iter().copied());
+            bytes
+        }
+        Text::Shared(text) => [header, text.as_str().as_bytes()].concat(),
+    };
     if ping == Ping::Along {
-        write_header(OpCode::Control(Control::Ping), 0, &mut bytes)?;
+        bytes.extend(ping_frame()?);
     }
     Ok(bytes)
 }
 
-fn write_header(opcode: OpCode, length: usize, bytes: &mut Vec<u8>) -> Result<(), Error> {
+fn ping_frame() -> Result<Vec<u8>, Error> {
+    let mut header = [0; HEADER_BYTES_MAX];
+    write_header(&mut header, OpCode::Control(Control::Ping), 0).map(<[u8]>::to_vec)
+}
+
+/// Writes the header of a frame into `room`, and returns it.
+fn write_header(
+    room: &mut [u8; HEADER_BYTES_MAX],
+    opcode: OpCode,
+    length: usize,
+) -> Result<&[u8], Error> {
     let header = FrameHeader {
         is_final: true,
         opcode,
         ..FrameHeader::default()
     };
-    header.format(length as u64, bytes)
+    let mut left = room.as_mut_slice();
+    header.format(length as u64, &mut left)?;
+    let unused = left.len();
+    Ok(&room[..HEADER_BYTES_MAX - unused])
 }
 
 /// Whether these are the bytes of one good pong, and nothing else.
@@ -252,8 +277,8 @@ mod tests {
         assert_eq!(pong, Message::Pong(Bytes::new()));
     }
 
-    async fn send(wire: &mut Wire, text: &str, ping: Ping) {
-        wire.send(text.into(), ping).unwrap();
+    async fn send(wire: &mut Wire, text: Text, ping: Ping) {
+        wire.send(text, ping).unwrap();
         poll_fn(|context| wire.poll_sent(context)).await.unwrap();
     }
 
@@ -268,8 +293,8 @@ mod tests {
                 assert_eq!(said, Message::text("hello"));
             }
             assert_eq!(matches!(wire.line, Line::Talking(_)), talks);
-            send(&mut wire, "one", Ping::No).await;
-            send(&mut wire, &long, Ping::Along).await;
+            send(&mut wire, Text::Shared("one".into()), Ping::No).await;
+            send(&mut wire, Text::Own(long.clone()), Ping::Along).await;
             let ping = Message::Ping(Bytes::new());
             for expected in [Message::text("one"), Message::text(&long), ping.clone()] {
                 assert_eq!(client.next().await.unwrap().unwrap(), expected);
@@ -285,7 +310,7 @@ mod tests {
     #[tokio::test]
     async fn the_last_word_is_said_by_the_whole_protocol() {
         let (mut wire, mut client) = pair().await;
-        send(&mut wire, "one", Ping::No).await;
+        send(&mut wire, Text::Own("one".to_owned()), Ping::No).await;
         let mut websocket = wire.into_websocket().unwrap();
         websocket.send(Message::Close(None)).await.unwrap();
         assert_eq!(client.next().await.unwrap().unwrap(), Message::text("one"));

@@ -106,36 +106,47 @@ async fn find(connection: &mut Connection, recordings: &[Recording]) -> Result<F
         Fact::Settlement(settlement) => settlement.session.get(),
     });
     let sessions: Vec<i64> = sessions.collect();
+    // Whose slots have to be free.
+    let starting = recordings
+        .iter()
+        .filter_map(|recording| match &recording.fact {
+            Fact::Opening(opening) => Some(opening.user.get()),
+            Fact::Settlement(_) => None,
+        });
+    let starting: Vec<i64> = starting.collect();
     let users_found: Vec<FoundUser> = connection
         .rows(
             Sql {
                 postgres: "SELECT id, version, credits FROM users WHERE id = ANY($1) ORDER BY id FOR UPDATE",
                 sqlite: "SELECT id, version, credits FROM users WHERE id IN (SELECT value FROM json_each($1))",
             },
-            &[Value::Ints(users.clone())],
+            &[Value::Ints(users)],
         )
         .await?;
     // A statement of its own: it must see what whoever held the locks before has written.
     let sessions_found: Vec<FoundSession> = connection
         .rows(
             Sql {
-                postgres: "SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
+                // Each OFFSET keeps the planner from walking through all sessions, see `postgres`.
+                postgres: "SELECT found.* FROM UNNEST($1::BIGINT[]) AS asked (session) CROSS JOIN LATERAL
+                    (SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
                         settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
-                    FROM sessions WHERE id = ANY($1)
-                    UNION
-                    SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
+                     FROM sessions WHERE id = session OFFSET 0) AS found
+                    UNION ALL
+                    SELECT found.* FROM UNNEST($2::BIGINT[]) AS asked (wallet) CROSS JOIN LATERAL
+                    (SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
                         settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
-                    FROM sessions WHERE user_id = ANY($2) AND end_time IS NULL",
+                     FROM sessions WHERE user_id = wallet AND end_time IS NULL OFFSET 0) AS found",
                 sqlite: "SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
                         settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
                     FROM sessions WHERE id IN (SELECT value FROM json_each($1))
-                    UNION
+                    UNION ALL
                     SELECT id, user_id, slot, node, start_time, end_reason, credits_consumed, settled_seq,
                         settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
                     FROM sessions INDEXED BY sessions_live
                     WHERE user_id IN (SELECT value FROM json_each($2)) AND end_time IS NULL",
             },
-            &[Value::Ints(sessions), Value::Ints(users)],
+            &[Value::Ints(sessions), Value::Ints(starting)],
         )
         .await?;
     let used_keys = keys::used(connection, recordings).await?;
@@ -191,8 +202,9 @@ async fn insert_sessions(
 
 /// Writes the settlements to their sessions, and returns the ids of those that could be.
 ///
-/// The guards are written so that no index can serve them: a session is found by its id. With a guess
-/// at the statistics both databases would rather walk through all live sessions of the node.
+/// The guards are written so that no index can serve them and no planner can guess how many rows they
+/// leave: a session is found by its id. With such a guess both databases would rather walk through all
+/// live sessions of the node, once for each settlement.
 async fn settle_sessions(
     connection: &mut Connection,
     node: &NodeName,
@@ -225,8 +237,8 @@ async fn settle_sessions(
                     FROM UNNEST($2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[],
                         $8::BIGINT[], $9::TEXT[])
                         AS fact (session, wallet, seq, total, served, at, difference, reason)
-                    WHERE id = session AND (user_id, node, settled_seq, credits_consumed, end_time)
-                        IS NOT DISTINCT FROM (wallet, $1, seq - 1, total - difference, NULL)
+                    WHERE id = session AND CASE WHEN user_id = wallet AND node = $1 AND settled_seq = seq - 1
+                        AND credits_consumed = total - difference THEN end_time IS NULL ELSE FALSE END
                     RETURNING id",
                 sqlite: "UPDATE sessions SET credits_consumed = total, settled_seq = seq, settled_at = at,
                         served_ms = served, end_reason = reason, end_time = CASE WHEN reason IS NOT NULL THEN at END

@@ -42,8 +42,7 @@ pub(in crate::store) async fn adjust(
     if let Some(repeat) = repeat(connection, &adjustment).await? {
         return repeat;
     }
-    let Some(wallet) = wallet(connection, adjustment.user, WalletVersion::new(i64::MAX)).await?
-    else {
+    let Some(wallet) = wallet(connection, adjustment.user).await? else {
         return Err(AdjustError::UserUnknown);
     };
     let runs = runs_of(connection, &wallet).await?;
@@ -99,7 +98,7 @@ pub(in crate::store) async fn standing_of(
     user: UserId,
     now: UnixMillis,
 ) -> Result<Option<Standing>, StoreError> {
-    let Some(wallet) = wallet(connection, user, WalletVersion::new(i64::MAX)).await? else {
+    let Some(wallet) = wallet(connection, user).await? else {
         return Ok(None);
     };
     let runs = runs_of(connection, &wallet).await?;

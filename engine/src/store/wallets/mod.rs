@@ -4,7 +4,9 @@ mod adjust;
 mod read;
 
 pub(super) use adjust::{adjust, standing_of};
-pub(super) use read::{live_wallets, wallet};
+pub(super) use read::{live_wallets, wallets};
+
+use read::wallet;
 
 use schema::{UnixMillis, UserId};
 

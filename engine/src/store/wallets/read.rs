@@ -9,7 +9,7 @@ use billing::{
 use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId};
 
 use crate::{
-    facts::{LiveSession, NodeName, WalletRecord},
+    facts::{LiveSession, NodeName, WalletAsked, WalletReading, WalletRecord},
     store::{
         StoreError,
         connection::{Column, Connection, Sql, Value},
@@ -43,9 +43,11 @@ struct LiveRow {
     tariff_charged_at: String,
 }
 
-/// A change of a balance in the database.
+/// A change of a balance since a version that was asked for, in the database.
 #[derive(sqlx::FromRow)]
 struct ChangeRow {
+    user_id: i64,
+    since: i64,
     at: i64,
     amount: i64,
 }
@@ -59,38 +61,152 @@ struct ChangedRow {
     amount: i64,
 }
 
-/// The user's wallet, with the changes from outside since version `since`.
-pub(in crate::store) async fn wallet(
+/// The user's wallet.
+pub(super) async fn wallet(
     connection: &mut Connection,
     user: UserId,
-    since: WalletVersion,
 ) -> Result<Option<WalletRecord>, StoreError> {
-    let sql = "SELECT id, version, credits, last_instant, closing_at IS NOT NULL AS is_closing
-        FROM users WHERE id = $1";
-    let Some(row) = connection
-        .row::<WalletRow>(sql, &[user.get().into()])
-        .await?
-    else {
-        return Ok(None);
-    };
-    let Some(mut wallet) = with_live_sessions(connection, vec![row]).await?.pop() else {
-        return Ok(None);
-    };
-    let changes: Vec<ChangeRow> = connection
+    // Nothing can have changed since a version that is never reached.
+    let since = WalletVersion::new(i64::MAX);
+    let readings = wallets(connection, vec![WalletAsked { user, since }], None).await?;
+    let reading = readings.into_iter().next().flatten();
+    Ok(reading.map(|reading| reading.record))
+}
+
+/// These wallets in their order, with the changes from outside since the versions asked for, and with
+/// the unpaid sessions since an instant. A few statements, however many there are.
+pub(in crate::store) async fn wallets(
+    connection: &mut Connection,
+    asked: Vec<WalletAsked>,
+    unpaid_since: Option<UnixMillis>,
+) -> Result<Vec<Option<WalletReading>>, StoreError> {
+    let users: Vec<i64> = asked.iter().map(|asked| asked.user.get()).collect();
+    let rows: Vec<WalletRow> = connection
         .rows(
-            "SELECT at, CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount FROM ledger
-             WHERE user_id = $1 AND wallet_version > $2 AND kind <> 'usage' ORDER BY wallet_version",
-            &[user.get().into(), since.get().into()],
+            Sql {
+                postgres:
+                    "SELECT id, version, credits, last_instant, closing_at IS NOT NULL AS is_closing
+                    FROM users WHERE id = ANY($1)",
+                sqlite:
+                    "SELECT id, version, credits, last_instant, closing_at IS NOT NULL AS is_closing
+                    FROM users WHERE id IN (SELECT value FROM json_each($1))",
+            },
+            &[Value::Ints(users.clone())],
         )
         .await?;
-    let changes = changes.into_iter().map(|row| {
-        Ok(BalanceChange {
-            at: UnixMillis::new(row.at)?,
-            amount: CreditsChange::try_from(row.amount)?,
+    let records = with_live_sessions(connection, rows).await?;
+    let records: HashMap<UserId, WalletRecord> = records
+        .into_iter()
+        .map(|record| (record.user, record))
+        .collect();
+    let changes = changes_since(connection, &asked, &records).await?;
+    let unpaid_ends = match unpaid_since {
+        Some(since) => unpaid_ends(connection, users, since).await?,
+        None => HashMap::new(),
+    };
+    let readings = asked.into_iter().map(|WalletAsked { user, since }| {
+        let mut record = records.get(&user)?.clone();
+        record.changes = changes.get(&(user, since)).cloned().unwrap_or_default();
+        let unpaid_ends = unpaid_ends.get(&user).cloned().unwrap_or_default();
+        Some(WalletReading {
+            record,
+            unpaid_ends,
         })
     });
-    wallet.changes = changes.collect::<Result<_, StoreError>>()?;
-    Ok(Some(wallet))
+    Ok(readings.collect())
+}
+
+/// What others changed of these balances since the versions asked for, in the order of the versions.
+async fn changes_since(
+    connection: &mut Connection,
+    asked: &[WalletAsked],
+    records: &HashMap<UserId, WalletRecord>,
+) -> Result<HashMap<(UserId, WalletVersion), Vec<BalanceChange>>, StoreError> {
+    // Who reads a wallet for the first time knows nothing that could have changed.
+    let outdated: Vec<&WalletAsked> = asked
+        .iter()
+        .filter(|asked| {
+            records
+                .get(&asked.user)
+                .is_some_and(|record| record.version > asked.since)
+        })
+        .collect();
+    if outdated.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ints = |of: fn(&WalletAsked) -> i64| {
+        Column::Ints(outdated.iter().map(|asked| of(asked)).collect())
+    };
+    let wanted = Value::Rows(vec![
+        ints(|asked| asked.user.get()),
+        ints(|asked| asked.since.get()),
+    ]);
+    let rows: Vec<ChangeRow> = connection
+        .rows(
+            Sql {
+                postgres: "SELECT DISTINCT user_id, since, wallet_version, at,
+                        CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount
+                    FROM UNNEST($1::BIGINT[], $2::BIGINT[]) AS asked (wallet, since)
+                    JOIN ledger ON user_id = wallet AND wallet_version > since AND kind <> 'usage'
+                    ORDER BY wallet_version",
+                sqlite: "SELECT DISTINCT user_id, since, wallet_version, at,
+                        CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount
+                    FROM (SELECT value ->> 0 AS wallet, value ->> 1 AS since FROM json_each($1))
+                    JOIN ledger ON user_id = wallet AND wallet_version > since AND kind <> 'usage'
+                    ORDER BY wallet_version",
+            },
+            &[wanted],
+        )
+        .await?;
+    let mut changes: HashMap<_, Vec<BalanceChange>> = HashMap::new();
+    for row in rows {
+        let asked = (UserId::new(row.user_id)?, WalletVersion::new(row.since));
+        changes.entry(asked).or_default().push(BalanceChange {
+            at: UnixMillis::new(row.at)?,
+            amount: CreditsChange::try_from(row.amount)?,
+        });
+    }
+    Ok(changes)
+}
+
+/// When these users' sessions ended that they stopped after `since` and that cost nothing, newest
+/// first.
+///
+/// The index is by start. Sessions in one slot follow each other, so of those that started before
+/// `since` only the last one can have ended after it.
+async fn unpaid_ends(
+    connection: &mut Connection,
+    users: Vec<i64>,
+    since: UnixMillis,
+) -> Result<HashMap<UserId, Vec<UnixMillis>>, StoreError> {
+    let rows: Vec<(i64, i64)> = connection
+        .rows(
+            Sql {
+                postgres: "SELECT wallet, unpaid.end_time
+                    FROM (SELECT DISTINCT UNNEST($1::BIGINT[]) AS wallet) AS asked CROSS JOIN LATERAL
+                    (SELECT * FROM sessions WHERE user_id = wallet AND start_time >= COALESCE(
+                            (SELECT before.start_time FROM sessions AS before
+                             WHERE before.user_id = wallet AND before.start_time < $2
+                             ORDER BY before.start_time DESC, before.id DESC LIMIT 1), $2)
+                        AND end_time > $2 AND end_reason = 'user' AND credits_consumed = 0 OFFSET 0) AS unpaid
+                    ORDER BY unpaid.start_time DESC, unpaid.id DESC",
+                sqlite: "SELECT wallet, end_time FROM (SELECT DISTINCT value AS wallet FROM json_each($1))
+                    CROSS JOIN sessions ON user_id = wallet AND start_time >= COALESCE(
+                            (SELECT before.start_time FROM sessions AS before
+                             WHERE before.user_id = wallet AND before.start_time < $2
+                             ORDER BY before.start_time DESC, before.id DESC LIMIT 1), $2)
+                    WHERE end_time > $2 AND end_reason = 'user' AND credits_consumed = 0
+                    ORDER BY start_time DESC, id DESC",
+            },
+            &[Value::Ints(users), since.get().into()],
+        )
+        .await?;
+    let mut ends: HashMap<UserId, Vec<UnixMillis>> = HashMap::new();
+    for (user, end) in rows {
+        let own = ends.entry(UserId::new(user)?).or_default();
+        own.push(UnixMillis::new(end)?);
+    }
+    Ok(ends)
 }
 
 /// Up to `limit` wallets with a live session of `node`, after `after`. Three statements, however many
@@ -126,9 +242,11 @@ async fn with_live_sessions(
     let sessions: Vec<LiveRow> = connection
         .rows(
             Sql {
-                postgres: "SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
+                // The OFFSET keeps the planner from walking through all sessions, see `postgres`.
+                postgres: "SELECT live.* FROM UNNEST($1::BIGINT[]) AS asked (wallet) CROSS JOIN LATERAL
+                    (SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
                         served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
-                    FROM sessions WHERE end_time IS NULL AND user_id = ANY($1) ORDER BY id",
+                     FROM sessions WHERE end_time IS NULL AND user_id = wallet OFFSET 0) AS live ORDER BY id",
                 sqlite: "SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
                         served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
                     FROM sessions INDEXED BY sessions_live
