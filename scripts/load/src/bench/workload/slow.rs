@@ -25,7 +25,7 @@ const SLOW_ONE_IN: usize = 20;
 /// pings, 50 s.
 ///
 /// With `--quick` only the time-out.
-const WATCHED_FOR: Length = Length::seconds(70, 40);
+const WATCHED_FOR: Length = Length::seconds(70, 30);
 
 /// Whether any are slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
