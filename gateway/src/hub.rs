@@ -152,6 +152,8 @@ pub struct HubState {
     users: HashMap<UserId, Box<UserStream>>,
     /// Users whose last socket has gone, with when it did, the earliest first.
     departed: VecDeque<(Instant, UserId)>,
+    /// Users of whom events are kept, with when the first of them happened, about in that order.
+    remembered: VecDeque<(Instant, UserId)>,
     seats_given: u64,
     is_draining: bool,
 }
@@ -173,6 +175,7 @@ impl Actor for Hub {
             engine: None,
             users: HashMap::new(),
             departed: VecDeque::new(),
+            remembered: VecDeque::new(),
             seats_given: 0,
             is_draining: false,
         })
@@ -226,7 +229,13 @@ impl HubState {
         };
         match update.news {
             News::Balance(balance) => stream.tell_balance(balance),
-            News::Event(event) => stream.tell_event(event, &self.arguments),
+            News::Event(event) => {
+                let were_kept = stream.oldest_kept().is_some();
+                stream.tell_event(event, &self.arguments);
+                if let Some(at) = stream.oldest_kept().filter(|_| !were_kept) {
+                    self.remembered.push_back((at, update.user));
+                }
+            }
         }
     }
 
@@ -283,9 +292,34 @@ impl HubState {
         {
             self.forget_first();
         }
+        self.forget_events();
         // After a crowd the memory comes back.
+        if self.departed.is_empty() {
+            self.departed = VecDeque::new();
+        }
         if self.users.capacity() > 4 * self.users.len() + 1_024 {
             self.users.shrink_to_fit();
+        }
+    }
+
+    /// Forgets events that are too old, also of users to whom nothing happens any more.
+    fn forget_events(&mut self) {
+        let kept_for = self.arguments.replay_for;
+        while let Some((at, user)) = self
+            .remembered
+            .pop_front_if(|(at, _)| at.elapsed() > kept_for)
+        {
+            let Some(stream) = self.users.get_mut(&user) else {
+                continue;
+            };
+            stream.forget(&self.arguments);
+            // Where several entries are of one user, one goes on.
+            if let Some(oldest) = stream.oldest_kept().filter(|oldest| *oldest > at) {
+                self.remembered.push_back((oldest, user));
+            }
+        }
+        if self.remembered.is_empty() {
+            self.remembered = VecDeque::new();
         }
     }
 
@@ -321,5 +355,103 @@ fn close_where(seats: &[Seat], is_meant: impl Fn(&Seat) -> bool) {
     for seat in seats.iter().filter(|seat| is_meant(seat)) {
         seat.outbox
             .close(Closing::now(CloseCode::NotAllowed, "Invalid token"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::store::TokenGeneration;
+    use schema::{Credits, UnixMillis, websocket::ServerMessage};
+
+    use super::*;
+    use crate::tokens::TokenId;
+
+    const REPLAY_FOR: Duration = Duration::from_mins(2);
+
+    fn hub() -> HubState {
+        HubState {
+            arguments: HubArguments {
+                per_user_max: 1,
+                replay_events_max: 32,
+                replay_for: REPLAY_FOR,
+            },
+            engine: None,
+            users: HashMap::new(),
+            departed: VecDeque::new(),
+            remembered: VecDeque::new(),
+            seats_given: 0,
+            is_draining: false,
+        }
+    }
+
+    fn join(hub: &mut HubState, user: UserId) -> SeatNumber {
+        let bearer = Bearer {
+            user,
+            token: TokenId::parse(&"0".repeat(32)).unwrap(),
+            generation: TokenGeneration::default(),
+            issued_at: UnixMillis::EPOCH,
+            expires_at: UnixMillis::MAX,
+            key: KeyId::new("some"),
+        };
+        let outbox = Arc::new(Outbox::new(64));
+        let join = Join {
+            bearer,
+            outbox,
+            since: None,
+        };
+        hub.join(join).unwrap().seat
+    }
+
+    fn tell(hub: &mut HubState, user: UserId) {
+        let amount = Credits::new(1).unwrap();
+        let event = ServerMessage::CreditsAdded {
+            amount,
+            credits: amount,
+        };
+        hub.pass_on(UserUpdate {
+            user,
+            news: News::Event(event),
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_are_forgotten_also_where_nothing_happens_any_more() {
+        let mut hub = hub();
+        let user = UserId::new(1).unwrap();
+        join(&mut hub, user);
+        let first = Instant::now();
+        tell(&mut hub, user);
+        tokio::time::advance(REPLAY_FOR / 2).await;
+        let second = Instant::now();
+        tell(&mut hub, user);
+        let second_is_kept = Some(second);
+        for (after, kept) in [
+            (REPLAY_FOR / 2, Some(first)),
+            (FORGET_EVERY, second_is_kept),
+            (REPLAY_FOR / 2, None),
+        ] {
+            tokio::time::advance(after).await;
+            hub.forget();
+            assert_eq!(hub.users[&user].oldest_kept(), kept);
+        }
+        assert!(hub.remembered.is_empty());
+        assert_eq!(hub.users.len(), 1, "the user is still there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn streams_nobody_comes_back_to_are_forgotten_with_the_room_they_took() {
+        let mut hub = hub();
+        let users: Vec<_> = (1..=5_000).map(|id| UserId::new(id).unwrap()).collect();
+        for user in &users {
+            let seat = join(&mut hub, *user);
+            tell(&mut hub, *user);
+            hub.leave(*user, seat);
+        }
+        hub.forget();
+        assert_eq!(hub.users.len(), users.len(), "some may come back");
+        tokio::time::advance(REPLAY_FOR + FORGET_EVERY).await;
+        hub.forget();
+        assert!(hub.users.is_empty() && hub.departed.is_empty() && hub.remembered.is_empty());
+        assert!(hub.users.capacity() < 1_000);
     }
 }

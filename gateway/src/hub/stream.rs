@@ -112,6 +112,11 @@ impl UserStream {
         }
     }
 
+    /// When the oldest event happened that is kept.
+    pub(super) fn oldest_kept(&self) -> Option<Instant> {
+        self.recent.front().map(|(at, _)| *at)
+    }
+
     /// How many events there were after `since`, if all of them are kept.
     fn missed(&self, since: StreamPosition) -> Option<u64> {
         if since.epoch != self.epoch {
@@ -122,7 +127,7 @@ impl UserStream {
     }
 
     /// Forgets what is too old or too much to be kept.
-    fn forget(&mut self, arguments: &HubArguments) {
+    pub(super) fn forget(&mut self, arguments: &HubArguments) {
         while self.recent.len() > arguments.replay_events_max
             || self
                 .recent
