@@ -16,7 +16,7 @@ use super::database::Database;
 use crate::{control, process::ProcessId};
 
 /// How long the program may take to begin or to end. A million sessions take a while.
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(5);
 /// How often it is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(2);
 /// The ports that servers are given: below those that the system gives to clients.

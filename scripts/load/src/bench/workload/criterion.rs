@@ -36,7 +36,7 @@ impl CriterionPlan {
         )]
         let begin = SystemTime::now();
         let mut command = Command::new("cargo");
-        command.current_dir(&workspace).args(["bench", "--benches"]);
+        command.current_dir(&workspace).args(["bench", "--bench", "*"]);
         command.args([
             "--package",
             "billing",
