@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod retention;
 pub mod store;
 pub mod update;
+pub mod wakes;
 
 pub use clock::Clock;
 pub use engine::{Engine, EngineSettings};

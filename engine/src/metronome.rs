@@ -3,12 +3,11 @@
 //! A wake is only a nudge. What is due then follows from facts and the time, so a late, doubled or
 //! stale wake changes no charge. Each session has one alarm, so there is at most one entry for each.
 //!
-//! The entries are an ordered map and not a timing wheel: an entry goes the moment its session does.
+//! The entries are [`Wakes`] and not a timing wheel, so that an entry goes the moment its session does.
 //! In a wheel whose entries could only run out, a retired session's mailbox stayed in memory until
 //! its next settlement would have been due: 5 KB each for up to 15 minutes.
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -23,15 +22,16 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{clock::Clock, session::SessionMessage};
+use crate::{
+    clock::Clock,
+    session::SessionMessage,
+    wakes::{WakeNumber, Wakes},
+};
 
 /// How many sessions are woken before others may have the processor.
 const BATCH_MAX: usize = 256;
 /// The longest sleep: the clock may be raised meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-
-/// Whom to wake, ordered by when; the second number tells alarms apart.
-type Wakes = BTreeMap<(UnixMillis, u64), ActorRef<SessionMessage>>;
 
 /// The clock's handle. Clones share it; it stops when the last of them and of its alarms is dropped.
 #[derive(Clone)]
@@ -41,7 +41,7 @@ pub struct Metronome {
 
 struct Shared {
     clock: Clock,
-    wakes: Mutex<Wakes>,
+    wakes: Mutex<Wakes<ActorRef<SessionMessage>>>,
     alarms_made: AtomicU64,
     /// Something is due earlier than what was the first, or nobody is left to be woken.
     changed: Arc<Notify>,
@@ -56,7 +56,7 @@ impl Drop for Shared {
 /// One session's alarm. It is silent once this is dropped.
 pub struct Alarm {
     metronome: Metronome,
-    number: u64,
+    number: WakeNumber,
     at: Option<UnixMillis>,
 }
 
@@ -77,7 +77,7 @@ impl Metronome {
     pub fn alarm(&self) -> Alarm {
         Alarm {
             metronome: self.clone(),
-            number: self.shared.alarms_made.fetch_add(1, Ordering::Relaxed),
+            number: WakeNumber::new(self.shared.alarms_made.fetch_add(1, Ordering::Relaxed)),
             at: None,
         }
     }
@@ -93,10 +93,9 @@ impl Alarm {
         let shared = &self.metronome.shared;
         let mut wakes = shared.wakes();
         if let Some(before) = self.at.replace(at) {
-            wakes.remove(&(before, self.number));
+            wakes.remove(before, self.number);
         }
-        wakes.insert((at, self.number), session.clone());
-        let is_first = wakes.keys().next() == Some(&(at, self.number));
+        let is_first = wakes.insert(at, self.number, session.clone());
         drop(wakes);
         if is_first {
             shared.changed.notify_one();
@@ -112,33 +111,25 @@ impl Alarm {
 impl Drop for Alarm {
     fn drop(&mut self) {
         if let Some(at) = self.at {
-            self.metronome.shared.wakes().remove(&(at, self.number));
+            self.metronome.shared.wakes().remove(at, self.number);
         }
     }
 }
 
 impl Shared {
     /// The map is valid after any panic: each change of it is a single step.
-    fn wakes(&self) -> MutexGuard<'_, Wakes> {
+    fn wakes(&self) -> MutexGuard<'_, Wakes<ActorRef<SessionMessage>>> {
         self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Wakes some of those who are due; returns when the next one will be.
     fn wake_some(&self) -> Option<Instant> {
-        let mut due = Vec::new();
-        let next = {
+        let (due, next) = {
             let mut wakes = self.wakes();
-            let now = self.clock.now();
-            loop {
-                match wakes.first_entry() {
-                    Some(first) if first.key().0 <= now && due.len() < BATCH_MAX => {
-                        due.push(first.remove_entry());
-                    }
-                    first => break first.map(|first| first.key().0),
-                }
-            }
+            let due = wakes.take_due(self.clock.now(), BATCH_MAX);
+            (due, wakes.next_at())
         };
-        for ((at, _), session) in due {
+        for (at, session) in due {
             // A session that is gone needs no wake.
             let _gone = session.cast(SessionMessage::Wake { at });
         }

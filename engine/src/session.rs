@@ -41,6 +41,13 @@ use crate::{
     watermark::Stamp,
 };
 
+/// How long an actor stays that has nothing to do: whoever starts again at once need not wait for
+/// the wallet to be read. A start and a stop then cost the database half as much as they would.
+const STAY: Millis = match Millis::new(1_000) {
+    Ok(millis) => millis,
+    Err(_) => Millis::ZERO,
+};
+
 /// The wait before something is tried again that failed for no reason of the caller's.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -163,6 +170,8 @@ pub struct SessionState {
     /// What callers asked for and wait for.
     commands: Commands,
     unpaid: UnpaidSessions,
+    /// Until when it stays without anything to do. Meanwhile others may have written to the wallet.
+    leaves_at: Option<UnixMillis>,
     /// Whether the user is about to be erased, or is.
     is_closing: bool,
     /// How many requests were handled; the supervisor knows how many it sent.
@@ -201,6 +210,7 @@ impl Actor for SessionActor {
             is_in_flight: false,
             commands: Commands::default(),
             unpaid: UnpaidSessions::unread(context.settings.unpaid_sessions_per_hour_max),
+            leaves_at: None,
             is_closing: false,
             handled: 0,
             alarm: context.metronome.alarm(),
@@ -269,6 +279,10 @@ impl SessionState {
             WalletState::Ready(_) => match request {
                 Request::Start(key, reply) => self.start(key, reply),
                 Request::Stop(reason, key, reply) => self.stop(reason, key, reply),
+                // Of an actor that only stays for a while, the database knows better.
+                Request::Balance(reply) if self.leaves_at.is_some() => {
+                    let _gone = reply.send(Ok(None));
+                }
                 Request::Balance(reply) => {
                     let balance = self.live_balance_now();
                     let _gone = reply.send(Ok(balance));
@@ -294,7 +308,8 @@ impl SessionState {
     /// Records, tells and arms what the message just handled made necessary.
     fn follow_up(&mut self, myself: &ActorRef<SessionMessage>) {
         self.record_next(myself);
-        if self.watched == Watched::Yes {
+        // Whoever only stays for a while may not know of the latest changes.
+        if self.watched == Watched::Yes && self.leaves_at.is_none() {
             self.tell_balance();
         }
         self.tell_low();
@@ -427,7 +442,17 @@ impl SessionState {
                 WalletState::Loading(waiting) => waiting.is_empty(),
                 WalletState::Ready(wallet) => wallet.sessions().is_empty(),
             };
-        if is_idle {
+        if !is_idle {
+            self.leaves_at = None;
+            return;
+        }
+        // By the clock, which goes on while nothing is served.
+        let now = self.context.timeline.clock().now();
+        let stay_until = || now.checked_add(STAY).unwrap_or(now);
+        let leaves_at = *self.leaves_at.get_or_insert_with(stay_until);
+        if now < leaves_at {
+            self.alarm.set(myself, leaves_at);
+        } else {
             let idle = SupervisorMessage::Idle {
                 session: myself.get_id(),
                 user: self.user,

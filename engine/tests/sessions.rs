@@ -209,6 +209,31 @@ async fn a_long_session_is_settled_in_between() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_right_after_a_top_up_counts_it() {
+    let world = World::begin().await;
+    let user = world.store.add_user(1);
+    world.engine.start_session(user, None).await.unwrap();
+    pass(6_000).await;
+    // Nothing has told the session's actor, which is still there, of any of this.
+    let start = || world.engine.start_session(user, None);
+    assert!(matches!(
+        start().await,
+        Err(StartError::InsufficientCredits)
+    ));
+    world.grant(user, 2).await;
+    let balance = world.engine.balance(user).await.unwrap();
+    assert_eq!((balance.credits.get(), balance.session), (2, None));
+    start().await.unwrap();
+    pass(6_000).await;
+    assert_eq!(world.stop(user).await.unwrap().consumed.get(), 1);
+    assert_eq!(world.revoke(user, 1).await.unwrap().balance_after.get(), 0);
+    assert!(matches!(
+        start().await,
+        Err(StartError::InsufficientCredits)
+    ));
+}
+
+#[tokio::test(start_paused = true)]
 async fn credits_that_come_in_move_the_end() {
     let world = World::begin().await;
     let user = world.store.add_user(2);

@@ -10,9 +10,11 @@
 //! billing, and any decision about credits.
 
 pub mod cli;
+pub mod key_ring;
 pub mod origins;
 pub mod server;
 pub mod settings;
+pub mod tokens;
 
 mod access;
 mod alarm;
@@ -25,7 +27,6 @@ mod erasure;
 mod event_stream;
 mod hub;
 mod key_file;
-mod key_ring;
 mod limits;
 mod log;
 mod log_ins;
@@ -44,4 +45,3 @@ mod subscription;
 mod telemetry;
 mod throttle;
 mod tickets;
-mod tokens;

@@ -234,6 +234,11 @@ impl SessionState {
             Err(StartRejection::SessionActive) => {
                 let _gone = reply.send(Err(StartError::SessionActive));
             }
+            Err(StartRejection::InsufficientCredits) if self.leaves_at.take().is_some() => {
+                // Somebody may have topped it up since it was read.
+                self.commands.queued_starts.push((key, reply));
+                self.read_again();
+            }
             Err(StartRejection::InsufficientCredits) => {
                 let _gone = reply.send(Err(StartError::InsufficientCredits));
             }
