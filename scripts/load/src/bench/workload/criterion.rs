@@ -38,16 +38,7 @@ impl CriterionPlan {
         let mut command = Command::new("cargo");
         command
             .current_dir(&workspace)
-            .args(["bench", "--bench", "*"]);
-        command.args([
-            "--package",
-            "billing",
-            "--package",
-            "engine",
-            "--package",
-            "gateway",
-            "--",
-        ]);
+            .args(["bench", "--package", "benches", "--"]);
         if self.is_quick {
             command.args(["--quick"]);
         }
