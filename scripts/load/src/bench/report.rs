@@ -124,9 +124,16 @@ impl Report {
                     remarks.push(format!("  - run {number}: {remark}"));
                 }
             }
-            let settings = measured.runs.first().map(|run| &run.outcome.settings);
-            for (name, value) in settings.into_iter().flatten() {
-                remarks.push(format!("  - setting: {name}={value}"));
+            let settings = measured
+                .runs
+                .iter()
+                .take(1)
+                .flat_map(|run| &run.outcome.settings);
+            let settings: Vec<String> = settings
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            if !settings.is_empty() {
+                remarks.push(format!("  - settings: `{}`", settings.join(" ")));
             }
             if !remarks.is_empty() {
                 let (workload, name) = (measured.plan.workload(), full_name(&measured.plan));
