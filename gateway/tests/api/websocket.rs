@@ -392,14 +392,49 @@ async fn pings_are_sent_and_a_dead_peer_is_let_go() {
     }
     drop(alive);
 
-    // This one is open, but its client answers nothing: its place becomes free for another.
+    a_silent_client_loses_its_place(&server, &token).await;
+}
+
+#[tokio::test]
+async fn pings_come_among_balances_too_and_a_dead_peer_is_let_go_all_the_same() {
+    let server = TestServer::with(&[
+        ("tariff.interval_ms", "20"),
+        ("signup.credits", "10000"),
+        ("sockets.ping_every_ms", "200"),
+        ("sockets.per_user_max", "1"),
+    ])
+    .await;
+    let token = sign_up(&server, "ada@example.com").await;
+    post("/api/sessions/start")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+    let mut alive = Socket::with_token(&server, &token).await;
+    let (mut texts, mut pings) = (0, 0);
+    // More than may be unanswered.
+    while pings < 4 {
+        match alive.stream().next().await.unwrap().unwrap() {
+            Message::Text(_) => texts += 1,
+            Message::Ping(_) => pings += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(texts > pings, "{texts} balances");
+    drop(alive);
+    a_silent_client_loses_its_place(&server, &token).await;
+}
+
+/// Opens the one socket that the user may have, whose client then answers nothing, and waits until its
+/// place is free for another.
+async fn a_silent_client_loses_its_place(server: &TestServer, token: &str) {
     let silent = loop {
-        let mut socket = Socket::with_token(&server, &token).await;
+        let mut socket = Socket::with_token(server, token).await;
         if socket.stream().next().await.unwrap().unwrap().is_text() {
             break socket;
         }
     };
-    while Socket::with_token(&server, &token)
+    while Socket::with_token(server, token)
         .await
         .stream()
         .next()
