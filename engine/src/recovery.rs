@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// How many wallets are read at a time.
-const PAGE: u32 = 5_000;
+const PAGE: u32 = 2_000;
 
 /// Hands every wallet with a live session of our node to the supervisor. Returns how many there are.
 pub async fn adopt_all(

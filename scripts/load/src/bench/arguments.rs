@@ -22,6 +22,9 @@ use super::{
 
 /// How often everything is done without `--runs`.
 const RUNS: usize = 5;
+/// How many connections start and stop: each waits for its operation to be durable, so that fewer would
+/// measure little but waiting.
+const CYCLE_CONNECTIONS: usize = 192;
 
 /// The arguments of `load bench`.
 #[derive(Args)]
@@ -91,7 +94,7 @@ enum Workload {
     /// On SQLite and on Postgres with Redis, unless --store picks one.
     Cycle {
         /// How many connections
-        #[arg(long, value_name = "C", default_value_t = 64)]
+        #[arg(long, value_name = "C", default_value_t = CYCLE_CONNECTIONS)]
         connections: usize,
         /// How many users take turns [default: one for each connection]
         #[arg(long, value_name = "N")]
@@ -176,7 +179,7 @@ impl BenchArguments {
             Workload::All => [
                 self.sessions(None, Start::Calls),
                 self.watch(None, None, false),
-                self.cycle(64, None),
+                self.cycle(CYCLE_CONNECTIONS, None),
                 self.read(64, 1_000),
                 self.slow(2_000),
                 self.storm(10_000),

@@ -26,8 +26,13 @@ pub const CONNECT_AT_ONCE: usize = 64;
 pub const CONNECT_PATIENCE: Duration = Duration::from_mins(2);
 /// How late an update may come before it counts as missing.
 pub const PATIENCE: Duration = Duration::from_secs(5);
-/// How many calls warm a server.
+/// How many calls warm a server, and how often at most.
 const WARMING_CALLS: usize = 20_000;
+const WARMING_ROUNDS_MAX: usize = 8;
+/// How long is waited between two rounds of them.
+const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
+/// Memory that changes by less from round to round is steady.
+const STEADY_BYTES: u64 = 256 << 10;
 /// How long a server is left alone before its memory is read.
 pub const SETTLE: Duration = Duration::from_secs(3);
 
@@ -43,14 +48,23 @@ pub fn many_clients() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Has the server answer some calls, so that its memory is read when it is warm: what an allocator has
-/// left over from a recovery it gives back only while it works, and that would be taken for savings.
+/// Has the server answer calls until its memory stays as it is: what an allocator has left over from a
+/// recovery it gives back only while it works, and that would be taken for savings.
 pub fn warm(server: &Server, users: &Users) -> anyhow::Result<()> {
-    let mut work = Warming {
-        token: users.token(0),
-        left: WARMING_CALLS,
-    };
-    Callers::connect(server.address, CONNECT_AT_ONCE)?.run(&mut work, Pace::Closed(None))?;
+    let mut before = server.process().memory()?.anonymous;
+    for _ in 0..WARMING_ROUNDS_MAX {
+        let mut work = Warming {
+            token: users.token(0),
+            left: WARMING_CALLS,
+        };
+        Callers::connect(server.address, CONNECT_AT_ONCE)?.run(&mut work, Pace::Closed(None))?;
+        std::thread::sleep(BETWEEN_ROUNDS);
+        let now = server.process().memory()?.anonymous;
+        if now.abs_diff(before) < STEADY_BYTES {
+            break;
+        }
+        before = now;
+    }
     std::thread::sleep(SETTLE);
     Ok(())
 }
