@@ -314,11 +314,6 @@ impl JournalState {
 
     /// Lets time go on in `run`.
     fn go_on(&mut self, run: NodeRun) {
-        tracing::info!(
-            node = run.node.as_str(),
-            epoch = run.epoch,
-            "time goes on in the next run"
-        );
         self.arguments.metrics.stands_still(if self.is_outage {
             Standstill::Outage
         } else {
@@ -329,6 +324,12 @@ impl JournalState {
         self.recorded_at = self.arguments.timeline.clock().now();
         self.run = run.clone();
         self.arguments.timeline.resume(run);
+        // Only now: whoever reads this may rely on it.
+        tracing::info!(
+            node = self.run.node.as_str(),
+            epoch = self.run.epoch,
+            "time goes on in the next run"
+        );
         let _stopped = self
             .arguments
             .supervisor

@@ -134,7 +134,10 @@ async fn write(
 ) -> Result<(), StoreError> {
     match cache.session {
         None => {
-            let sql = "UPDATE users SET credits = $2 WHERE id = $1";
+            // A write like any other, so that whoever decided from the wrong balance decides anew; but
+            // one that no row tells of.
+            let sql = "UPDATE users SET credits = $2, version = version + 1,
+                    forgotten_writes = forgotten_writes + 1 WHERE id = $1";
             connection
                 .execute(sql, &[user.get().into(), cache.to.get().into()])
                 .await?;
