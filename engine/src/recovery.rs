@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use billing::{Rebase, RecordedSession, Wallet};
 use ractor::ActorRef;
-use tokio::sync::mpsc;
 
 use crate::{
     context::Context,
@@ -20,8 +19,6 @@ use crate::{
 
 /// How many wallets are read at a time.
 const PAGE: u32 = 2_000;
-/// How many pages may have been read before the actors of an earlier one have started.
-const PAGES_AHEAD: usize = 1;
 
 /// Hands every wallet with a live session of our node to the supervisor. Returns how many there are.
 pub async fn adopt_all(
@@ -29,38 +26,26 @@ pub async fn adopt_all(
     supervisor: &ActorRef<SupervisorMessage>,
 ) -> Result<u64, StoreError> {
     let runs = context.timeline.runs();
-    let (pages, mut arrived) = mpsc::channel(PAGES_AHEAD);
-    let read = async move {
-        let mut after = None;
-        loop {
-            let node = &context.settings.node;
-            let page = context.store.live_wallets(node, after, PAGE).await?;
-            let Some(last) = page.last().map(|record| record.user) else {
-                return Ok(());
-            };
-            after = Some(last);
-            if pages.send(page).await.is_err() {
-                return Ok(());
-            }
-        }
-    };
-    // The actors of one page start while the next ones are read.
-    let adopt = async {
-        let mut adopted = 0;
-        while let Some(page) = arrived.recv().await {
-            adopted += page.len() as u64;
+    let node = &context.settings.node;
+    let read = |after| context.store.live_wallets(node, after, PAGE);
+    let mut adopted = 0;
+    let mut page = read(None).await?;
+    while let Some(last) = page.last().map(|record| record.user) {
+        adopted += page.len() as u64;
+        // The next page is read while the actors of this one start, and no sooner: so there are never
+        // more than two in memory.
+        let adopt = async {
             for record in &page {
                 let wallet = rebuild(record, &runs);
                 let runs = runs.all.len();
                 let _stopped = supervisor.cast(SupervisorMessage::Adopt { wallet, runs });
             }
-            // No more than a page waits for the supervisor.
             supervisor::routed(supervisor).await;
-        }
-        adopted
-    };
-    let (read, adopted): (Result<(), StoreError>, u64) = tokio::join!(read, adopt);
-    read.map(|()| adopted)
+        };
+        let (next, ()) = tokio::join!(read(Some(last)), adopt);
+        page = next?;
+    }
+    Ok(adopted)
 }
 
 /// The wallet that follows from its record and the node's `runs`.

@@ -170,15 +170,7 @@ impl Actor for Hub {
     ) -> Result<HubState, ActorProcessingErr> {
         // It ends with the actor.
         let _interval = myself.send_interval(FORGET_EVERY, || HubMessage::Forget);
-        Ok(HubState {
-            arguments,
-            engine: None,
-            users: HashMap::new(),
-            departed: VecDeque::new(),
-            remembered: VecDeque::new(),
-            seats_given: 0,
-            is_draining: false,
-        })
+        Ok(HubState::new(arguments))
     }
 
     async fn handle(
@@ -221,6 +213,18 @@ impl Actor for Hub {
 }
 
 impl HubState {
+    fn new(arguments: HubArguments) -> Self {
+        Self {
+            arguments,
+            engine: None,
+            users: HashMap::new(),
+            departed: VecDeque::new(),
+            remembered: VecDeque::new(),
+            seats_given: 0,
+            is_draining: false,
+        }
+    }
+
     fn pass_on(&mut self, update: UserUpdate) {
         // The events of a user whom nobody listens to need no number: a client that comes later
         // finds another epoch.
@@ -369,19 +373,11 @@ mod tests {
     const REPLAY_FOR: Duration = Duration::from_mins(2);
 
     fn hub() -> HubState {
-        HubState {
-            arguments: HubArguments {
-                per_user_max: 1,
-                replay_events_max: 32,
-                replay_for: REPLAY_FOR,
-            },
-            engine: None,
-            users: HashMap::new(),
-            departed: VecDeque::new(),
-            remembered: VecDeque::new(),
-            seats_given: 0,
-            is_draining: false,
-        }
+        HubState::new(HubArguments {
+            per_user_max: 1,
+            replay_events_max: 32,
+            replay_for: REPLAY_FOR,
+        })
     }
 
     fn join(hub: &mut HubState, user: UserId) -> SeatNumber {

@@ -83,10 +83,7 @@ impl CyclePlan {
                 .problems
                 .push(format!("{wrong} wrong answers, the first: {first}"));
         }
-        server.end()?;
-        outcome.take_audit(place.verify());
-        outcome.settings = place.settings().to_vec();
-        Ok(outcome)
+        shared::finish(outcome, server, &place)
     }
 }
 

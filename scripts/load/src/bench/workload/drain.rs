@@ -108,9 +108,6 @@ impl DrainPlan {
             lost,
         );
         outcome.expect_none("sessions lost", u64::try_from(self.watched)? - live);
-        server.end()?;
-        outcome.take_audit(place.verify());
-        outcome.settings = place.settings().to_vec();
-        Ok(outcome)
+        shared::finish(outcome, server, &place)
     }
 }

@@ -53,10 +53,7 @@ impl ReadPlan {
             took: hiccup::new_histogram(),
         };
         traffic::measure(&mut outcome, &server, self.connections, &mut work, bench)?;
-        server.end()?;
-        outcome.take_audit(place.verify());
-        outcome.settings = place.settings().to_vec();
-        Ok(outcome)
+        shared::finish(outcome, server, &place)
     }
 }
 

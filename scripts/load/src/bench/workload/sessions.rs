@@ -1,10 +1,7 @@
 //! `sessions`: many live sessions that nobody watches. What starting, holding, recovering and stopping
 //! them costs, and whether every charge is right to the credit.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
 
@@ -15,7 +12,6 @@ use crate::{
         place::{Bench, Length, Place, Server, StoreKind, Users},
         window::Window,
     },
-    calls::{Callers, Pace},
     control,
     oracle::{Oracle, Stop},
     watch::wall_micros,
@@ -131,10 +127,7 @@ impl SessionsPlan {
         let recovered = server.process().memory()?;
         run.stop_all(&server, away_ms)?;
         run.come_down(&server, recovered.resident)?;
-        server.end()?;
-        outcome.take_audit(place.verify());
-        outcome.settings = place.settings().to_vec();
-        Ok(outcome)
+        shared::finish(outcome, server, &place)
     }
 }
 
@@ -153,7 +146,7 @@ impl Run<'_> {
     fn warm_up(&mut self, server: &Server, users: &Users) -> anyhow::Result<(u64, u64)> {
         for path in ["/api/sessions/start", "/api/sessions/stop"] {
             let mut work = ForAll::new(users, CALLERS, "POST", path, |_, _| Some(()));
-            Callers::connect(server.address, CALLERS)?.run(&mut work, Pace::Closed(None))?;
+            work.run(server)?;
             self.outcome
                 .expect_none("wrong answers while warming up", work.wrong);
         }
@@ -178,14 +171,12 @@ impl Run<'_> {
             Some(())
         };
         let mut work = ForAll::new(self.users, CALLERS, "POST", "/api/sessions/start", take);
-        let mut callers = Callers::connect(server.address, CALLERS)?;
-        let begin = Instant::now();
-        callers.run(&mut work, Pace::Closed(None))?;
+        let length = work.run(server)?;
         work.add_to(
             self.outcome,
             ["starts", "start_time"],
             "starts by 128 callers",
-            begin.elapsed(),
+            length,
         );
         self.started_at = started_at;
         Ok(())
@@ -272,14 +263,12 @@ impl Run<'_> {
             Some(())
         };
         let mut work = ForAll::new(self.users, CALLERS, "POST", "/api/sessions/stop", take);
-        let mut callers = Callers::connect(server.address, CALLERS)?;
-        let begin = Instant::now();
-        callers.run(&mut work, Pace::Closed(None))?;
+        let length = work.run(server)?;
         work.add_to(
             self.outcome,
             ["stops", "stop_time"],
             "stops by 128 callers",
-            begin.elapsed(),
+            length,
         );
         let downtime_ms = self.downtime_ms(server.address, away_ms)?;
         let oracle = Oracle {

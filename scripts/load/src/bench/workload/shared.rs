@@ -1,13 +1,13 @@
 //! What several work loads need.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 
 use crate::{
     bench::{
         figures::{Outcome, Unit, number, number_of},
-        place::{Server, Users},
+        place::{Place, Server, Users},
     },
     calls::{Answer, Callers, More, Pace, Work},
     fleet::{Fleet, Snapshot},
@@ -143,6 +143,14 @@ pub fn add_opened(outcome: &mut Outcome, opened: &crate::fleet::Opened, watched:
     }
 }
 
+/// Ends the server and has the books audited: the last of every work load.
+pub fn finish(mut outcome: Outcome, server: Server, place: &Place) -> anyhow::Result<Outcome> {
+    server.end()?;
+    outcome.take_audit(place.verify());
+    outcome.settings = place.settings().to_vec();
+    Ok(outcome)
+}
+
 /// The same request for each user, one after the other, with what was answered.
 pub struct ForAll<'u, F> {
     users: &'u Users,
@@ -181,6 +189,14 @@ impl<'u, F: FnMut(usize, &[u8]) -> Option<()>> ForAll<'u, F> {
             wrong: 0,
             first_wrong: None,
         }
+    }
+
+    /// Asks for all of them, as fast as it goes, and tells how long that took.
+    pub fn run(&mut self, server: &Server) -> anyhow::Result<Duration> {
+        let mut callers = Callers::connect(server.address, self.asking.len())?;
+        let begin = Instant::now();
+        callers.run(self, Pace::Closed(None))?;
+        Ok(begin.elapsed())
     }
 
     /// Adds the rate and the times of the calls, and what was wrong with them.

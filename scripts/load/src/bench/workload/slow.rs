@@ -138,10 +138,7 @@ impl SlowPlan {
         let memory = sampler.end()?;
         outcome.timeline = Some(Timeline::new(window.from_micros, &score.by_second, &memory));
         drop(fleet);
-        server.end()?;
-        outcome.take_audit(place.verify());
-        outcome.settings = place.settings().to_vec();
-        Ok(outcome)
+        shared::finish(outcome, server, &place)
     }
 }
 

@@ -167,9 +167,6 @@ impl WatchPlan {
         );
         let memory = sampler.end()?;
         outcome.timeline = Some(Timeline::new(window.from_micros, &score.by_second, &memory));
-        server.end()?;
-        outcome.take_audit(place.verify());
-        outcome.settings = place.settings().to_vec();
-        Ok(outcome)
+        shared::finish(outcome, server, &place)
     }
 }
