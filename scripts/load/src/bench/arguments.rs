@@ -12,6 +12,7 @@ use super::{
         criterion::CriterionPlan,
         cycle::CyclePlan,
         drain::DrainPlan,
+        page::PagePlan,
         read::ReadPlan,
         sessions::{SessionsPlan, Start},
         slow::{Slow, SlowPlan},
@@ -127,6 +128,12 @@ enum Workload {
         #[arg(long, value_name = "N", default_value_t = 10_000)]
         n: usize,
     },
+    /// The dashboard in a real Chromium, with empty caches: time to the first balance on the screen
+    Page {
+        /// How often it is loaded, each time by a new browser [default: 10, or 3 with --quick]
+        #[arg(long, value_name = "N")]
+        loads: Option<usize>,
+    },
     /// The micro-benchmarks of the workspace: cargo bench
     Criterion,
     /// All work loads in their usual sizes
@@ -175,6 +182,7 @@ impl BenchArguments {
             Workload::Slow { n } => self.slow(*n),
             Workload::Storm { n } => self.storm(*n),
             Workload::Drain { n } => self.drain(*n),
+            Workload::Page { loads } => self.page(*loads),
             Workload::Criterion => self.criterion(),
             Workload::All => [
                 self.sessions(None, Start::Calls),
@@ -184,6 +192,7 @@ impl BenchArguments {
                 self.slow(2_000),
                 self.storm(10_000),
                 self.drain(10_000),
+                self.page(None),
                 self.criterion(),
             ]
             .concat(),
@@ -249,6 +258,14 @@ impl BenchArguments {
         vec![Plan::Drain(DrainPlan {
             store: self.store(),
             watched: watched.max(1),
+        })]
+    }
+
+    fn page(&self, loads: Option<usize>) -> Vec<Plan> {
+        let usual = if self.quick { 3 } else { 10 };
+        vec![Plan::Page(PagePlan {
+            store: self.store(),
+            loads: loads.unwrap_or(usual).max(1),
         })]
     }
 

@@ -1,6 +1,13 @@
 //! What the figures were taken on, and how quiet it was.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    hint::black_box,
+    path::Path,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -13,6 +20,9 @@ use crate::process::busy_time;
 
 /// For how long it is watched how busy the machine is by itself, before each run.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// What memory comes in.
+const PAGE: usize = 4_096;
 
 /// The machine, and the programs that matter.
 #[derive(Clone, Debug)]
@@ -72,6 +82,26 @@ pub fn busy_percent() -> anyhow::Result<f64> {
     std::thread::sleep(LOOK);
     let busy = busy_time()?.saturating_sub(before);
     Ok(100.0 * busy.as_secs_f64() / LOOK.as_secs_f64())
+}
+
+/// How long it takes only to be given so much memory, by one thread for each processor. On a virtual
+/// machine whose host has to find it first, that can be most of the time of filling it.
+pub fn time_to_touch(bytes: u64) -> anyhow::Result<Duration> {
+    let threads = thread::available_parallelism()?.get();
+    let share = usize::try_from(bytes)? / threads;
+    let begin = Instant::now();
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut block = vec![0_u8; share];
+                for page in block.chunks_mut(PAGE) {
+                    page[0] = 1;
+                }
+                black_box(&block);
+            });
+        }
+    });
+    Ok(begin.elapsed())
 }
 
 /// The load average of the last minute.

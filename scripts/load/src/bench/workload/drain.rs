@@ -9,7 +9,6 @@ use crate::{
         figures::{Goal, Outcome, Unit, number, number_of},
         place::{Bench, Place, StoreKind},
     },
-    calls::{Callers, Pace},
     fleet::Fleet,
     hiccup,
     watch::wall_micros,
@@ -99,7 +98,7 @@ impl DrainPlan {
         };
         let connections = shared::CONNECT_AT_ONCE;
         let mut work = ForAll::new(&users, connections, "GET", "/api/sessions/credits", take);
-        Callers::connect(server.address, connections)?.run(&mut work, Pace::Closed(None))?;
+        work.run(&server)?;
         let lost = number_of(self.watched) - number(live);
         outcome.add(
             "lost",

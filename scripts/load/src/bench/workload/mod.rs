@@ -7,6 +7,7 @@ mod traffic;
 pub mod criterion;
 pub mod cycle;
 pub mod drain;
+pub mod page;
 pub mod read;
 pub mod sessions;
 pub mod slow;
@@ -35,6 +36,8 @@ pub enum Plan {
     Storm(storm::StormPlan),
     /// SIGTERM.
     Drain(drain::DrainPlan),
+    /// The dashboard in a browser.
+    Page(page::PagePlan),
     /// The micro-benchmarks.
     Criterion(criterion::CriterionPlan),
 }
@@ -50,6 +53,7 @@ impl Plan {
             Self::Slow(_) => "slow",
             Self::Storm(_) => "storm",
             Self::Drain(_) => "drain",
+            Self::Page(_) => "page",
             Self::Criterion(_) => "criterion",
         }
     }
@@ -64,6 +68,7 @@ impl Plan {
             Self::Slow(plan) => plan.name(),
             Self::Storm(plan) => plan.name(),
             Self::Drain(plan) => plan.name(),
+            Self::Page(plan) => plan.name(),
             Self::Criterion(plan) => plan.name(),
         }
     }
@@ -83,6 +88,7 @@ impl Plan {
             Self::Slow(plan) => Some(plan.store),
             Self::Storm(plan) => Some(plan.store),
             Self::Drain(plan) => Some(plan.store),
+            Self::Page(plan) => Some(plan.store),
             Self::Criterion(_) => None,
         }
     }
@@ -96,6 +102,7 @@ impl Plan {
             Self::Read(_) => read::ReadPlan::goals(),
             Self::Slow(_) => slow::SlowPlan::goals(),
             Self::Drain(_) => drain::DrainPlan::goals(),
+            Self::Page(_) => page::PagePlan::goals(),
             // Storms and micro-benchmarks are told for comparison.
             Self::Storm(_) | Self::Criterion(_) => Vec::new(),
         }
@@ -111,6 +118,7 @@ impl Plan {
             Self::Slow(plan) => plan.run(bench),
             Self::Storm(plan) => plan.run(bench),
             Self::Drain(plan) => plan.run(bench),
+            Self::Page(plan) => plan.run(bench),
             Self::Criterion(plan) => plan.run(),
         }
     }

@@ -9,6 +9,7 @@ use super::shared::{self, CREDITS, ForAll, INTERVAL, SETTLE};
 use crate::{
     bench::{
         figures::{Goal, Outcome, Unit, number, number_of},
+        machine,
         place::{Bench, Length, Place, Server, StoreKind, Users},
         window::Window,
     },
@@ -127,7 +128,14 @@ impl SessionsPlan {
         let recovered = server.process().memory()?;
         run.stop_all(&server, away_ms)?;
         run.come_down(&server, recovered.resident)?;
-        shared::finish(outcome, server, &place)
+        let mut outcome = shared::finish(outcome, server, &place)?;
+        outcome.add(
+            "touch",
+            "for comparison: only to be given as much memory",
+            Unit::Seconds,
+            machine::time_to_touch(recovered.resident)?.as_secs_f64(),
+        );
+        Ok(outcome)
     }
 }
 
