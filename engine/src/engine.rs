@@ -171,6 +171,9 @@ impl Engine {
             turns: KeyTurns::default(),
             is_draining: Arc::default(),
         };
+        if let Some(mirror) = &engine.context.mirror {
+            mirror.begin();
+        }
         let metrics = &engine.context.metrics;
         metrics.recovery_seconds.set(began.elapsed().as_secs_f64());
         metrics.recovered_sessions.set(adopted.cast_signed());
