@@ -5,30 +5,29 @@
 
 use std::{
     collections::BTreeMap,
-    net::Ipv4Addr,
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
-use schema::session::{SessionStarted, SessionStopped};
-use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     Target,
     attackers::Attack,
-    client::{self, Caller},
+    clock::wall_micros,
+    control,
+    fleet::Fleet,
     hiccup, metrics,
-    score::Watched,
+    schedule::{Rule, Score},
+    sessions,
+    users::Users,
     watch,
 };
 
-/// How many users share a loopback address: fewer than one address may have sockets.
-const USERS_PER_ADDRESS: usize = 100;
 /// How long an update may take before it counts as missing.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long an attack runs before it is measured what it does.
@@ -54,56 +53,45 @@ pub struct AttackArguments {
 
 /// What the watchers saw while something went on.
 struct Seen {
-    lateness: Histogram<u64>,
+    score: Score,
     hiccups: Histogram<u64>,
-    missing: usize,
     /// What the server refused, by the name of the limit or the status.
     refused: BTreeMap<String, u64>,
 }
 
-/// The honest users.
-struct Watchers {
-    tokens: Vec<String>,
-    seen: Vec<Arc<Mutex<Watched>>>,
-    readers: JoinSet<()>,
-}
-
 /// Runs the command.
-pub async fn run(arguments: AttackArguments) -> anyhow::Result<ExitCode> {
-    let server = &arguments.target.server;
+pub fn run(arguments: &AttackArguments) -> anyhow::Result<ExitCode> {
+    let (users, server) = (arguments.target.users()?, arguments.target.address()?);
     let attacks: Vec<Attack> = if arguments.attacks.is_empty() {
         Attack::value_variants().to_vec()
     } else {
         arguments.attacks.clone()
     };
-    let mut watchers = Watchers::open(&arguments.target).await?;
+    start(server, &users)?;
+    let mut fleet = watch::open(server, users.evenly(users.len()))?;
     println!(
         "{} users watch · each line {} s · milliseconds\n",
-        watchers.tokens.len(),
+        users.len(),
         arguments.seconds
     );
     println!(
         "{:<16}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}  refused",
         "beside", "p50", "p99", "max", "x quiet", "hiccup p99", "missing"
     );
-    let quiet = measure(&arguments, &watchers, None).await?;
-    let quiet_p99 = quiet.lateness.value_at_quantile(0.99).max(1);
+    let quiet = measure(arguments, server, &mut fleet, None)?;
+    let quiet_p99 = quiet.score.lateness.value_at_quantile(0.99).max(1);
     quiet.print("nothing", quiet_p99);
-    let mut missing = quiet.missing;
+    let mut missing = quiet.score.missing;
     for attack in attacks {
-        let seen = measure(&arguments, &watchers, Some(attack)).await?;
-        missing += seen.missing;
+        let seen = measure(arguments, server, &mut fleet, Some(attack))?;
+        missing += seen.score.missing;
         seen.print(&attack.name(), quiet_p99);
     }
-    let again = measure(&arguments, &watchers, None).await?;
-    missing += again.missing;
+    let again = measure(arguments, server, &mut fleet, None)?;
+    missing += again.score.missing;
     again.print("nothing again", quiet_p99);
 
-    let stops =
-        client::for_all::<SessionStopped>(server, &watchers.tokens, "/api/sessions/stop").await?;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let wrong = watchers.stops_that_do_not_add_up(&stops);
-    watchers.readers.shutdown().await;
+    let wrong = sessions::stop_watched(server, &users, fleet.seen().map(|(seen, _)| seen))?;
     println!("\n{wrong} stops that don't add up");
     Ok(if missing == 0 && wrong == 0 {
         ExitCode::SUCCESS
@@ -112,102 +100,53 @@ pub async fn run(arguments: AttackArguments) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Starts the sessions one after the other.
+fn start(server: SocketAddr, users: &Users) -> anyhow::Result<()> {
+    let count = u32::try_from(users.len())?;
+    let begun = Instant::now();
+    for (number, token) in (1..=count).zip(users.evenly(users.len())) {
+        control::call_as(server, "POST", "/api/sessions/start", token)?;
+        let due = begun + STARTS_SPREAD * number / count;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    Ok(())
+}
+
 /// Measures for the time that is wanted, beside an attack or in quiet.
-async fn measure(
+fn measure(
     arguments: &AttackArguments,
-    watchers: &Watchers,
+    server: SocketAddr,
+    fleet: &mut Fleet<'_>,
     attack: Option<Attack>,
 ) -> anyhow::Result<Seen> {
-    let server = &arguments.target.server;
-    let refused_before = metrics::refused(server).await?;
+    let refused_before = metrics::refused(server)?;
     let mut attacker = match attack {
         Some(attack) => Some(Attacker::start(attack, arguments)?),
         None => None,
     };
-    tokio::time::sleep(WARM_UP).await;
-    let window = Duration::from_secs(arguments.seconds);
+    fleet.read_until(Instant::now() + WARM_UP)?;
     let hiccups = hiccup::Meter::start();
-    let from = watch::wall_micros();
-    tokio::time::sleep(window).await;
-    let to = watch::wall_micros();
+    let from = wall_micros();
+    fleet.read_until(Instant::now() + Duration::from_secs(arguments.seconds))?;
+    let to = wall_micros();
     let hiccups = hiccups.end()?;
     if let Some(attacker) = &mut attacker {
         attacker.end()?;
     }
-    tokio::time::sleep(PATIENCE).await;
-    let mut refused = metrics::refused(server).await?;
+    fleet.read_until(Instant::now() + PATIENCE)?;
+    let mut refused = metrics::refused(server)?;
     for (name, before) in refused_before {
         refused
             .entry(name)
             .and_modify(|now| *now = now.saturating_sub(before));
     }
     refused.retain(|_, times| *times > 0);
-    let (lateness, missing) = watchers.between(from, to);
+    let seen = fleet.seen().map(|(seen, _)| seen);
     Ok(Seen {
-        lateness,
+        score: Score::of(seen, from, to, Rule::Pushed),
         hiccups,
-        missing,
         refused,
     })
-}
-
-impl Watchers {
-    /// Opens everybody's websocket, and starts the sessions one after the other.
-    async fn open(target: &Target) -> anyhow::Result<Self> {
-        let tokens = target.tokens()?;
-        let mut readers = JoinSet::new();
-        let mut seen = Vec::new();
-        for (number, token) in tokens.iter().enumerate() {
-            let host = u8::try_from(1 + number / USERS_PER_ADDRESS).context("too many users")?;
-            let from = Ipv4Addr::new(127, 0, 2, host);
-            let socket = client::open_socket_from(&target.server, token, from)
-                .await
-                .context("opening a websocket")?;
-            let watched = Arc::new(Mutex::new(Watched::default()));
-            seen.push(Arc::clone(&watched));
-            readers.spawn(watch::read(socket, watched));
-        }
-        let mut caller = Caller::connect(&target.server).await?;
-        let begun = Instant::now();
-        for (number, token) in (1_u32..).zip(&tokens) {
-            let _: SessionStarted = caller.post("/api/sessions/start", token).await?;
-            let share = STARTS_SPREAD * number / u32::try_from(tokens.len())?;
-            tokio::time::sleep_until(begun + share).await;
-        }
-        Ok(Self {
-            tokens,
-            seen,
-            readers,
-        })
-    }
-
-    /// How late the falls came that were due in this time, and how many never came.
-    fn between(&self, from_micros: i64, to_micros: i64) -> (Histogram<u64>, usize) {
-        let mut lateness = hiccup::new_histogram();
-        let mut missing = 0;
-        for seen in &self.seen {
-            let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            for late in seen.due_between(from_micros, to_micros) {
-                match late {
-                    Some(late) => lateness.saturating_record(u64::try_from(late).unwrap_or(0)),
-                    None => missing += 1,
-                }
-            }
-        }
-        (lateness, missing)
-    }
-
-    fn stops_that_do_not_add_up(&self, stops: &[SessionStopped]) -> usize {
-        let agrees = |(seen, stop): &(&Arc<Mutex<Watched>>, &SessionStopped)| {
-            let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.agrees_with(stop)
-        };
-        self.seen
-            .iter()
-            .zip(stops)
-            .filter(|both| !agrees(both))
-            .count()
-    }
 }
 
 /// A process that attacks.
@@ -252,7 +191,7 @@ impl Drop for Attacker {
 impl Seen {
     fn print(&self, name: &str, quiet_p99: u64) {
         let millis = |micros: u64| format!("{}.{}", micros / 1_000, micros % 1_000 / 100);
-        let p99 = self.lateness.value_at_quantile(0.99);
+        let p99 = self.score.lateness.value_at_quantile(0.99);
         let tenths = p99 * 10 / quiet_p99;
         let mut refused: Vec<_> = self.refused.iter().collect();
         refused.sort_by_key(|(_, times)| std::cmp::Reverse(**times));
@@ -263,12 +202,12 @@ impl Seen {
             .collect();
         println!(
             "{name:<16}{:>9}{:>9}{:>9}{:>9}{:>11}{:>9}  {}",
-            millis(self.lateness.value_at_quantile(0.5)),
+            millis(self.score.lateness.value_at_quantile(0.5)),
             millis(p99),
-            millis(self.lateness.max()),
+            millis(self.score.lateness.max()),
             format!("{}.{}", tenths / 10, tenths % 10),
             millis(self.hiccups.value_at_quantile(0.99)),
-            self.missing,
+            self.score.missing,
             refused.join(", ")
         );
     }

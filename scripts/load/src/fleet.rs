@@ -14,13 +14,15 @@ use mio::{Events, Interest, Poll, Token, event::Event, net::TcpStream};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
+    clock::wall_micros,
     hiccup,
-    watch::wall_micros,
     wire::{self, Frame},
 };
 
-/// How many watchers share an address of this machine's, which has 28,000 ports.
-const WATCHERS_PER_ADDRESS: usize = 1_000;
+/// How many watchers share an address of this machine's: fewer than a server lets one have by default.
+const WATCHERS_PER_ADDRESS: usize = 100;
+/// The first of these addresses.
+const FIRST_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 1, 0, 1);
 /// How many events one look at the sockets fetches.
 const EVENTS_AT_ONCE: usize = 1_024;
 /// Far more than one message.
@@ -330,9 +332,8 @@ impl<'t> Fleet<'t> {
 impl Watcher<'_> {
     /// Begins to connect from one of this machine's addresses.
     fn dial(&self, server: SocketAddr, number: usize) -> anyhow::Result<TcpStream> {
-        let block = u16::try_from(number / WATCHERS_PER_ADDRESS)?;
-        let [high, low] = block.to_be_bytes();
-        let from = SocketAddr::from((Ipv4Addr::new(127, 1, high, low + 1), 0));
+        let block = u32::try_from(number / WATCHERS_PER_ADDRESS)?;
+        let from = SocketAddr::from((Ipv4Addr::from_bits(FIRST_ADDRESS.to_bits() + block), 0));
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         if self.is_small {
             socket.set_recv_buffer_size(SMALL_BUFFER_BYTES)?;

@@ -8,23 +8,29 @@ mod bench;
 mod attack;
 mod attackers;
 mod calls;
-mod client;
+mod clock;
 mod control;
 mod fleet;
+mod for_all;
 mod hiccup;
 mod metrics;
 mod oracle;
 mod process;
 mod schedule;
-mod score;
 mod sessions;
+mod users;
 mod watch;
 mod wire;
 
-use std::path::PathBuf;
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
+
+use users::Users;
 
 /// Drives a running Minute-Credit server and measures it.
 #[derive(Parser)]
@@ -73,28 +79,30 @@ struct Target {
 }
 
 impl Target {
-    /// The tokens in the file.
-    fn tokens(&self) -> anyhow::Result<Vec<String>> {
-        let text = std::fs::read_to_string(&self.tokens)
-            .with_context(|| format!("can't read the tokens in {}", self.tokens.display()))?;
-        Ok(text
-            .lines()
-            .map(str::trim)
-            .filter(|line| !line.is_empty())
-            .map(str::to_owned)
-            .collect())
+    /// The users of the tokens in the file.
+    fn users(&self) -> anyhow::Result<Users> {
+        let users = Users::read(&self.tokens)?;
+        ensure!(users.len() > 0, "no tokens in {}", self.tokens.display());
+        Ok(users)
+    }
+
+    /// The server's address.
+    fn address(&self) -> anyhow::Result<SocketAddr> {
+        let mut addresses = (self.server.as_str())
+            .to_socket_addrs()
+            .with_context(|| format!("{} is no HOST:PORT", self.server))?;
+        let address = addresses.find(SocketAddr::is_ipv4);
+        address.with_context(|| format!("{} has no IPv4 address", self.server))
     }
 }
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
-    let command = Arguments::parse().command;
-    let runtime = tokio::runtime::Runtime::new()?;
-    match command {
+    match Arguments::parse().command {
         Command::Bench(arguments) => bench::run(&arguments),
-        Command::Watch(arguments) => runtime.block_on(watch::run(arguments)),
-        Command::Attack(arguments) => runtime.block_on(attack::run(arguments)),
-        Command::Attacker(arguments) => runtime.block_on(attackers::run(arguments)),
-        Command::Start(target) => runtime.block_on(sessions::start(&target)),
-        Command::Stop(target) => runtime.block_on(sessions::stop(&target)),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::Attack(arguments) => attack::run(&arguments),
+        Command::Attacker(arguments) => attackers::run(&arguments),
+        Command::Start(target) => sessions::start(&target),
+        Command::Stop(target) => sessions::stop(&target),
     }
 }

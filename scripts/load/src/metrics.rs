@@ -1,12 +1,12 @@
 //! What the server says that it refused, from its `/metrics`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
-use crate::client::Caller;
+use crate::control;
 
 /// How often each limit was hit so far, and how often each status of a failure was answered.
-pub async fn refused(server: &str) -> anyhow::Result<BTreeMap<String, u64>> {
-    let text = Caller::connect(server).await?.text("/metrics").await?;
+pub fn refused(server: SocketAddr) -> anyhow::Result<BTreeMap<String, u64>> {
+    let text = control::call_as(server, "GET", "/metrics", "")?;
     let mut refused = BTreeMap::new();
     for line in text.lines() {
         if let Some((name, times)) = limit(line).or_else(|| failure(line)) {

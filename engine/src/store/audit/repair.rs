@@ -3,8 +3,9 @@
 //! A cache is rebuilt where that leaves nothing wrong with the user's money (laws 2, 4 and 5). Where
 //! something would be, the rows contradict each other, and which of them are wrong is not for a
 //! program to say. Nor is anything touched while a session of the user's is live: the process that
-//! serves it goes by what it has read. The wallet's version stays, since it counts what moves or may
-//! move credits; whoever reads wallets is told by a notice, as of any other write from outside.
+//! serves it goes by what it has read. A rebuilt balance is a write of the wallet's like any other, with
+//! a version and a notice, so that whoever decided from the wrong one decides anew; as no row tells of
+//! it, it counts among the forgotten writes.
 
 use schema::{Credits, SessionId, UnixMillis, UserId};
 

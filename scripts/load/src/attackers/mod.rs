@@ -18,14 +18,13 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
 use clap::ValueEnum;
 use tokio::{
     net::{TcpSocket, TcpStream},
     task::JoinSet,
 };
 
-use crate::{Target, client};
+use crate::{Target, users::Users};
 
 /// What a stranger may try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,7 +75,7 @@ pub struct AttackerArguments {
 /// What an attacker's tasks share.
 struct Means {
     server: SocketAddr,
-    tokens: Vec<String>,
+    users: Users,
     /// How often something was done.
     done: AtomicU64,
 }
@@ -109,20 +108,18 @@ impl Attack {
 }
 
 /// Runs the command.
-pub async fn run(arguments: AttackerArguments) -> anyhow::Result<ExitCode> {
+#[tokio::main]
+pub async fn run(arguments: &AttackerArguments) -> anyhow::Result<ExitCode> {
     let means = Arc::new(Means {
-        server: tokio::net::lookup_host(&arguments.target.server)
-            .await?
-            .next()
-            .context("the server has no address")?,
-        tokens: arguments.target.tokens()?,
+        server: arguments.target.address()?,
+        users: arguments.target.users()?,
         done: AtomicU64::new(0),
     });
-    anyhow::ensure!(!means.tokens.is_empty(), "an attacker needs tokens");
+    let attack = arguments.attack;
     let mut tasks = JoinSet::new();
-    for number in 0..arguments.attack.tasks() {
+    for number in 0..attack.tasks() {
         let means = Arc::clone(&means);
-        tasks.spawn(async move { attack_again_and_again(arguments.attack, &means, number).await });
+        tasks.spawn(async move { attack_again_and_again(attack, &means, number).await });
     }
     tokio::time::sleep(Duration::from_secs(arguments.seconds)).await;
     println!("{}", means.done.load(Ordering::Relaxed));
@@ -153,11 +150,10 @@ async fn attack_again_and_again(attack: Attack, means: &Means, number: usize) {
 
 /// Who never reads has a small buffer here: the server's buffers are to fill up, not this machine.
 async fn dial(attack: Attack, server: SocketAddr, from: Ipv4Addr) -> std::io::Result<TcpStream> {
-    if attack != Attack::NeverRead {
-        return client::dial(server, from).await;
-    }
     let socket = TcpSocket::new_v4()?;
-    socket.set_recv_buffer_size(SMALL_BUFFER_BYTES)?;
+    if attack == Attack::NeverRead {
+        socket.set_recv_buffer_size(SMALL_BUFFER_BYTES)?;
+    }
     socket.bind((from, 0).into())?;
     socket.connect(server).await
 }
@@ -190,7 +186,7 @@ async fn once(
 
 impl Means {
     fn token(&self, number: usize) -> &str {
-        &self.tokens[number % self.tokens.len()]
+        self.users.token(number % self.users.len())
     }
 
     fn count(&self) -> u64 {

@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
 use super::database::Database;
-use crate::{control, process::ProcessId};
+use crate::{control, process::ProcessId, users::Users};
 
 /// How long the program may take to begin or to end. A million sessions take a while.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -105,15 +105,6 @@ pub struct Server {
     pub ready_after: Duration,
 }
 
-/// Users, by their tokens.
-pub struct Users {
-    /// All tokens, one after the other: a million strings would cost another 24 MB.
-    text: String,
-    ends: Vec<u32>,
-    /// When the first and the last of their sessions started, if they have any.
-    pub live: Option<(i64, i64)>,
-}
-
 impl Place {
     /// An empty place whose servers have these settings, by their names in the environment.
     pub fn new(
@@ -158,9 +149,10 @@ impl Place {
         }
         let said = output_of(&mut command).context("the users could not be made")?;
         let live = spread.map(|_| starts_in(&said)).transpose()?;
-        let text = fs::read_to_string(&file).context("can't read the tokens")?;
+        let mut users = Users::read(&file)?;
+        users.live = live;
         fs::remove_file(&file)?;
-        Users::read(text, live)
+        Ok(users)
     }
 
     /// Starts the server and waits until it is ready.
@@ -303,31 +295,6 @@ impl Drop for Server {
     }
 }
 
-impl Users {
-    pub(super) fn read(text: String, live: Option<(i64, i64)>) -> anyhow::Result<Self> {
-        let mut ends = Vec::new();
-        for (at, byte) in text.bytes().enumerate() {
-            if byte == b'\n' {
-                ends.push(u32::try_from(at).context("too many tokens")?);
-            }
-        }
-        Ok(Self { text, ends, live })
-    }
-
-    /// How many they are.
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// The token of the user of this number.
-    pub fn token(&self, number: usize) -> &str {
-        let begin = number
-            .checked_sub(1)
-            .map_or(0, |before| self.ends[before] + 1);
-        &self.text[begin as usize..self.ends[number] as usize]
-    }
-}
-
 /// Lets this process, and those that it starts, have as many files open as it may.
 pub fn raise_file_limit() -> anyhow::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -380,12 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_found_by_their_number() {
-        let users = Users::read("a\nbcd\n\ne\n".to_owned(), None).unwrap();
-        assert_eq!(users.len(), 4);
-        let tokens: Vec<&str> = (0..4).map(|number| users.token(number)).collect();
-        assert_eq!(tokens, ["a", "bcd", "", "e"]);
-
+    fn the_first_and_the_last_start_are_read() {
         let said = "created 7 users\nthe first started at 1700, the last at 1800\n";
         assert_eq!(starts_in(said).unwrap(), (1_700, 1_800));
         assert!(starts_in("").is_err());

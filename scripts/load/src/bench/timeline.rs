@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{process::ProcessId, watch::wall_micros};
+use crate::{clock::wall_micros, process::ProcessId};
 
 /// How often the server's memory is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_millis(250);

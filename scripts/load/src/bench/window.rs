@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 
 use crate::{
+    clock::wall_micros,
     hiccup,
     process::{ProcessId, busy_time},
-    watch::wall_micros,
 };
 
 /// A window that is open.

@@ -14,11 +14,12 @@ use super::{
 use crate::{
     bench::{
         figures::{Goal, Outcome, Unit, number},
-        place::{Bench, Place, StoreKind, Users},
+        place::{Bench, Place, StoreKind},
     },
     calls::{Answer, Callers, More, Pace, Work},
     hiccup,
     oracle::{Oracle, Stop},
+    users::Users,
     wire,
 };
 
@@ -241,7 +242,7 @@ mod tests {
 
     #[test]
     fn users_take_turns_and_every_stop_is_held_against_the_oracle() {
-        let users = Users::read("a\nb\n".to_owned(), None).unwrap();
+        let users = Users::new("a\nb\n".to_owned()).unwrap();
         let mut cycle = Cycle::new(&users, 1).unwrap();
         let ask = |cycle: &mut Cycle<'_>, expected: &str| {
             let mut request = Vec::new();

@@ -3,16 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::shared::{self, CREDITS, ForAll, INTERVAL, SETTLE};
+use super::shared::{self, CREDITS, INTERVAL, SETTLE};
 use crate::{
     bench::{
         figures::{Goal, Outcome, Unit, number, number_of},
         place::{Bench, Place, StoreKind},
     },
+    clock::wall_micros,
     fleet::Fleet,
-    hiccup,
-    watch::wall_micros,
-    wire,
+    for_all::ForAll,
+    hiccup, wire,
 };
 
 /// How long the server may take to close them all.
@@ -49,7 +49,7 @@ impl DrainPlan {
         let mut place = Place::new(bench, self.store, &shared::many_clients())?;
         let users = place.users(self.watched, CREDITS, Some(INTERVAL))?;
         let mut server = place.serve()?;
-        let mut fleet = Fleet::new(server.address, shared::evenly(&users, self.watched), 16)?;
+        let mut fleet = Fleet::new(server.address, users.evenly(self.watched), 16)?;
         fleet.open(shared::CONNECT_AT_ONCE, shared::CONNECT_PATIENCE)?;
         fleet.read_until(Instant::now() + SETTLE)?;
 
@@ -98,7 +98,7 @@ impl DrainPlan {
         };
         let connections = shared::CONNECT_AT_ONCE;
         let mut work = ForAll::new(&users, connections, "GET", "/api/sessions/credits", take);
-        work.run(&server)?;
+        work.run(server.address)?;
         let lost = number_of(self.watched) - number(live);
         outcome.add(
             "lost",

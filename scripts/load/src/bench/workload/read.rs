@@ -10,10 +10,12 @@ use super::{
 use crate::{
     bench::{
         figures::{Goal, Outcome},
-        place::{Bench, Place, StoreKind, Users},
+        place::{Bench, Place, StoreKind},
     },
     calls::{Answer, More, Work},
-    hiccup, wire,
+    hiccup,
+    users::Users,
+    wire,
 };
 
 /// What is done.

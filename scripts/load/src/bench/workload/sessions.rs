@@ -5,17 +5,19 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
 
-use super::shared::{self, CREDITS, ForAll, INTERVAL, SETTLE};
+use super::shared::{self, CREDITS, INTERVAL, SETTLE};
 use crate::{
     bench::{
         figures::{Goal, Outcome, Unit, number, number_of},
         machine,
-        place::{Bench, Length, Place, Server, StoreKind, Users},
+        place::{Bench, Length, Place, Server, StoreKind},
         window::Window,
     },
+    clock::wall_micros,
     control,
+    for_all::ForAll,
     oracle::{Oracle, Stop},
-    watch::wall_micros,
+    users::Users,
     wire,
 };
 
@@ -154,7 +156,7 @@ impl Run<'_> {
     fn warm_up(&mut self, server: &Server, users: &Users) -> anyhow::Result<(u64, u64)> {
         for path in ["/api/sessions/start", "/api/sessions/stop"] {
             let mut work = ForAll::new(users, CALLERS, "POST", path, |_, _| Some(()));
-            work.run(server)?;
+            work.run(server.address)?;
             self.outcome
                 .expect_none("wrong answers while warming up", work.wrong);
         }
@@ -179,9 +181,10 @@ impl Run<'_> {
             Some(())
         };
         let mut work = ForAll::new(self.users, CALLERS, "POST", "/api/sessions/start", take);
-        let length = work.run(server)?;
-        work.add_to(
+        let length = work.run(server.address)?;
+        shared::add_calls(
             self.outcome,
+            &work,
             ["starts", "start_time"],
             "starts by 128 callers",
             length,
@@ -271,9 +274,10 @@ impl Run<'_> {
             Some(())
         };
         let mut work = ForAll::new(self.users, CALLERS, "POST", "/api/sessions/stop", take);
-        let length = work.run(server)?;
-        work.add_to(
+        let length = work.run(server.address)?;
+        shared::add_calls(
             self.outcome,
+            &work,
             ["stops", "stop_time"],
             "stops by 128 callers",
             length,
@@ -306,7 +310,7 @@ impl Run<'_> {
     /// it must be the time that we saw the server away, but for the lag that a crash gives away.
     fn downtime_ms(&mut self, server: SocketAddr, away_ms: i64) -> anyhow::Result<i64> {
         let mut downtimes = Vec::with_capacity(LOOKED_UP);
-        for token in shared::evenly(self.users, LOOKED_UP) {
+        for token in self.users.evenly(LOOKED_UP) {
             let page = control::call_as(server, "GET", "/api/sessions?limit=1", token)?;
             let read =
                 |key: &str| wire::field(page.as_bytes(), key).context("an incomplete history");

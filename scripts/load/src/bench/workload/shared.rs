@@ -1,18 +1,19 @@
 //! What several work loads need.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
 
 use crate::{
     bench::{
         figures::{Outcome, Unit, number, number_of},
-        place::{Place, Server, Users},
+        place::{Place, Server},
     },
     calls::{Answer, Callers, More, Pace, Work},
     fleet::{Fleet, Snapshot},
-    hiccup,
+    for_all::ForAll,
     schedule::Schedule,
+    users::Users,
     wire,
 };
 
@@ -90,12 +91,6 @@ impl Work for Warming<'_> {
     }
 }
 
-/// Of `all` users, `watched` that are spread evenly among them.
-pub fn evenly(users: &Users, watched: usize) -> impl Iterator<Item = &str> {
-    let all = users.len();
-    (0..watched.min(all)).map(move |number| users.token(number * all / watched.min(all)))
-}
-
 /// Holds what watchers were told of their sessions against how those were started: each at its own
 /// instant of the spread, and moved by one and the same downtime.
 pub fn check_schedules(
@@ -151,96 +146,16 @@ pub fn finish(mut outcome: Outcome, server: Server, place: &Place) -> anyhow::Re
     Ok(outcome)
 }
 
-/// The same request for each user, one after the other, with what was answered.
-pub struct ForAll<'u, F> {
-    users: &'u Users,
-    method: &'static str,
-    path: &'static str,
-    next: usize,
-    /// Which user each connection asks for.
-    asking: Vec<usize>,
-    /// Takes a user's number and the body of a success; tells whether it is as it should be.
-    take: F,
-    /// How long the calls took, in microseconds.
-    pub took: hdrhistogram::Histogram<u64>,
-    /// How many answers were no success, or not as they should be.
-    pub wrong: u64,
-    /// The first of them.
-    pub first_wrong: Option<String>,
-}
-
-impl<'u, F: FnMut(usize, &[u8]) -> Option<()>> ForAll<'u, F> {
-    /// For all users, by so many connections.
-    pub fn new(
-        users: &'u Users,
-        connections: usize,
-        method: &'static str,
-        path: &'static str,
-        take: F,
-    ) -> Self {
-        Self {
-            users,
-            method,
-            path,
-            next: 0,
-            asking: vec![0; connections],
-            take,
-            took: hiccup::new_histogram(),
-            wrong: 0,
-            first_wrong: None,
-        }
-    }
-
-    /// Asks for all of them, as fast as it goes, and tells how long that took.
-    pub fn run(&mut self, server: &Server) -> anyhow::Result<Duration> {
-        let mut callers = Callers::connect(server.address, self.asking.len())?;
-        let begin = Instant::now();
-        callers.run(self, Pace::Closed(None))?;
-        Ok(begin.elapsed())
-    }
-
-    /// Adds the rate and the times of the calls, and what was wrong with them.
-    pub fn add_to(
-        &self,
-        outcome: &mut Outcome,
-        keys: [&'static str; 2],
-        what: &str,
-        length: Duration,
-    ) {
-        let rate = number(self.took.len()) / length.as_secs_f64().max(f64::MIN_POSITIVE);
-        outcome.add(keys[0], what, Unit::PerSecond, rate);
-        outcome.add_micros(keys[1], format!("{what}: time of a call"), &self.took, 0);
-        if let Some(first) = &self.first_wrong {
-            let (wrong, path) = (self.wrong, self.path);
-            outcome.problems.push(format!(
-                "{wrong} wrong answers to {path}, the first: {first}"
-            ));
-        }
-    }
-}
-
-impl<F: FnMut(usize, &[u8]) -> Option<()>> Work for ForAll<'_, F> {
-    fn next(&mut self, connection: usize, request: &mut Vec<u8>) -> More {
-        if self.next == self.users.len() {
-            return More::Nothing;
-        }
-        let token = self.users.token(self.next);
-        wire::write_request(request, self.method, self.path, token);
-        self.asking[connection] = self.next;
-        self.next += 1;
-        More::Request
-    }
-
-    fn done(&mut self, connection: usize, answer: Answer<'_>) -> anyhow::Result<()> {
-        let micros = u64::try_from(answer.took.as_micros())?;
-        self.took.saturating_record(micros);
-        let user = self.asking[connection];
-        if answer.status != 200 || (self.take)(user, answer.body).is_none() {
-            self.wrong += 1;
-            self.first_wrong.get_or_insert_with(|| {
-                format!("{} {}", answer.status, String::from_utf8_lossy(answer.body))
-            });
-        }
-        Ok(())
-    }
+/// Adds the rate and the times of the calls, and what was wrong with them.
+pub fn add_calls<F: FnMut(usize, &[u8]) -> Option<()>>(
+    outcome: &mut Outcome,
+    work: &ForAll<'_, F>,
+    keys: [&'static str; 2],
+    what: &str,
+    length: Duration,
+) {
+    let rate = number(work.took.len()) / length.as_secs_f64().max(f64::MIN_POSITIVE);
+    outcome.add(keys[0], what, Unit::PerSecond, rate);
+    outcome.add_micros(keys[1], format!("{what}: time of a call"), &work.took, 0);
+    outcome.problems.extend(work.complaint());
 }

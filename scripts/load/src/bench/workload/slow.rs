@@ -80,7 +80,7 @@ impl SlowPlan {
         let sampler = Sampler::start(process);
         let mut fleet = Fleet::new(
             server.address,
-            shared::evenly(&users, self.watched),
+            users.evenly(self.watched),
             usize::try_from(expected)?,
         )?;
         if self.slow == Slow::Some {

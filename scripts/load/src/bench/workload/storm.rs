@@ -46,7 +46,7 @@ impl StormPlan {
         let process = server.process();
         shared::warm(&server, &users)?;
         let sampler = Sampler::start(process);
-        let mut fleet = Fleet::new(server.address, shared::evenly(&users, self.watched), 16)?;
+        let mut fleet = Fleet::new(server.address, users.evenly(self.watched), 16)?;
         fleet.open(shared::CONNECT_AT_ONCE, shared::CONNECT_PATIENCE)?;
         fleet.read_until(Instant::now() + SETTLE)?;
         let before = process.memory()?;

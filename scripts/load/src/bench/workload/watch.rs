@@ -99,7 +99,7 @@ impl WatchPlan {
         let expected = (length.as_secs() + 60) / INTERVAL.as_secs() + 4;
         let mut fleet = Fleet::new(
             server.address,
-            shared::evenly(&users, self.watched),
+            users.evenly(self.watched),
             usize::try_from(expected)?,
         )?;
         let opened = fleet.open(shared::CONNECT_AT_ONCE, shared::CONNECT_PATIENCE)?;
