@@ -60,6 +60,19 @@ pub struct Snapshot {
     pub price: i64,
 }
 
+#[cfg(test)]
+impl Snapshot {
+    /// Started at 10 s, down for 0.5 s, 1 s and 2 credits an interval, watched after the second fall.
+    pub const EXAMPLE: Self = Self {
+        started_at: 10_000,
+        consumed: 4,
+        credits: 96,
+        next_charge_at: 13_500,
+        interval_ms: 1_000,
+        price: 2,
+    };
+}
+
 /// What one watcher saw.
 #[derive(Debug, Default)]
 pub struct Seen {

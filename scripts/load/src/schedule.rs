@@ -167,16 +167,6 @@ pub fn quantile(histogram: &Histogram<u64>, infinite: u64, share: f64) -> Option
 mod tests {
     use super::*;
 
-    /// Started at 10 s, down for 0.5 s, 1 s and 2 credits an interval, watched after the second fall.
-    const SNAPSHOT: Snapshot = Snapshot {
-        started_at: 10_000,
-        consumed: 4,
-        credits: 96,
-        next_charge_at: 13_500,
-        interval_ms: 1_000,
-        price: 2,
-    };
-
     fn seen(arrivals: &[(i64, i64, bool)]) -> Seen {
         let arrival = |(at_micros, consumed, is_first): &(i64, i64, bool)| Arrival {
             at_micros: *at_micros,
@@ -184,7 +174,7 @@ mod tests {
             is_first: *is_first,
         };
         Seen {
-            snapshot: Some(SNAPSHOT),
+            snapshot: Some(Snapshot::EXAMPLE),
             arrivals: arrivals.iter().map(arrival).collect(),
             ..Seen::default()
         }
@@ -202,8 +192,8 @@ mod tests {
 
     #[test]
     fn the_schedule_follows_from_the_first_balance() {
-        let schedule = Schedule::of(&SNAPSHOT);
-        assert_eq!(schedule.downtime_ms(&SNAPSHOT), 500);
+        let schedule = Schedule::of(&Snapshot::EXAMPLE);
+        assert_eq!(schedule.downtime_ms(&Snapshot::EXAMPLE), 500);
         let due: Vec<_> = schedule.due(12_500_000, 14_500_000).collect();
         assert_eq!(due, [(2, 12_500_000), (3, 13_500_000)]);
         let due: Vec<_> = schedule.due(0, 11_500_001).collect();

@@ -118,15 +118,7 @@ mod tests {
     #[test]
     fn a_stop_is_held_against_the_session_as_it_was_watched() {
         let seen = Seen {
-            // Started at 10 s, down for 0.5 s, 1 s and 2 credits an interval, seen after two of them.
-            snapshot: Some(Snapshot {
-                started_at: 10_000,
-                consumed: 4,
-                credits: 96,
-                next_charge_at: 13_500,
-                interval_ms: 1_000,
-                price: 2,
-            }),
+            snapshot: Some(Snapshot::EXAMPLE),
             ..Seen::default()
         };
         let stop = |ended_at, consumed, left| Stop {
