@@ -253,6 +253,7 @@ async fn every_page_is_audited_once(database: Arc<TestDatabase>) {
     let limits = AuditLimits {
         users: 2,
         rows: 1_000,
+        now: at(0),
     };
     assert_eq!(database.store.audit(None, limits).await.unwrap().last, None);
     let run = database.run("a").await;
@@ -404,7 +405,7 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
     for (index, (what, _, laws)) in table.iter().enumerate() {
         let found: Vec<_> = violations
             .iter()
-            .filter(|violation| violation.user == Some(users[index]))
+            .filter(|violation| violation.place.user == Some(users[index]))
             .collect();
         let mut broken: Vec<u8> = found.iter().map(|violation| violation.law).collect();
         broken.sort_unstable();
@@ -415,7 +416,7 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
     // The runs of a node belong to nobody.
     let nobodys: Vec<_> = violations
         .iter()
-        .filter(|violation| violation.user.is_none())
+        .filter(|violation| violation.place.user.is_none())
         .map(|violation| violation.what.split(" at ").next().unwrap())
         .collect();
     assert_eq!(nobodys, ["run 1 of node n18 began"]);
@@ -447,7 +448,7 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
     ] {
         let is_told = violations
             .iter()
-            .any(|violation| violation.user.is_none() && violation.what.contains(words));
+            .any(|violation| violation.place.user.is_none() && violation.what.contains(words));
         assert!(is_told, "{words}: {violations:#?}");
     }
 }
@@ -523,7 +524,11 @@ async fn caches_are_rebuilt_and_nothing_else(database: Arc<TestDatabase>) {
     }
     assert_eq!(money(&database).await, before, "the ledger is as it was");
     let broken: Vec<_> = database.violations().await;
-    let is_clean = |user: &UserId| broken.iter().all(|violation| violation.user != Some(*user));
+    let is_clean = |user: &UserId| {
+        broken
+            .iter()
+            .all(|violation| violation.place.user != Some(*user))
+    };
     let clean: Vec<_> = users.iter().map(is_clean).collect();
     // The fourth has a version that no repair explains.
     assert_eq!(clean, [true, true, true, false, false, false, false, false]);

@@ -11,6 +11,7 @@ mod support;
 
 mod accounts;
 mod audit;
+mod damage;
 mod erasure;
 mod journal;
 mod keys;

@@ -192,6 +192,7 @@ async fn runs_that_no_session_fell_into_go(database: Arc<TestDatabase>) {
         AuditLimits {
             users: 10,
             rows: 100,
+            now: at(0),
         },
     );
     assert_eq!(page.await.unwrap().users, 2);
