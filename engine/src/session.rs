@@ -343,7 +343,11 @@ impl SessionState {
             self.load(myself, since);
             return;
         }
-        if let Some(opening) = wallet.unrecorded_start() {
+        // In the order of their instants: what ended before a session started is recorded before it.
+        let due = wallet.settlement_due();
+        let opening = wallet.unrecorded_start();
+        let opening = opening.filter(|opening| due.is_none_or(|due| due.at > opening.started_at));
+        if let Some(opening) = opening {
             let key = self
                 .commands
                 .starting
@@ -352,7 +356,7 @@ impl SessionState {
             let recording = self.recording(Fact::Opening(opening), Vec::from_iter(key));
             let stamp = self.commands.start_stamp.take();
             self.send(myself, recording, stamp);
-        } else if let Some(settlement) = wallet.settlement_due() {
+        } else if let Some(settlement) = due {
             let keys = self
                 .commands
                 .stopping

@@ -240,6 +240,10 @@ impl Wallet {
             .iter_mut()
             .find(|session| session.id == id)
             .ok_or(StopRejection::NoActiveSession)?;
+        assert!(
+            session.settled == Settled::default(),
+            "session {id} was settled, and is to be taken back"
+        );
         let (at, reason) = (session.started_at, EndReason::Engine);
         self.stops.retain(|stop| stop.session != id);
         self.stops.push(Stop {
@@ -364,15 +368,14 @@ impl Wallet {
             })
     }
 
-    /// The last settlement of a session that has ended, if there is one to record.
+    /// The last settlement of a session that has ended, if there is one to record. Of several the one
+    /// that ended first: a wallet's facts are recorded in the order of their instants, since what comes
+    /// before a recorded one is taken for what always was.
     pub fn settlement_due(&self) -> Option<Settlement> {
-        self.sessions
-            .iter()
-            .filter(|session| session.is_recorded)
-            .find_map(|session| {
-                let end = session.end?;
-                Some(self.settlement(session, end.consumed, end.served, end.at, Some(end.reason)))
-            })
+        let recorded = self.sessions.iter().filter(|session| session.is_recorded);
+        let ended = recorded.filter_map(|session| Some((session, session.end?)));
+        let (session, end) = ended.min_by_key(|(session, end)| (end.at, session.id))?;
+        Some(self.settlement(session, end.consumed, end.served, end.at, Some(end.reason)))
     }
 
     /// What a live session has cost at the wallet's instant, to be recorded in between; nothing

@@ -37,7 +37,7 @@ impl Writer {
         journal: ActorRef<JournalMessage>,
     ) {
         let message = loop {
-            let begin = || self.store.next_run(&self.run, cut, clock.now(), policy);
+            let begin = || self.store.next_run(&self.run, cut, clock.reading(), policy);
             match self.patiently(begin).await {
                 Ok(run) => break JournalMessage::Begun(run),
                 Err(StoreError::Superseded) => break JournalMessage::Superseded,

@@ -46,9 +46,9 @@ impl SessionState {
         let result = result.map(|read| read.map(|read| read.record));
         match (result, &mut self.wallet) {
             (Ok(Some(record)), WalletState::Loading(_)) => {
-                let runs = self.context.timeline.runs();
+                let (now, runs) = self.context.timeline.now_and_runs();
                 self.is_closing = record.is_closing;
-                self.adopt(recovery::rebuild(&record, &runs), runs.all.len());
+                self.adopt(recovery::rebuild(&record, &runs, now), runs.all.len());
                 self.close();
             }
             (Ok(Some(record)), WalletState::Ready(_)) => {
@@ -143,10 +143,9 @@ impl SessionState {
         if let Some(opening) = wallet.unrecorded_start()
             && is_served_elsewhere
         {
-            // A whole session may have had the slot meanwhile: this one counts from when it is free,
-            // which may lie ahead of our own time if that stands still.
-            let free_at = wallet.instant().max(record.last_instant);
-            wallet.restart(free_at, opening.session);
+            // A whole session may have had the slot meanwhile: this one counts from when that is known.
+            // Its node's clock may be ahead of ours, and no session starts before its own node's time.
+            wallet.restart(now, opening.session);
         }
         let credits = wallet.balance();
         let uncovered_start = wallet.uncovered_start();

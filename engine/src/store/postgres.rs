@@ -38,6 +38,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             "retention",
             include_str!("../../../schema/migrations/postgres/0005_retention.sql"),
         ),
+        migrations::simple(
+            6,
+            "clocks",
+            include_str!("../../../schema/migrations/postgres/0006_clocks.sql"),
+        ),
     ]
 }
 

@@ -51,6 +51,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             "retention",
             include_str!("../../../schema/migrations/sqlite/0005_retention.sql"),
         ),
+        migrations::simple(
+            6,
+            "clocks",
+            include_str!("../../../schema/migrations/sqlite/0006_clocks.sql"),
+        ),
     ]
 }
 

@@ -10,10 +10,7 @@ use super::{BalanceChange, Rebase, Session, Wallet};
 use crate::{Meter, recovery::MeterTurn};
 
 /// The time from one instant to the next.
-const TICK: Millis = match Millis::new(1) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
+const TICK: Millis = Millis::literal(1);
 
 /// That a session was to be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
