@@ -289,7 +289,7 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
         (
             "less usage in the ledger",
             "UPDATE ledger SET amount = 2 WHERE user_id = {u} AND kind = 'usage'",
-            &[4, 5],
+            &[2, 4, 5],
         ),
         (
             "another balance in the ledger",
@@ -306,11 +306,11 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
             "UPDATE ledger SET kind = 'gift' WHERE user_id = {u} AND kind = 'signup_grant'",
             &[5],
         ),
-        ("usage left out", "DELETE FROM ledger WHERE user_id = {u} AND kind = 'usage'", &[4, 5]),
+        ("usage left out", "DELETE FROM ledger WHERE user_id = {u} AND kind = 'usage'", &[4, 5, 7]),
         (
             "usage of another's session",
             "UPDATE ledger SET session_id = 1 WHERE user_id = {u} AND kind = 'usage'",
-            &[4],
+            &[4, 7],
         ),
         (
             "an entry of a version to come",
@@ -333,7 +333,7 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
              SELECT user_id, at, 'refund', -2, user_id, 1, 1, 5, 98, 'r', at FROM ledger
              WHERE user_id = {u} AND kind = 'usage';
              UPDATE users SET credits = 98, version = 5 WHERE id = {u}",
-            &[4],
+            &[4, 5],
         ),
         (
             "a refund from the wrong account",
@@ -348,11 +348,11 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
         ("an instant forgotten", "UPDATE users SET last_instant = 0 WHERE id = {u}", &[7]),
         ("a session that cost more", "UPDATE sessions SET credits_consumed = 4 WHERE id = {s}", &[2, 4]),
         ("a settlement forgotten", "UPDATE sessions SET settled_seq = 0 WHERE id = {s}", &[4, 7]),
-        ("served for longer than it lived", "UPDATE sessions SET served_ms = 21001 WHERE id = {s}", &[8]),
+        ("served for longer than it lived", "UPDATE sessions SET served_ms = 21001 WHERE id = {s}", &[4, 8]),
         (
             "served while its node was down",
             "UPDATE node_runs SET started_at = started_at + 5000 WHERE node = 'n{s}'",
-            &[8],
+            &[2, 8],
         ),
         (
             "served while it was paused",
@@ -403,6 +403,7 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
             .unwrap_or_else(|error| panic!("{what}: {error}"));
     }
     let violations = database.violations().await;
+    let mut wrong = Vec::new();
     for (index, (what, _, laws)) in table.iter().enumerate() {
         let found: Vec<_> = violations
             .iter()
@@ -411,8 +412,11 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
         let mut broken: Vec<u8> = found.iter().map(|violation| violation.law).collect();
         broken.sort_unstable();
         broken.dedup();
-        assert_eq!(broken, *laws, "{what}: {found:#?}");
+        if broken != *laws {
+            wrong.push((what, broken, laws, found));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 
     // The runs of a node belong to nobody.
     let nobodys: Vec<_> = violations
@@ -479,7 +483,7 @@ async fn caches_are_rebuilt_and_nothing_else(database: Arc<TestDatabase>) {
         ),
         (
             "DELETE FROM ledger WHERE user_id = {u} AND kind = 'usage'",
-            left_alone("its rows contradict each other: session 5 has consumed 0; 21000 ms of its tariff cost 3"),
+            left_alone("its rows contradict each other: session 5 has 0 entries by 2 settlements"),
         ),
         (
             "UPDATE ledger SET balance_after = 98 WHERE user_id = {u} AND kind = 'usage';

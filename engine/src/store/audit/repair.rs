@@ -80,12 +80,20 @@ pub(in crate::store) async fn repair(
     if audit.differences.is_empty() {
         return Ok(Repaired::NothingToDo);
     }
-    let mut violations = audit.violations().to_vec();
-    let expected = Expected::of(connection).await?;
-    let bounds = Bounds::new(now.get(), runs.proved());
+    if let Some(why) = objection(audit.live, audit.violations()) {
+        return Ok(Repaired::LeftAlone(why));
+    }
+    let rebuilt: Result<Vec<Rebuilt>, String> = audit.differences.iter().map(rebuilt).collect();
+    let rebuilt = match rebuilt {
+        Ok(rebuilt) => rebuilt,
+        Err(why) => return Ok(Repaired::LeftAlone(why)),
+    };
+    let mut violations = Vec::new();
     let mut findings = Findings {
         violations: &mut violations,
     };
+    let expected = Expected::of(connection).await?;
+    let bounds = Bounds::new(now.get(), runs.proved());
     rules::check_rows(
         connection,
         expected,
@@ -94,14 +102,9 @@ pub(in crate::store) async fn repair(
         &mut findings,
     )
     .await?;
-    if let Some(why) = objection(audit.live, &violations) {
+    if let Some(why) = objection(None, &violations) {
         return Ok(Repaired::LeftAlone(why));
     }
-    let rebuilt: Result<Vec<Rebuilt>, String> = audit.differences.iter().map(rebuilt).collect();
-    let rebuilt = match rebuilt {
-        Ok(rebuilt) => rebuilt,
-        Err(why) => return Ok(Repaired::LeftAlone(why)),
-    };
     if mode == RepairMode::Apply {
         for cache in &rebuilt {
             write(connection, user, cache).await?;

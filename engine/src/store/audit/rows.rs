@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use schema::MAX_SAFE_INTEGER;
+
 use super::{
     super::{StoreError, connection::Connection},
     AuditLimits,
@@ -38,7 +40,7 @@ pub(super) struct EntryRow {
 pub(super) struct SessionRow {
     pub(super) id: i64,
     pub(super) user_id: i64,
-    pub(super) slot: i32,
+    pub(super) slot: i64,
     pub(super) node: String,
     pub(super) start_time: i64,
     pub(super) end_time: Option<i64>,
@@ -64,7 +66,7 @@ const ENTRY: &str =
     COALESCE(from_account, 0) AS from_account, COALESCE(to_account, 0) AS to_account,
     COALESCE(amount, -1) AS amount, session_id, COALESCE(wallet_version, -1) AS wallet_version,
     COALESCE(balance_after, -1) AS balance_after";
-const SESSION: &str = "COALESCE(id, -1) AS id, user_id, COALESCE(slot, -1) AS slot, COALESCE(node, '') AS node,
+const SESSION: &str = "COALESCE(id, -1) AS id, user_id, CAST(COALESCE(slot, -1) AS BIGINT) AS slot, COALESCE(node, '') AS node,
     COALESCE(start_time, -1) AS start_time, end_time, end_reason,
     COALESCE(credits_consumed, -1) AS credits_consumed, COALESCE(settled_seq, -1) AS settled_seq,
     COALESCE(settled_at, -1) AS settled_at, COALESCE(served_ms, -1) AS served_ms,
@@ -166,7 +168,8 @@ impl Page {
         } = limits;
         let mut users: Vec<UserRow> = connection
             .composed_rows(format!(
-                "SELECT {USER} FROM users WHERE users.id > {after} ORDER BY users.id LIMIT {users_at_once}"
+                "SELECT {USER} FROM users WHERE users.id > {after} AND users.id <= {MAX_SAFE_INTEGER}
+                 ORDER BY users.id LIMIT {users_at_once}"
             ))
             .await?;
         // Past the last user there may be rows that are nobody's.

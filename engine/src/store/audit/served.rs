@@ -77,6 +77,31 @@ impl<'a> Service<'a> {
             );
         }
         self.check_cut(session, user, findings);
+        self.check_engine_end(session, user, findings);
+    }
+
+    /// The engine ends a session at its start, or where its node was last alive before a run that ended it.
+    fn check_engine_end(&self, session: &SessionRow, user: UserId, findings: &mut Findings<'_>) {
+        let SessionRow {
+            id,
+            start_time,
+            settled_at,
+            end_reason,
+            ..
+        } = session;
+        if end_reason.as_deref() != Some("engine") || settled_at == start_time {
+            return;
+        }
+        let next = self
+            .runs
+            .partition_point(|run| run.started_at <= *settled_at);
+        if !self.runs.get(next).is_some_and(|run| !run.resumes) {
+            let what = format!(
+                "session {id} was ended by the engine at {settled_at}, and no run after that ended what it found"
+            );
+            let place = Place::of_user("sessions", *id, user);
+            findings.add(8, place, "the engine ended a session without a cause", what);
+        }
     }
 
     /// A run that did not go on with the sessions of the one before ended them.

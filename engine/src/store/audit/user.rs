@@ -48,12 +48,15 @@ pub(super) struct UserAudit<'a> {
     /// How many starts and settlements there were.
     writes: i128,
     /// The slots of all sessions, and of those that are live.
-    slots: HashSet<i32>,
-    live_slots: HashSet<i32>,
+    slots: HashSet<i64>,
+    live_slots: HashSet<i64>,
     /// The greatest instant of a session.
     latest: Option<i64>,
-    /// The versions that sessions were written last at, for those that no entry tells.
+    /// The versions that sessions were written last at.
     versions: HashSet<i64>,
+    /// The earliest start of a session with a version, and the latest of one without.
+    first_with_version: Option<i64>,
+    last_without_version: Option<i64>,
     /// A live session, if there is one.
     pub(super) live: Option<i64>,
     /// Where the caches differ from the ledger.
@@ -84,6 +87,8 @@ impl<'a> UserAudit<'a> {
             live_slots: HashSet::new(),
             latest: None,
             versions: HashSet::new(),
+            first_with_version: None,
+            last_without_version: None,
             live: None,
             differences: Vec::new(),
         })
@@ -200,6 +205,14 @@ impl<'a> UserAudit<'a> {
             );
         }
         self.check_last_instant();
+        if let (Some(first), Some(last)) = (self.first_with_version, self.last_without_version)
+            && last > first
+        {
+            let what = format!(
+                "a session that started at {last} has no version of the wallet, and one that started at {first} has"
+            );
+            self.add(7, "a session has no version of its wallet", what);
+        }
     }
 
     /// Nothing of the wallet was recorded with a later instant than it knows; and if all that was ever
@@ -317,6 +330,8 @@ impl<'a> UserAudit<'a> {
         }
         match wallet_version {
             Some(version) => {
+                let first = self.first_with_version.unwrap_or(i64::MAX);
+                self.first_with_version = Some(first.min(*start_time));
                 if !self.versions.insert(*version) {
                     let what = format!(
                         "session {id} was written last at version {version}, and so was another"
@@ -329,7 +344,10 @@ impl<'a> UserAudit<'a> {
                     );
                 }
             }
-            None => self.known.of_old_sessions += tally.silent_writes(session),
+            None => {
+                self.last_without_version = self.last_without_version.max(Some(*start_time));
+                self.known.of_old_sessions += tally.silent_writes(session);
+            }
         }
     }
 

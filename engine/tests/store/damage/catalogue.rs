@@ -198,7 +198,8 @@ impl Behind {
             .map(|table| format!("'{}'", table.name))
             .collect();
         self.rewrite(&format!(
-            "UPDATE sqlite_schema SET sql = replace(sql, 'NOT NULL', '') WHERE name IN ({})",
+            "UPDATE sqlite_schema SET sql = replace(replace(replace(sql, 'IS NOT NULL', 'IS~NULL'), 'NOT NULL', ''),
+                'IS~NULL', 'IS NOT NULL') WHERE name IN ({})",
             names.join(", ")
         ))
         .await;

@@ -254,7 +254,7 @@ async fn run_that_ends(database: &TestDatabase, millis: i64) -> NodeRun {
     );
     let begun = database
         .store
-        .begin_run(&node, &process, at(millis), ResumePolicy::Never);
+        .begin_run(&node, &process, at(millis).into(), ResumePolicy::Never);
     begun.await.unwrap()
 }
 

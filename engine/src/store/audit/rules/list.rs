@@ -146,17 +146,16 @@ fn accounts(rules: &mut Rules, bounds: Bounds) {
     ] {
         rules.instant(column, bounds.latest);
     }
+    rules.plain(
+        9,
+        "id < 1 OR id > 9007199254740991 OR version > 9007199254740991",
+        "the id or version is none that clients can read",
+    );
     rules.add(
         7,
         "updated_at < last_instant",
         "updated_at lies before the wallet's last instant",
         "'updated_at is ' || updated_at || ', before the last instant ' || last_instant",
-    );
-    rules.add(
-        laws::TRUTH,
-        "closing_at < created_at",
-        "the erasure was begun before the user was there",
-        "'closing_at is ' || closing_at || ', and the user is there since ' || created_at",
     );
     let is_hash = if rules.is_postgres {
         format!("password LIKE '{HASH_LIKE}'")
@@ -204,7 +203,9 @@ fn erased_users(rules: &mut Rules) {
     );
     rules.add(
         laws::TRUTH,
-        "erased_at IS NOT NULL AND (closing_at IS NULL OR closing_at > erased_at OR updated_at < erased_at)",
+        format!(
+            "erased_at IS NOT NULL AND (closing_at IS NULL OR closing_at > erased_at + {SKEW_MS_MAX} OR updated_at < erased_at)"
+        ),
         "the user is erased, and closing_at or updated_at says otherwise",
         "'erased at ' || erased_at || ', begun at ' || COALESCE(CAST(closing_at AS TEXT), 'NULL')
             || ', updated at ' || updated_at",
@@ -331,6 +332,14 @@ pub(super) fn relations(connection: &Connection, expected: &Expected) -> Vec<Que
             "a revoked token is kept",
         ),
         block_of_ids(),
+        question(
+            laws::TRUTH,
+            "revoked_tokens",
+            "a token ended before its user was there",
+            "SELECT token_id AS place, user_id AS holder,
+                'expires_at is ' || expires_at || ', and user ' || user_id || ' is there since ' || users.created_at AS what
+             FROM revoked_tokens JOIN users ON users.id = user_id WHERE expires_at < users.created_at",
+        ),
     ];
     questions.extend(answers());
     for table in ["users", "ledger", "wallet_notices"] {
@@ -385,10 +394,10 @@ fn block_of_ids() -> Question {
         "id_blocks",
         "the next block of session ids begins below used ones",
         "SELECT 'sessions' AS place, CAST(NULL AS BIGINT) AS holder,
-            'next is ' || COALESCE(CAST((SELECT next FROM id_blocks WHERE name = 'sessions') AS TEXT), 'missing')
+            'next is ' || COALESCE(CAST((SELECT min(next) FROM id_blocks WHERE name = 'sessions') AS TEXT), 'missing')
                 || ', and session ' || max(id) || ' is there: its id would be given again' AS what
          FROM sessions
-         HAVING max(id) >= COALESCE((SELECT next FROM id_blocks WHERE name = 'sessions'), 0)",
+         HAVING max(id) >= COALESCE((SELECT min(next) FROM id_blocks WHERE name = 'sessions'), 0)",
     )
 }
 
@@ -397,7 +406,7 @@ fn counter(connection: &Connection, table: &str) -> Question {
     let last = if matches!(connection, Connection::Postgres(_)) {
         format!("(SELECT last_value - CASE WHEN is_called THEN 0 ELSE 1 END FROM {table}_id_seq)")
     } else {
-        format!("COALESCE((SELECT seq FROM sqlite_sequence WHERE name = '{table}'), 0)")
+        format!("COALESCE((SELECT max(seq) FROM sqlite_sequence WHERE name = '{table}'), 0)")
     };
     question(
         4,
