@@ -365,7 +365,8 @@ impl Engine {
         metrics.queue_facts.set(count(journal.queued()));
         let waiting = settings.calls_max - self.calls.available_permits();
         metrics.calls_waiting.set(count(waiting));
-        let lag = timeline.now().since(journal.alive_at());
+        // The clock goes on while time stands still: what is not durable shows however long it is so.
+        let lag = timeline.clock().now().since(journal.alive_at());
         metrics
             .alive_lag_seconds
             .set(lag.to_duration().as_secs_f64());

@@ -116,6 +116,18 @@ struct Status {
     superseded: watch::Sender<bool>,
 }
 
+impl Status {
+    /// Notes that the node is durably known to have been alive at `instant`.
+    fn prove(&self, instant: UnixMillis) {
+        self.alive_at.store(instant.get(), Ordering::Relaxed);
+    }
+
+    fn alive_at(&self) -> UnixMillis {
+        let alive_at = UnixMillis::new(self.alive_at.load(Ordering::Relaxed));
+        alive_at.unwrap_or_else(|_| unreachable!("only instants are put there"))
+    }
+}
+
 /// A handle to the journal. Clones are the same journal.
 #[derive(Clone)]
 pub struct Journal {
@@ -173,9 +185,9 @@ impl Journal {
         self.status.queued.load(Ordering::Relaxed)
     }
 
-    /// Up to which instant the node is recorded to have been alive.
+    /// Up to which instant the node is durably known to have been alive.
     pub fn alive_at(&self) -> UnixMillis {
-        UnixMillis::new(self.status.alive_at.load(Ordering::Relaxed)).unwrap_or_default()
+        self.status.alive_at()
     }
 
     /// Whether the last attempt to write succeeded.
@@ -274,7 +286,10 @@ impl Actor for JournalActor {
             JournalMessage::Alive => state.beat(),
             JournalMessage::Barrier(reply) => state.barriers.push_back((state.asked, reply)),
             JournalMessage::Written(batch, outcomes) => self.deliver(batch, outcomes, state),
-            JournalMessage::Begun(run) => state.go_on(run),
+            JournalMessage::Begun(run) => {
+                self.status.prove(run.started_at);
+                state.go_on(run);
+            }
             JournalMessage::Superseded => {
                 tracing::error!(
                     node = state.run.node.as_str(),
@@ -355,6 +370,11 @@ impl JournalActor {
         self.status
             .queued
             .fetch_sub(batch.entries.len(), Ordering::Relaxed);
+        assert_eq!(
+            batch.entries.len(),
+            outcomes.len(),
+            "each fact of a batch has an outcome"
+        );
         for (entry, outcome) in batch.entries.into_iter().zip(outcomes) {
             let told = SessionMessage::Outcome {
                 fact: entry.recording.fact,
@@ -382,9 +402,7 @@ impl JournalActor {
     /// Notes that `batch` is durable now.
     fn measure(&self, batch: &Batch, state: &JournalState) {
         if let Some(alive_at) = batch.alive_at {
-            self.status
-                .alive_at
-                .store(alive_at.get(), Ordering::Relaxed);
+            self.status.prove(alive_at);
         }
         if batch.entries.is_empty() {
             return;

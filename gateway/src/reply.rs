@@ -138,14 +138,12 @@ impl Failure {
         Self::new(ErrorCode::OutcomeUnknown, sentence)
     }
 
-    /// A write that failed: unless the database refused it, nobody knows whether it was done.
+    /// A write that failed: unless its COMMIT was sent and not answered, it was not done.
     pub fn of_write(error: StoreError) -> Self {
-        let failure = if error.is_transient() {
-            Self::outcome_unknown()
-        } else {
-            return Self::internal(error);
-        };
-        failure.caused_by(error)
+        if error.is_outcome_unknown() {
+            return Self::outcome_unknown().caused_by(error);
+        }
+        error.into()
     }
 
     /// The same failure, after which the connection is of no use.

@@ -6,14 +6,16 @@
 //! opened.
 //!
 //! Every call is a task that nobody can cancel, since a cancelled transaction can go back to the pool
-//! open. A call that did not end well gives its connection up. A write that timed out or broke off
-//! has an unknown outcome; all writes may be repeated.
+//! open. A call that did not end well gives its connection up. A write whose COMMIT was sent and not
+//! answered has an unknown outcome; all writes may be repeated. A write that another transaction was in
+//! the way of is made again at once.
 //!
 //! SQL stands beside the function that runs it, and nowhere else.
 
 pub mod audit;
 
 mod backup;
+mod calls;
 mod database;
 
 mod accounts;
@@ -80,16 +82,19 @@ pub enum StoreLocation {
 /// Why a call to the database failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database can't be reached or broke off. A write's outcome is unknown.
+    /// The database can't be reached, or can't do it now, whatever the reason. Nothing was written.
     #[error("the database is unavailable")]
     Unavailable(#[source] sqlx::Error),
-    /// The database did not answer in time. A write's outcome is unknown.
+    /// The database did not answer in time. Nothing was written.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
+    /// The database was told to make a write durable, and whether it did is not known.
+    #[error("whether the database did that is not known")]
+    OutcomeUnknown(#[source] Box<StoreError>),
     /// Another process runs under our node's name since. Nothing was written.
     #[error("another process has taken over this node's name")]
     Superseded,
-    /// The database refused a statement, or us. Nothing was written.
+    /// The database refused what was asked for: the same call fails again. Nothing was written.
     #[error("the database refused")]
     Refused(#[source] sqlx::Error),
     /// What stands in the database can't be understood.
@@ -110,9 +115,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether waiting and repeating the same call can help.
+    /// Whether the database can't do it now, rather than never: waiting and repeating the same call
+    /// can help.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::TimedOut(_))
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::TimedOut(_) | Self::OutcomeUnknown(_)
+        )
+    }
+
+    /// Whether a write may have been done all the same.
+    pub const fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown(_))
     }
 }
 

@@ -8,7 +8,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
 };
 
-use super::{StoreError, StoreSettings, migrations};
+use super::{StoreError, StoreSettings, errors::Blame, migrations};
 
 /// The migrations, oldest first. One that was released is never changed.
 pub(super) fn own_migrations() -> Vec<Migration> {
@@ -105,14 +105,22 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
         .map_err(|error| migrations::explain(error, &migrator))
 }
 
-/// Whether an error of this SQLSTATE can pass by itself: broken connections, conflicts between
-/// transactions, a server that starts, stops, is full or takes no writes just now.
+/// What an error of this SQLSTATE is about.
 /// See <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
-pub(super) fn is_passing(sqlstate: &str) -> bool {
-    let class = sqlstate.get(..2).unwrap_or_default();
-    matches!(class, "08" | "40" | "53" | "58")
-        || matches!(
-            sqlstate,
-            "57014" | "57P01" | "57P02" | "57P03" | "57P05" | "25006" | "25P03" | "25P04" | "55P03"
-        )
+pub(super) fn blame(sqlstate: &str) -> Blame {
+    if sqlstate.len() != 5 {
+        return Blame::Database;
+    }
+    match (sqlstate.get(..2), sqlstate) {
+        // Data that a column or a function can't take, and broken constraints.
+        (Some("22" | "23"), _) => Blame::Call,
+        // Serialization failure, deadlock.
+        (_, "40001" | "40P01") => Blame::Conflict,
+        // Broken connections, a connection in another state than it should be in or to a server that
+        // takes no writes any more, and a server that starts or stops.
+        (Some("08" | "25"), _) | (_, "57P01" | "57P02" | "57P03" | "57P04" | "57P05") => {
+            Blame::Connection
+        }
+        _ => Blame::Database,
+    }
 }

@@ -17,7 +17,7 @@ use sqlx::{
     },
 };
 
-use super::{StoreError, StoreSettings, migrations};
+use super::{StoreError, StoreSettings, errors::Blame, migrations};
 
 /// How many rows a connection's thread may be ahead of who takes them. With sqlx's 50 the two wait for
 /// each other all the time: a recovery of 200,000 sessions took 4.4 s instead of 3.3 s.
@@ -72,7 +72,9 @@ pub(super) async fn open(path: &Path, settings: &StoreSettings) -> Result<Sqlite
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(settings.connect_timeout)
         .foreign_keys(true);
-    let mut connection = SqliteConnection::connect_with(&options).await?;
+    let mut connection = SqliteConnection::connect_with(&options)
+        .await
+        .map_err(explain)?;
     migrate(&mut connection).await?;
     connection.close().await?;
 
@@ -142,19 +144,37 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
 /// The result code for a file that is no SQLite database.
 const NOT_A_DATABASE: i32 = 26;
 
-/// Whether `code` says that the file is no SQLite database.
-pub(super) fn is_no_database(code: &str) -> bool {
-    primary_code(code) == Some(NOT_A_DATABASE)
+/// The same error, in words if it says that the file is no SQLite database.
+fn explain(error: sqlx::Error) -> StoreError {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    if code.and_then(|code| primary_code(&code)) == Some(NOT_A_DATABASE) {
+        return StoreError::Incompatible("the file is not an SQLite database".to_owned());
+    }
+    error.into()
 }
 
-/// Whether an error of this result code can pass by itself: busy, locked, out of memory, read-only,
-/// interrupted, failing or full disk, a file that can't be opened.
-/// See <https://www.sqlite.org/rescode.html>.
-pub(super) fn is_passing(code: &str) -> bool {
-    primary_code(code).is_some_and(|code| matches!(code, 5..=10 | 13 | 14))
+/// The extended result code for a transaction that read before another one wrote, and can't write any
+/// more.
+const BUSY_SNAPSHOT: i32 = 517;
+
+/// What an error of this result code is about. See <https://www.sqlite.org/rescode.html>.
+pub(super) fn blame(code: &str) -> Blame {
+    if code.parse() == Ok(BUSY_SNAPSHOT) {
+        return Blame::Conflict;
+    }
+    match primary_code(code) {
+        // A value that is too big, a broken constraint, a value of the wrong type, a wrong position.
+        Some(18 | 19 | 20 | 25) => Blame::Call,
+        _ => Blame::Database,
+    }
 }
 
 /// The result code without its extension.
 fn primary_code(code: &str) -> Option<i32> {
-    code.parse::<i32>().ok().map(|code| code & 0xff)
+    code.parse::<i32>()
+        .ok()
+        .filter(|code| *code >= 0)
+        .map(|code| code & 0xff)
 }

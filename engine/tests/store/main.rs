@@ -15,6 +15,8 @@ mod erasure;
 mod journal;
 mod keys;
 mod opening;
+mod outages;
+mod relay;
 mod restored;
 mod retention;
 mod tokens;

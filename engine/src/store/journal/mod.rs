@@ -9,7 +9,7 @@
 pub(super) mod keys;
 mod verdict;
 
-use std::{collections::HashSet, ops::Range};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use billing::Opening;
 use schema::{MAX_SAFE_INTEGER, SessionId, UnixMillis, session::EndReason};
@@ -50,7 +50,7 @@ pub(super) async fn record(
     connection: &mut Connection,
     run: NodeRun,
     alive_at: Option<UnixMillis>,
-    recordings: Vec<Recording>,
+    recordings: Arc<[Recording]>,
 ) -> Result<Vec<FactOutcome>, StoreError> {
     let last_instant = recordings.iter().map(|recording| recording.fact.at()).max();
     runs::hold(connection, &run, alive_at, last_instant).await?;
