@@ -3,6 +3,7 @@
 mod answers;
 
 pub use self::answers::{BalanceError, StartError, Started, StopError, Stopped};
+pub use crate::journal::Displacement;
 
 use std::{
     sync::{
@@ -378,14 +379,14 @@ impl Engine {
         self.context.journal.is_recording()
     }
 
-    /// Returns when the engine can't go on because another process runs under its node's name.
-    pub async fn superseded(&self) {
-        self.context.journal.superseded().await;
+    /// Returns when the engine can't go on, because its run may write no more, with the reason.
+    pub async fn superseded(&self) -> Displacement {
+        self.context.journal.displaced().await
     }
 
-    /// Whether another process runs under the engine's node's name.
+    /// Whether the engine's run may write no more.
     pub fn is_superseded(&self) -> bool {
-        self.context.journal.is_superseded()
+        self.context.journal.is_displaced()
     }
 
     /// The engine's clock.

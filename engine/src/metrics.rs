@@ -254,9 +254,14 @@ impl StoreErrors {
             StoreError::OutcomeUnknown(_) => "outcome_unknown",
             StoreError::Superseded => "superseded",
             StoreError::Refused(_) => "refused",
-            StoreError::Corrupt(_) | StoreError::Incompatible(_) | StoreError::File { .. } => {
-                "other"
-            }
+            StoreError::Corrupt(_)
+            | StoreError::Incompatible(_)
+            | StoreError::WentBack
+            | StoreError::Unfit(_)
+            | StoreError::Address(_)
+            | StoreError::RepeatedKey(_)
+            | StoreError::FileGone { .. }
+            | StoreError::File { .. } => "other",
         };
         self.0.get_or_create(&[("kind", kind)]).inc();
     }

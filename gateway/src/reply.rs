@@ -138,9 +138,10 @@ impl Failure {
         Self::new(ErrorCode::OutcomeUnknown, sentence)
     }
 
-    /// A write that failed: unless its COMMIT was sent and not answered, it was not done.
+    /// A write that failed. One that took too long is told like one whose COMMIT was not answered, as
+    /// callers know it; any other was not done.
     pub fn of_write(error: StoreError) -> Self {
-        if error.is_outcome_unknown() {
+        if error.is_outcome_unknown() || matches!(error, StoreError::TimedOut(_)) {
             return Self::outcome_unknown().caused_by(error);
         }
         error.into()

@@ -11,7 +11,7 @@ use std::{
 use ractor::ActorRef;
 use schema::UnixMillis;
 
-use super::{Batch, JournalMessage, Status};
+use super::{Batch, Displacement, JournalMessage, Status};
 use crate::{
     clock::Clock,
     facts::{FactOutcome, NodeRun, Recording, Refusal, ResumePolicy},
@@ -32,8 +32,18 @@ enum Refusals {
     Repeat,
 }
 
-/// Another process has taken over the node's name.
-struct Superseded;
+/// Why the run may write no more, as `error` says.
+const fn displacement(error: &StoreError) -> Displacement {
+    match error {
+        StoreError::WentBack => Displacement::WentBack,
+        _ => Displacement::Superseded,
+    }
+}
+
+/// Whether `error` says that the run may write no more.
+const fn is_displaced(error: &StoreError) -> bool {
+    matches!(error, StoreError::Superseded | StoreError::WentBack)
+}
 
 /// Writes one batch, however long it takes.
 pub(super) struct Writer {
@@ -55,7 +65,7 @@ impl Writer {
         // It asks for nothing that a database could refuse for good.
         let message = match self.patiently(Refusals::Repeat, begin).await {
             Ok(run) => JournalMessage::Begun(run),
-            Err(_) => JournalMessage::Superseded,
+            Err(error) => JournalMessage::Displaced(displacement(&error)),
         };
         let _stopped = journal.cast(message);
     }
@@ -74,7 +84,7 @@ impl Writer {
             .collect();
         let message = match self.record(batch.alive_at, &recordings).await {
             Ok(outcomes) => JournalMessage::Written(batch, outcomes),
-            Err(Superseded) => JournalMessage::Superseded,
+            Err(displacement) => JournalMessage::Displaced(displacement),
         };
         drop(spans);
         let _stopped = journal.cast(message);
@@ -85,7 +95,7 @@ impl Writer {
         &self,
         alive_at: Option<UnixMillis>,
         recordings: &[Recording],
-    ) -> Result<Vec<FactOutcome>, Superseded> {
+    ) -> Result<Vec<FactOutcome>, Displacement> {
         let together = || self.store.record(&self.run, alive_at, recordings);
         let refusals = if recordings.is_empty() {
             Refusals::Repeat
@@ -94,7 +104,7 @@ impl Writer {
         };
         match self.patiently(refusals, together).await {
             Ok(outcomes) => return Ok(outcomes),
-            Err(StoreError::Superseded) => return Err(Superseded),
+            Err(error) if is_displaced(&error) => return Err(displacement(&error)),
             Err(_) => {}
         }
         // The database refuses the batch as such: find the fact that it can't take.
@@ -105,13 +115,13 @@ impl Writer {
         if alive_at.is_some() {
             let alive = || self.store.record(&self.run, alive_at, &[]);
             let recorded = self.patiently(Refusals::Repeat, alive).await;
-            recorded.map_err(|_| Superseded)?;
+            recorded.map_err(|error| displacement(&error))?;
         }
         Ok(outcomes)
     }
 
     /// The outcome of one fact of a batch that was refused.
-    async fn record_alone(&self, recording: &Recording) -> Result<FactOutcome, Superseded> {
+    async fn record_alone(&self, recording: &Recording) -> Result<FactOutcome, Displacement> {
         let fact = std::slice::from_ref(recording);
         let alone = || self.store.record(&self.run, None, fact);
         match self.patiently(Refusals::Return, alone).await {
@@ -119,13 +129,13 @@ impl Writer {
                 assert_eq!(outcomes.len(), 1, "one fact has one outcome");
                 Ok(outcomes[0])
             }
-            Err(StoreError::Superseded) => Err(Superseded),
+            Err(error) if is_displaced(&error) => Err(displacement(&error)),
             Err(_) => Ok(FactOutcome::Refused(Refusal::Contradiction)),
         }
     }
 
-    /// Makes the call, again and again while the database can't do it. The error is
-    /// [`StoreError::Superseded`], or a refusal if `refusals` has those returned and no attempt before
+    /// Makes the call, again and again while the database can't do it. The error says that the run may
+    /// write no more, or is a refusal if `refusals` has those returned and no attempt before
     /// may have been done after all: what was unknown once is unknown until it is read, which the same
     /// call does.
     async fn patiently<T, F>(
@@ -150,7 +160,7 @@ impl Writer {
             };
             is_unknown |= error.is_outcome_unknown();
             let is_final = match error {
-                StoreError::Superseded => true,
+                _ if is_displaced(&error) => true,
                 _ => !error.is_transient() && !is_unknown && refusals == Refusals::Return,
             };
             if is_final {

@@ -10,12 +10,12 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use sqlx::PgPool;
 
 use super::{
     AdjustError, CreateUserError, EraseError, StoreError,
     connection::{Connection, Unit},
     errors::Blame,
+    postgres::PostgresPool,
     sqlite::SqlitePools,
 };
 
@@ -77,20 +77,38 @@ impl<T, E, F> Work<T, E> for F where
 #[derive(Clone, Debug)]
 pub(super) enum Pools {
     /// To Postgres.
-    Postgres(PgPool),
+    Postgres(PostgresPool),
     /// To SQLite.
     Sqlite(SqlitePools),
 }
 
 impl Pools {
     async fn acquire(&self, unit: Unit) -> Result<Connection, StoreError> {
-        Ok(match self {
-            Self::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
-            Self::Sqlite(pools) if unit == Unit::Write => {
-                Connection::Sqlite(pools.writer.acquire().await?)
-            }
-            Self::Sqlite(pools) => Connection::Sqlite(pools.readers.acquire().await?),
-        })
+        let pools = match self {
+            Self::Postgres(pool) => return Ok(Connection::Postgres(pool.acquire().await?)),
+            Self::Sqlite(pools) => pools,
+        };
+        pools.file.check()?;
+        let pool = match unit {
+            Unit::Write => &pools.writer,
+            Unit::OneRead | Unit::Snapshot => &pools.readers,
+        };
+        Ok(Connection::Sqlite(pool.acquire().await?))
+    }
+
+    /// Fails if what was just written is lost: an embedded database whose file is another one by now.
+    fn check_written(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(_) => Ok(()),
+            Self::Sqlite(pools) => pools.file.check_written(),
+        }
+    }
+
+    /// Gives up what `error` says is not good any more.
+    fn learn(&self, error: &StoreError) {
+        if let Self::Postgres(pool) = self {
+            pool.learn(error);
+        }
     }
 
     /// Closes all connections, once those on loan are back.
@@ -148,6 +166,16 @@ where
         let error = if is_unknown { error.of_commit() } else { error };
         (Err(error.into()), false)
     };
+    if let Err(error) = &result
+        && let Some(error) = E::of_store(error)
+    {
+        pools.learn(error);
+    }
+    if result.is_ok() && unit == Unit::Write {
+        // What was made durable must be where the next process finds it. The connection is still open,
+        // and the log with it.
+        pools.check_written().map_err(StoreError::of_commit)?;
+    }
     if is_clean {
         drop(scopeguard::ScopeGuard::into_inner(lease));
     }

@@ -15,7 +15,9 @@ use super::{
     audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
     calls::{self, CallError, Pools, Work},
     connection::Unit,
-    erasure, history, journal, postgres, restored, retention, runs, sqlite, tokens, wallets,
+    erasure, history, journal, postgres, restored, retention, runs,
+    setbacks::{self, Acknowledged},
+    sqlite, tokens, wallets,
 };
 use crate::{
     facts::{
@@ -39,6 +41,7 @@ pub struct Database {
     pools: Pools,
     call_timeout: Duration,
     errors: StoreErrors,
+    acknowledged: Acknowledged,
 }
 
 impl Database {
@@ -54,6 +57,7 @@ impl Database {
             pools,
             call_timeout: settings.call_timeout,
             errors: StoreErrors::default(),
+            acknowledged: Acknowledged::default(),
         })
     }
 
@@ -92,14 +96,53 @@ impl Database {
         self.call_for(self.call_timeout, Unit::Snapshot, work).await
     }
 
-    /// Statements that write, all or none.
+    /// Statements that write, all or none. Once this process has a run, they are made only in a database
+    /// that has it too, as far as it is known.
     async fn write<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: CallError + Send + 'static,
         F: Work<T, E>,
     {
+        let acknowledged = match &self.pools {
+            Pools::Postgres(_) => self.acknowledged.current(),
+            // A file that was replaced is told by itself.
+            Pools::Sqlite(_) => None,
+        };
+        let Some((run, known)) = acknowledged else {
+            return self.write_anyway(work).await;
+        };
+        self.write_anyway(move |connection| {
+            Box::pin(async move {
+                setbacks::check(connection, &run, known).await?;
+                work(connection).await
+            })
+        })
+        .await
+    }
+
+    /// Statements that write, all or none.
+    async fn write_anyway<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: CallError + Send + 'static,
+        F: Work<T, E>,
+    {
         self.call_for(self.call_timeout, Unit::Write, work).await
+    }
+
+    /// Leaves word that the database went back, if that is what the error says.
+    async fn note_setback(&self, error: &StoreError) {
+        if let (StoreError::WentBack, Some((run, known))) = (error, self.acknowledged.current()) {
+            let noted = self
+                .write_anyway(move |connection| Box::pin(setbacks::note(connection, run, known)));
+            if let Err(error) = noted.await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "can't note that the database went back"
+                );
+            }
+        }
     }
 
     /// Runs `work` in a task of its own, for no longer than `timeout`.
@@ -147,8 +190,13 @@ impl Store for Database {
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError> {
         let (node, process) = (node.clone(), process.clone());
-        self.write(move |connection| Box::pin(runs::begin(connection, node, process, now, policy)))
-            .await
+        let begun = self.write_anyway(move |connection| {
+            Box::pin(async move {
+                setbacks::refuse_unmended(connection).await?;
+                runs::begin(connection, node, process, now, policy).await
+            })
+        });
+        begun.await.inspect(|run| self.acknowledged.begin(run))
     }
 
     async fn next_run(
@@ -159,8 +207,18 @@ impl Store for Database {
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError> {
         let run = run.clone();
-        self.write(move |connection| Box::pin(runs::next(connection, run, cut, now, policy)))
-            .await
+        let next =
+            self.write(move |connection| Box::pin(runs::next(connection, run, cut, now, policy)));
+        match next.await {
+            Ok(run) => {
+                self.acknowledged.begin(&run);
+                Ok(run)
+            }
+            Err(error) => {
+                self.note_setback(&error).await;
+                Err(error)
+            }
+        }
     }
 
     async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis) -> Result<Vec<Run>, StoreError> {
@@ -193,11 +251,28 @@ impl Store for Database {
         alive_at: Option<UnixMillis>,
         recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
-        let (run, recordings) = (run.clone(), Arc::<[Recording]>::from(recordings));
-        self.write(move |connection| {
-            Box::pin(journal::record(connection, run, alive_at, recordings))
-        })
-        .await
+        let last_instant = recordings.iter().map(|recording| recording.fact.at()).max();
+        let recordings = Arc::<[Recording]>::from(recordings);
+        let known = self.acknowledged.of(run);
+        let recorded = {
+            let run = run.clone();
+            // It checks the run's row itself.
+            self.write_anyway(move |connection| {
+                Box::pin(journal::record(
+                    connection, run, alive_at, recordings, known,
+                ))
+            })
+        };
+        match recorded.await {
+            Ok(outcomes) => {
+                self.acknowledged.raise(run, alive_at, last_instant);
+                Ok(outcomes)
+            }
+            Err(error) => {
+                self.note_setback(&error).await;
+                Err(error)
+            }
+        }
     }
 
     async fn kept_answer(
@@ -279,6 +354,10 @@ impl Store for Database {
     }
 
     async fn user_by_email(&self, email: &str) -> Result<Option<UserRecord>, StoreError> {
+        if email.contains('\0') {
+            // Nobody can have it, and no connection is needed to say so.
+            return Ok(None);
+        }
         let email = email.to_owned();
         self.read(move |connection| Box::pin(accounts::by_email(connection, email)))
             .await

@@ -51,6 +51,7 @@ impl From<sqlx::Error> for StoreError {
         match error {
             // A value that stands in a row, and that no value of ours can have.
             E::ColumnDecode { .. } | E::Decode(_) => Self::Corrupt(error.to_string()),
+            error if let Some(key) = postgres::repeated_key(&error) => Self::RepeatedKey(key),
             error if blame(&error) == Blame::Call => Self::Refused(error),
             error => Self::Unavailable(error),
         }
@@ -65,6 +66,8 @@ impl StoreError {
             Self::OutcomeUnknown(error) => error.blame(),
             // Whatever is at the other end, it may be silent for all connections.
             Self::TimedOut(_) => Some(Blame::Connection),
+            // The sequence is another one with each attempt, and some day past its table.
+            Self::RepeatedKey(_) | Self::FileGone { .. } => Some(Blame::Database),
             _ => None,
         }
     }

@@ -25,6 +25,7 @@ mod journal;
 mod restored;
 mod retention;
 mod runs;
+mod setbacks;
 mod tokens;
 mod wallets;
 
@@ -36,6 +37,7 @@ mod sqlite;
 
 pub use backup::{BackupError, back_up};
 pub use database::Database;
+pub use postgres::{InvalidAddress, PostgresAddress};
 pub use restored::Resumption;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -94,6 +96,13 @@ pub enum StoreError {
     /// Another process runs under our node's name since. Nothing was written.
     #[error("another process has taken over this node's name")]
     Superseded,
+    /// The database lacks what it had acknowledged to this process, or to the one before.
+    #[error(
+        "the database is older than what it had acknowledged: a standby without the last changes was \
+         promoted, or a backup was put in its place. So that no id is given out twice, run \
+         `minute-credit restored` on it, then start again (see \"Failover\" in config/OPERATIONS.md)"
+    )]
+    WentBack,
     /// The database refused what was asked for: the same call fails again. Nothing was written.
     #[error("the database refused")]
     Refused(#[source] sqlx::Error),
@@ -103,6 +112,27 @@ pub enum StoreError {
     /// The schema is newer than this program, or not ours.
     #[error("the database's schema does not fit this program: {0}")]
     Incompatible(String),
+    /// The database or the way to it is not what this program needs.
+    #[error("the database won't do: {0}")]
+    Unfit(String),
+    /// The address can't be used.
+    #[error("the database's address can't be used")]
+    Address(#[from] InvalidAddress),
+    /// A sequence gave a key that is in use, of the constraint of this name. Nothing was written.
+    #[error(
+        "the database gave a key twice ({0}): its sequence is behind its table, as after a logical \
+         replication or a restore of the data alone; set it past the greatest key with setval"
+    )]
+    RepeatedKey(&'static str),
+    /// The embedded database's file is not the one that was opened any more.
+    #[error(
+        "the file {path} was moved, deleted or replaced while it was open: nothing is recorded until it \
+         is back; to go on with another one, start this program anew"
+    )]
+    FileGone {
+        /// The file.
+        path: PathBuf,
+    },
     /// The embedded database's file or folder can't be used.
     #[error("can't use {path}")]
     File {
@@ -120,7 +150,11 @@ impl StoreError {
     pub const fn is_transient(&self) -> bool {
         matches!(
             self,
-            Self::Unavailable(_) | Self::TimedOut(_) | Self::OutcomeUnknown(_)
+            Self::Unavailable(_)
+                | Self::TimedOut(_)
+                | Self::OutcomeUnknown(_)
+                | Self::RepeatedKey(_)
+                | Self::FileGone { .. }
         )
     }
 
@@ -158,6 +192,40 @@ pub struct UserRecord {
     pub created_at: UnixMillis,
     /// The generation of the tokens that are made now.
     pub token_generation: TokenGeneration,
+    /// What tokens name beside the id.
+    pub account_key: AccountKey,
+}
+
+/// Tells an account from any other that ever had the same id: 128 bits drawn by chance, written as 32
+/// hexadecimal digits. If a user is lost, with the last changes of a server that was replaced, somebody
+/// else may be given the id; a token names this too, and so doesn't open that one's account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountKey(u128);
+
+impl AccountKey {
+    /// A new account's.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// The key of these digits; `None` if they are none.
+    pub fn parse(digits: &str) -> Option<Self> {
+        let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (digits.len() == 32 && digits.bytes().all(is_digit))
+            .then(|| u128::from_str_radix(digits, 16).ok().map(Self))
+            .flatten()
+    }
+
+    fn read(digits: &str) -> Result<Self, StoreError> {
+        Self::parse(digits).ok_or_else(|| StoreError::Corrupt("an account's key".to_owned()))
+    }
+}
+
+/// The digits.
+impl std::fmt::Display for AccountKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
 }
 
 /// Counts how often all tokens of a user were voided. A token carries the number that held when its
@@ -186,6 +254,10 @@ pub struct TokenStanding {
     pub kept: Option<String>,
     /// but none of these, which have not ended yet.
     pub revoked: Vec<RevokedToken>,
+    /// A token of another account that had the same id names another key.
+    pub account_key: AccountKey,
+    /// When the user signed up: a token from before is another account's.
+    pub created_at: UnixMillis,
 }
 
 /// A new password.

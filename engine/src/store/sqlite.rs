@@ -5,7 +5,7 @@
 
 use std::{
     fs::{DirBuilder, OpenOptions},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use sqlx::{
@@ -51,6 +51,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             "retention",
             include_str!("../../../schema/migrations/sqlite/0005_retention.sql"),
         ),
+        migrations::simple(
+            7,
+            "setbacks",
+            include_str!("../../../schema/migrations/sqlite/0007_setbacks.sql"),
+        ),
     ]
 }
 
@@ -61,6 +66,74 @@ pub(super) struct SqlitePools {
     pub(super) writer: SqlitePool,
     /// Its connections only read.
     pub(super) readers: SqlitePool,
+    /// What they have open.
+    pub(super) file: OpenFile,
+}
+
+/// The file of a database as it was when it was opened. A connection goes on with it wherever it is,
+/// even if it was deleted: only the path tells that the next process won't find it there.
+#[derive(Clone, Debug)]
+pub(super) struct OpenFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+    /// The write-ahead log beside it, where there is one as long as a connection is open.
+    log: Option<PathBuf>,
+}
+
+impl OpenFile {
+    /// The file at `path`, to which a connection is open.
+    fn new(path: &Path) -> Result<Self, StoreError> {
+        let file_error = |source| StoreError::File {
+            path: path.to_owned(),
+            source,
+        };
+        // The log is beside the file itself, not beside a link to it.
+        let mut log = path.canonicalize().map_err(file_error)?.into_os_string();
+        log.push("-wal");
+        let log = PathBuf::from(log);
+        Ok(Self {
+            path: path.to_owned(),
+            identity: identity(path).map_err(file_error)?,
+            log: log.exists().then_some(log),
+        })
+    }
+
+    /// Fails if the file is not at its path any more, or another one is.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            return Ok(());
+        }
+        Err(self.gone())
+    }
+
+    /// The same of a file to which a connection is open: then its log must be there too.
+    pub(super) fn check_written(&self) -> Result<(), StoreError> {
+        self.check()?;
+        if self.log.as_ref().is_none_or(|log| log.exists()) {
+            return Ok(());
+        }
+        Err(self.gone())
+    }
+
+    fn gone(&self) -> StoreError {
+        StoreError::FileGone {
+            path: self.path.clone(),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// Elsewhere a file that is open can't be moved or deleted.
+#[cfg(not(unix))]
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::metadata(path).map(|_| (0, 0))
 }
 
 /// Makes the file at need, brings its schema up to date, and opens the pools.
@@ -76,6 +149,7 @@ pub(super) async fn open(path: &Path, settings: &StoreSettings) -> Result<Sqlite
         .await
         .map_err(explain)?;
     migrate(&mut connection).await?;
+    let file = OpenFile::new(path)?;
     connection.close().await?;
 
     let pool = SqlitePoolOptions::new()
@@ -83,6 +157,7 @@ pub(super) async fn open(path: &Path, settings: &StoreSettings) -> Result<Sqlite
         .idle_timeout(None)
         .max_lifetime(None);
     Ok(SqlitePools {
+        file,
         writer: pool
             .clone()
             .max_connections(1)

@@ -11,7 +11,9 @@ mod support;
 
 mod accounts;
 mod audit;
+mod cluster;
 mod erasure;
+mod failover;
 mod journal;
 mod keys;
 mod opening;

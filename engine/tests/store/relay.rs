@@ -2,10 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
 };
 
 use engine::store::StoreLocation;
@@ -37,7 +34,6 @@ pub struct Relay {
 struct State {
     target: Mutex<SocketAddr>,
     cut: Mutex<Cut>,
-    is_accepting: AtomicBool,
     /// Counts how often all connections were cut.
     generation: watch::Sender<u64>,
 }
@@ -49,7 +45,6 @@ impl Relay {
         let state = Arc::new(State {
             target: Mutex::new(target),
             cut: Mutex::new(Cut::Nowhere),
-            is_accepting: AtomicBool::new(true),
             generation: watch::channel(0).0,
         });
         let accepting = tokio::spawn({
@@ -57,9 +52,7 @@ impl Relay {
             async move {
                 loop {
                     let (client, _) = listener.accept().await.unwrap();
-                    if state.is_accepting.load(Ordering::SeqCst) {
-                        tokio::spawn(carry(client, Arc::clone(&state)));
-                    }
+                    tokio::spawn(carry(client, Arc::clone(&state)));
                 }
             }
         });
@@ -87,17 +80,9 @@ impl Relay {
         *self.state.cut.lock().unwrap() = cut;
     }
 
-    #[expect(dead_code, reason = "for the failover")]
     /// New connections lead there; those that are open stay.
     pub fn lead_to(&self, target: SocketAddr) {
         *self.state.target.lock().unwrap() = target;
-    }
-
-    #[expect(dead_code, reason = "for the failover")]
-    /// Cuts all connections, and refuses new ones until `lets_in` says otherwise.
-    pub fn set_open(&self, lets_in: bool) {
-        self.state.is_accepting.store(lets_in, Ordering::SeqCst);
-        self.state.generation.send_modify(|count| *count += 1);
     }
 }
 

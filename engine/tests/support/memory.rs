@@ -24,9 +24,9 @@ use engine::{
     },
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
     store::{
-        AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, NewPassword,
-        NewUser, Notice, OldSession, RevokedToken, RunSpan, SessionCursor, Shortfall, Standing,
-        Store, StoreError, TokenGeneration, TokenStanding, UserRecord,
+        AccountKey, AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure,
+        NewPassword, NewUser, Notice, OldSession, RevokedToken, RunSpan, SessionCursor, Shortfall,
+        Standing, Store, StoreError, TokenGeneration, TokenStanding, UserRecord,
         audit::{AuditLimits, AuditPage, RepairMode, Repaired},
     },
 };
@@ -996,6 +996,7 @@ impl Store for MemoryStore {
             credits: row.credits,
             created_at: row.created_at,
             token_generation: TokenGeneration::default(),
+            account_key: AccountKey::random(),
         }))
     }
 
