@@ -348,7 +348,7 @@ async fn nothing_is_charged_that_no_run_served(database: Arc<TestDatabase>) {
         if world.served.is_some() {
             world.stop().await;
         }
-        ends += world.ends;
+        ends += u64::from(world.ends);
     }
-    assert!(ends > 20, "sessions came to their ends: {ends}");
+    assert!(ends > seeds, "sessions came to their ends: {ends}");
 }
