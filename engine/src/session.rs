@@ -43,10 +43,7 @@ use crate::{
 
 /// How long an actor stays that has nothing to do: whoever starts again at once need not wait for
 /// the wallet to be read. A start and a stop then cost the database half as much as they would.
-const STAY: Millis = match Millis::new(1_000) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
+const STAY: Millis = Millis::literal(1_000);
 
 /// The wait before something is tried again that failed for no reason of the caller's.
 const RETRY_AFTER: Duration = Duration::from_secs(1);

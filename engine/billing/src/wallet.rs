@@ -141,6 +141,14 @@ impl Wallet {
         )
     }
 
+    /// Whether its sessions have used and hold more than it has: by a fault, of ours or of whoever wrote to
+    /// the database by another hand. Such a wallet serves nobody on; somebody is to look at it.
+    pub fn is_overdrawn(&self) -> bool {
+        let committed = self.sessions.iter();
+        let committed = committed.map(|session| session.committed(self.instant));
+        self.left(committed).is_none_or(|left| left < 0)
+    }
+
     /// [`Wallet::left`], as an amount. Every transition leaves all totals covered; a wallet overdrawn
     /// by a fault has nothing left.
     fn less(&self, totals: impl Iterator<Item = Option<Credits>>) -> Credits {
@@ -328,6 +336,13 @@ impl Wallet {
             .iter()
             .position(|session| session.id == settlement.session)?;
         let session = self.sessions.get_mut(place)?;
+        assert!(
+            settlement.total >= session.settled.total,
+            "session {} settled {} after {}",
+            session.id,
+            settlement.total,
+            session.settled.total
+        );
         self.ledger_balance -= settlement.total.get() - session.settled.total.get();
         session.settled = Settled {
             seq: settlement.seq,
@@ -480,7 +495,10 @@ impl Wallet {
             .is_some()
         };
         let (mut covered, mut uncovered) = (0, UnixMillis::MAX.get());
-        let instant = |millis| UnixMillis::new(millis).unwrap_or(UnixMillis::MAX);
+        let instant = |millis| match UnixMillis::new(millis) {
+            Ok(instant) => instant,
+            Err(error) => unreachable!("between two instants is none: {error}"),
+        };
         if is_covered(UnixMillis::MAX) {
             return None;
         }

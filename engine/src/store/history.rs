@@ -115,10 +115,10 @@ impl EntryRow {
         let kind = EntryKind::from_name(&self.kind).ok_or_else(|| {
             StoreError::Corrupt(format!("a ledger entry of the kind {:?}", self.kind))
         })?;
-        // It was not written before what its node had proved by then, whatever the writer's clock said.
-        let at = self
-            .recorded_at
-            .map_or(self.at, |recorded_at| recorded_at.max(self.at));
+        // Before the first run nothing is proved: then the writer's clock is all that there is to show.
+        let is_proved = self.at > UnixMillis::EPOCH.get();
+        let shown = self.recorded_at.filter(|_| !is_proved);
+        let at = shown.unwrap_or(self.at);
         Ok(LedgerEntry {
             entry_id: EntryId::new(self.id)?,
             at: UnixMillis::new(at)?,

@@ -9,7 +9,7 @@ use schema::{MAX_SAFE_INTEGER, Millis, SessionId, UnixMillis, UserId};
 use super::{
     StoreError,
     connection::{Connection, Sql},
-    runs,
+    runs, setbacks,
 };
 use crate::{
     clock::ClockReading,
@@ -28,7 +28,8 @@ pub struct Resumption {
 }
 
 /// Skips `ids` ids of each kind, voids all tokens, and shuts out every process
-/// that still writes to this database. `wall` is what this machine's wall clock says.
+/// that still writes to this database. From then on processes may start in it again. `wall` is what this
+/// machine's wall clock says.
 pub(super) async fn skip_ahead(
     connection: &mut Connection,
     ids: u32,
@@ -49,6 +50,7 @@ pub(super) async fn skip_ahead(
         )
         .await?;
     begin_runs(connection, wall, policy).await?;
+    setbacks::mend(connection).await?;
     Ok(Resumption {
         session_ids_from: SessionId::new(session_ids_from)?,
         user_ids_from: UserId::new(user_ids_from)?,

@@ -421,7 +421,7 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
     // The runs of a node belong to nobody.
     let nobodys: Vec<_> = violations
         .iter()
-        .filter(|violation| violation.place.user.is_none())
+        .filter(|violation| violation.place.user.is_none() && violation.what.starts_with("run "))
         .map(|violation| violation.what.split(" at ").next().unwrap())
         .collect();
     assert_eq!(nobodys, ["run 1 of node n18 began"]);
@@ -449,11 +449,11 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
         "run 3 of node n2 began",
         "run 1 of node n2 is still current",
         "run 2 of node n3 began",
-        "is of user 999, who is not",
+        "user_id is 999, and users has no such row",
     ] {
         let is_told = violations
             .iter()
-            .any(|violation| violation.place.user.is_none() && violation.what.contains(words));
+            .any(|violation| violation.what.contains(words));
         assert!(is_told, "{words}: {violations:#?}");
     }
 }

@@ -105,12 +105,7 @@ impl Wallet {
         let never_began = start
             .end
             .is_some_and(|end| end.reason == EndReason::Depleted && end.at == start.started_at);
-        let committed = self
-            .sessions
-            .iter()
-            .map(|session| session.committed(self.instant));
-        let is_overdrawn = self.left(committed).is_none_or(|left| left < 0);
-        (never_began || is_overdrawn).then_some(start.id)
+        (never_began || self.is_overdrawn()).then_some(start.id)
     }
 
     /// Somebody else changes the balance at `at`.

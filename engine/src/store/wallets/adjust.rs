@@ -48,7 +48,10 @@ pub(in crate::store) async fn adjust(
     let runs = runs_of(connection, &wallet).await?;
     let at = instant(connection, adjustment.at, &wallet, &runs).await?;
     let amount = match adjustment.kind {
-        EntryKind::Revoke => takeable(&adjustment, standing(wallet.clone(), &runs, at).free)?,
+        EntryKind::Revoke => {
+            let standing = standing(wallet.clone(), &runs, at)?;
+            takeable(&adjustment, standing.free)?
+        }
         EntryKind::Refund => {
             refuse_beyond_cost(connection, &adjustment).await?;
             adjustment.amount
@@ -104,7 +107,7 @@ pub(in crate::store) async fn standing_of(
     };
     let runs = runs_of(connection, &wallet).await?;
     let at = proved_by(&runs).unwrap_or(now);
-    Ok(Some(standing(wallet, &runs, at)))
+    standing(wallet, &runs, at).map(Some)
 }
 
 /// The house's account that the adjustment moves from or to; nothing where no operator can make it.
@@ -154,7 +157,8 @@ async fn refuse_beyond_cost(
             &[session.into(), adjustment.user.get().into()],
         )
         .await?;
-    let refunded = Credits::new(refunded.map_or(0, |(sum,)| sum)).map_err(StoreError::from)?;
+    let (refunded,) = refunded.ok_or_else(|| StoreError::Corrupt("a sum is missing".to_owned()))?;
+    let refunded = Credits::new(refunded).map_err(StoreError::from)?;
     let spent = Credits::new(spent).map_err(StoreError::from)?;
     refunded
         .checked_change(adjustment.amount)
@@ -309,7 +313,11 @@ async fn instant(
 }
 
 /// The wallet as it stands at `at`, if its sessions run on until then.
-fn standing(record: WalletRecord, serving: &HashMap<String, Serving>, at: UnixMillis) -> Standing {
+fn standing(
+    record: WalletRecord,
+    serving: &HashMap<String, Serving>,
+    at: UnixMillis,
+) -> Result<Standing, StoreError> {
     let mut sessions: Vec<Session> = Vec::with_capacity(record.live.len());
     let (user, version, credits) = (record.user, record.version, record.credits);
     for (node, Serving { runs, .. }) in serving {
@@ -325,15 +333,19 @@ fn standing(record: WalletRecord, serving: &HashMap<String, Serving>, at: UnixMi
     }
     let mut wallet = Wallet::new(user, version, credits, UnixMillis::EPOCH, sessions);
     wallet.advance(at);
-    let consumed = wallet.sessions().iter().map(|session| {
-        let charge = session.charge(at);
-        (session.id, charge.unwrap_or(Credits::MAX))
-    });
-    Standing {
+    let mut consumed = Vec::with_capacity(wallet.sessions().len());
+    for session in wallet.sessions() {
+        let charge = session.charge(at).ok_or_else(|| {
+            let id = session.id;
+            StoreError::Corrupt(format!("session {id} has cost more than a wallet can hold"))
+        })?;
+        consumed.push((session.id, charge));
+    }
+    Ok(Standing {
         at,
         balance: wallet.balance(),
         free: wallet.free(),
-        consumed: consumed.collect(),
+        consumed,
         record,
-    }
+    })
 }
