@@ -17,7 +17,7 @@ use ractor::rpc::CallResult;
 use schema::{
     Credits, Millis, SessionId, UserId,
     session::{ActiveSession, LiveBalance},
-    websocket::{CloseCode, StreamPosition, Updates},
+    websocket::{CloseCode, StreamPosition, TOO_MANY_CONNECTIONS, Updates},
 };
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -55,9 +55,6 @@ pub const CROWD_WAIT: Millis = match Millis::new(10_000) {
     Ok(wait) => wait,
     Err(_) => Millis::ZERO,
 };
-
-/// Why a user's further sockets are closed.
-pub const TOO_MANY: &str = "Too many connections";
 
 /// What a client asks for, and from where.
 pub struct Subscriber {
@@ -114,9 +111,9 @@ impl Subscriber {
 fn heartbeat(text: &str) -> Result<Duration, Failure> {
     let millis = text.parse().ok();
     let millis = millis.filter(|millis| HEARTBEAT_MS.contains(millis));
-    millis.map(Duration::from_millis).ok_or_else(|| {
-        wrong_parameter("heartbeat_ms", "must be a whole number from 1000 to 60000")
-    })
+    millis
+        .map(Duration::from_millis)
+        .ok_or_else(|| wrong_parameter("heartbeat_ms", "must be a whole number from 1000 to 60000"))
 }
 
 /// Where an `EventSource` that comes back was. It sends what it was given, or it sent nothing.
@@ -247,7 +244,7 @@ impl Subscription {
             Ok(CallResult::Success(Ok(joined))) => joined,
             Ok(CallResult::Success(Err(JoinRefused::TooMany))) => {
                 app.metrics.limits.hit(Limit::SocketsPerUser);
-                return Err(Closing::now(CloseCode::TryLater, TOO_MANY));
+                return Err(Closing::now(CloseCode::TryLater, TOO_MANY_CONNECTIONS));
             }
             Ok(CallResult::Success(Err(JoinRefused::Draining))) => {
                 return Err(Closing::now(CloseCode::GoingAway, "Going away"));
