@@ -286,6 +286,18 @@ pub struct SessionEnd {
 }
 
 impl SessionEnd {
+    /// How the session of `record` ended, if it did.
+    pub fn of(record: &SessionRecord) -> Option<Self> {
+        Some(Self {
+            session_id: record.session_id,
+            started_at: Some(record.started_at),
+            ended_at: record.ended_at?,
+            reason: record.end_reason?,
+            consumed: record.credits_consumed,
+            served: Some(record.served_ms),
+        })
+    }
+
     /// How long it was: as served, or as the clock went where that is all there is to tell.
     pub fn length(&self) -> Option<Millis> {
         self.served
@@ -331,6 +343,12 @@ impl Dashboard {
             spark: Spark::default(),
             announced_tens: 0,
         }
+    }
+
+    /// How the last session ended, as far as it is known: also of one that ended before the page was opened.
+    pub fn latest_end(&self) -> Option<SessionEnd> {
+        let newest = self.sessions.rows().first();
+        self.last_end.or_else(|| newest.and_then(SessionEnd::of))
     }
 
     /// The live session, if there is one.

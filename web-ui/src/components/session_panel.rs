@@ -15,7 +15,10 @@ type Fact = (&'static str, String);
 
 /// The panel.
 pub(super) fn view(dashboard: &Dashboard, now: LocalTime) -> Html {
-    let (title, facts) = match (dashboard.live.zip(dashboard.session()), &dashboard.last_end) {
+    let (title, facts) = match (
+        dashboard.live.zip(dashboard.session()),
+        dashboard.latest_end(),
+    ) {
         (Some((live, session)), _) => {
             let time = live.clock.at(dashboard.known_until(now));
             let countdown = Countdown::at(&session, live.balance.credits, time);
@@ -30,7 +33,7 @@ pub(super) fn view(dashboard: &Dashboard, now: LocalTime) -> Html {
             ];
             ("This session", Some(facts))
         }
-        (None, Some(end)) => ("Last session", Some(ended(end, dashboard, now))),
+        (None, Some(end)) => ("Last session", Some(ended(&end, dashboard, now))),
         (None, None) => ("This session", None),
     };
     html! {

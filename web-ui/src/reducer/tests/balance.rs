@@ -167,6 +167,19 @@ fn the_history_knows_how_long_it_was_served() {
 }
 
 #[test]
+fn the_last_session_is_known_after_a_reload_too() {
+    let mut test = Test::idle();
+    assert_eq!(test.dashboard().latest_end(), None);
+    let effects = test.act(Action::RetryPressed);
+    let ask = calls(&effects).first().copied().cloned().unwrap();
+    let over = record(1, Some((31_000, EndReason::User)), 5);
+    test.answer(ask, sessions(vec![over]));
+    let end = test.dashboard().latest_end().unwrap();
+    assert_eq!((end.consumed.get(), end.length()), (5, Some(ms(31_000))));
+    assert_eq!(test.notices(), Vec::<&str>::new(), "it is no news");
+}
+
+#[test]
 fn a_list_that_does_not_know_the_end_yet_explains_nothing() {
     let mut test = Test::running();
     test.say(update(0, 600_000, None));
