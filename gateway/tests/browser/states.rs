@@ -61,10 +61,17 @@ async fn dismiss_all(page: &Page) {
     }
 }
 
-async fn until_class(page: &Page, class: &str) {
-    until(&format!("the board is {class:?}"), async || {
-        let script = "return document.querySelector('main.board')?.classList.contains(arguments[0]) ?? false";
-        page.run(script, vec![class.into()]).await == true
+/// Sees to it that a session runs that has so many seconds left, and that the board is at this level by that.
+async fn hold_level(page: &Page, server: &Server, token: &str, level: &str, left_s: i64) {
+    const HAS_CLASS: &str =
+        "return document.querySelector('main.board')?.classList.contains(arguments[0]) ?? false";
+    until(&format!("the board is {level:?}"), async || {
+        hold_credits(server, token, left_s).await;
+        // On a slow machine the session may have run out before.
+        if page.is_there("start").await {
+            page.click("start").await;
+        }
+        page.run(HAS_CLASS, vec![level.into()]).await == true
     })
     .await;
 }
@@ -97,13 +104,11 @@ async fn a_wallet_has_no_barriers_from_full_to_empty() {
 
         // It is low in the last fifth, so it has to have run for a while.
         check(&page, "low", async || {
-            hold_credits(server, &token, 13).await;
-            until_class(&page, "low").await;
+            hold_level(&page, server, &token, "low", 13).await;
         })
         .await;
         check(&page, "last", async || {
-            hold_credits(server, &token, 9).await;
-            until_class(&page, "last").await;
+            hold_level(&page, server, &token, "last", 9).await;
         })
         .await;
 
