@@ -47,10 +47,16 @@ async fn the_card_has_no_barriers() {
 
 /// Sees to it that the wallet holds so many credits: with one a second, so many seconds are left.
 async fn hold_credits(server: &Server, token: &str, wanted: i64) {
-    let balance: LiveBalance = server.get("/api/sessions/credits", token).await;
-    let by = wanted - balance.credits.get();
-    if by != 0 {
-        server.change_credits(EMAIL, by).await;
+    // Time moves nothing between what is left and what was used.
+    let ask = async || {
+        let balance: LiveBalance = server.get("/api/sessions/credits", token).await;
+        let consumed = balance.session.map_or(0, |session| session.consumed.get());
+        (balance.credits.get(), balance.credits.get() + consumed)
+    };
+    let (credits, opening) = ask().await;
+    if credits != wanted {
+        server.change_credits(EMAIL, wanted - credits).await;
+        until("the change is known", async || ask().await.1 != opening).await;
     }
 }
 
