@@ -66,6 +66,23 @@ pub(super) async fn open(address: &str, settings: &StoreSettings) -> Result<PgPo
         .connect_lazy_with(options))
 }
 
+/// Whether the database has tables of ours.
+pub(super) async fn exists(address: &str, settings: &StoreSettings) -> Result<bool, StoreError> {
+    let options = PgConnectOptions::from_str(address)?.application_name("minute-credit");
+    let connecting = tokio::time::timeout(
+        settings.connect_timeout,
+        PgConnection::connect_with(&options),
+    );
+    let mut connection = connecting
+        .await
+        .map_err(|_| StoreError::Unavailable(sqlx::Error::PoolTimedOut))??;
+    let exists = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(exists)
+}
+
 /// Lets the server give up what we have given up: a statement that takes too long, and a transaction
 /// whose process was suspended or has lost its network. Its locks would keep others from taking over.
 ///

@@ -6,9 +6,13 @@ mod program;
 
 mod credits;
 mod keys;
+mod log;
+mod mirror;
 mod operations;
 mod serve;
+mod sessions;
 mod settings;
 mod tools;
 mod traces;
+mod users;
 mod verify;
