@@ -20,8 +20,7 @@ pub struct EmailAndPassword {
         schema(format = "email", max_length = 254, example = "ada@example.com")
     )]
     pub email: String,
-    /// The password, of 8 characters at least and 1024 bytes of UTF-8 at most. At signup one that many
-    /// people use is refused.
+    /// The password: 8 characters at least, 1024 bytes of UTF-8 at most; at signup, none that many people use.
     #[cfg_attr(
         feature = "openapi",
         schema(min_length = 8, max_length = 1024, example = "correct horse")
@@ -82,8 +81,7 @@ pub struct ChangePassword {
         schema(max_length = 1024, example = "correct horse")
     )]
     pub current: String,
-    /// The one from now on, of 8 characters at least and 1024 bytes of UTF-8 at most; not one that many
-    /// people use.
+    /// The one from now on: 8 characters at least, 1024 bytes of UTF-8 at most, none that many people use.
     #[cfg_attr(
         feature = "openapi",
         schema(min_length = 8, max_length = 1024, example = "battery staple")

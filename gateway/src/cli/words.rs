@@ -43,15 +43,14 @@ pub(super) fn parse_session(text: &str) -> Result<SessionId, String> {
 
 /// A whole number of `unit`, at least `min`.
 fn whole(text: &str, unit: &str, min: i64) -> Result<i64, String> {
-    let number = text.trim().parse::<i64>().ok();
     let max = Credits::MAX.get();
-    number
-        .filter(|number| (min..=max).contains(number))
-        .ok_or_else(|| {
-            format!(
-                "must be whole {unit}, from {min} to {max}, without a fraction or any other sign"
-            )
-        })
+    match text.trim().parse::<i64>() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        Ok(_) => Err(format!("must be from {min} to {max}")),
+        Err(_) => Err(format!(
+            "must be a whole number of {unit}, from {min} to {max}"
+        )),
+    }
 }
 
 /// Why something is done, for the ledger.
@@ -175,7 +174,7 @@ mod tests {
         ] {
             check(wrong, None);
             let told = parse_amount(wrong).unwrap_err();
-            assert!(told.contains("whole credits"), "{told}");
+            assert!(told.contains("from 1 to"), "{told}");
         }
     }
 

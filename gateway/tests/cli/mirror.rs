@@ -86,7 +86,7 @@ fn a_redis_that_was_never_there_is_told_and_so_is_that_it_came() {
     let port = free_port();
     let url = format!("redis://me:s3cr3t@127.0.0.1:{port}/1");
     let mut serving = serve(&program, &[("REDIS_URL", &url)]);
-    let told = serving.wait_for_line("the mirror can't reach Redis");
+    let told = serving.told("the mirror can't reach Redis");
     assert!(told.contains("WARN") && told.contains("refused"), "{told}");
     assert!(
         told.contains(&format!("redis://127.0.0.1:{port}/1")),
@@ -95,7 +95,7 @@ fn a_redis_that_was_never_there_is_told_and_so_is_that_it_came() {
     assert!(!told.contains("s3cr3t"), "{told}");
     let acl = ["--user", "me on >s3cr3t ~* +@all"];
     let _redis = Redis::start(port, "--port", &acl);
-    let told = serving.wait_for_line("the mirror has Redis back");
+    let told = serving.told("the mirror has Redis back");
     assert!(told.contains("INFO"), "{told}");
     serving.signal("TERM");
     let (code, rest) = serving.wait();
@@ -113,7 +113,7 @@ fn why_redis_refuses_is_told() {
     let check = |url: &str, words: &[&str]| {
         let url = url.replace("PLACE", &format!("127.0.0.1:{}", redis.port));
         let mut serving = serve(&program, &[("REDIS_URL", &url)]);
-        let told = serving.wait_for_line("the mirror ");
+        let told = serving.told("the mirror ");
         for word in words {
             assert!(told.contains(word), "{word} is not in {told}");
         }
@@ -163,12 +163,12 @@ fn a_redis_behind_tls_is_trusted_by_its_certificate() {
         "{}",
         serving.greeting
     );
-    serving.wait_for_line("the mirror is connected to Redis");
+    serving.told("the mirror is connected to Redis");
     drop(serving);
 
     // Signed by somebody whom nobody trusts.
     let mut serving = serve(&program, &[("REDIS_URL", url.as_str())]);
-    let told = serving.wait_for_line("the mirror ");
+    let told = serving.told("the mirror ");
     assert!(
         told.contains("WARN") && told.contains("certificate"),
         "{told}"
@@ -195,5 +195,5 @@ fn a_redis_at_a_socket_is_found() {
     }
     let url = format!("redis+unix://{socket}?db=2");
     let mut serving = serve(&program, &[("REDIS_URL", &url)]);
-    serving.wait_for_line("the mirror is connected to Redis");
+    serving.told("the mirror is connected to Redis");
 }

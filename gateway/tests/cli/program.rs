@@ -173,6 +173,15 @@ impl Serving {
         }
     }
 
+    /// The line with `words`, from before the server was ready or from now on.
+    pub fn told(&mut self, words: &str) -> String {
+        let before = self.greeting.lines().find(|line| line.contains(words));
+        match before {
+            Some(line) => line.to_owned(),
+            None => self.wait_for_line(words),
+        }
+    }
+
     /// Reads the log up to a line with `words`, and gives it.
     pub fn wait_for_line(&mut self, words: &str) -> String {
         let mut line = String::new();

@@ -207,7 +207,7 @@ fn the_limit_of_open_files_is_raised_or_compared() {
             .unwrap();
         line.split_whitespace().nth(3).unwrap().parse().unwrap()
     };
-    let raised = start("ulimit -Hn 4096 && ulimit -Sn 256");
+    let raised = start("ulimit -Sn 256 && ulimit -Hn 4096");
     assert_eq!(soft_limit(&raised), 4_096);
     assert!(
         raised.greeting.contains("http.connections_max"),

@@ -105,9 +105,9 @@ fn what_an_operator_may_not_write_is_said() {
         assert_eq!(left.code, Some(2), "{left:?}");
         assert!(left.err.contains(words), "{}", left.err);
     };
-    check(&["1.5", "--reason", "x"], "whole credits");
-    check(&["1e3", "--reason", "x"], "whole credits");
-    check(&["-5", "--reason", "x"], "whole credits");
+    check(&["1.5", "--reason", "x"], "a whole number of credits");
+    check(&["1e3", "--reason", "x"], "a whole number of credits");
+    check(&["-5", "--reason", "x"], "must be from 1 to");
     check(&["5", "--reason", "a\u{202e}b"], "turn text around");
     check(&["5", "--reason", "x", "--operator", "a\u{200b}b"], "hide");
     check(
