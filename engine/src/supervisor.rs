@@ -58,6 +58,8 @@ pub enum SupervisorMessage {
     Barrier(oneshot::Sender<()>),
     /// Have every session show its state to the mirror; from the mirror.
     Mirror,
+    /// Tell which of these users have no session actor; from the mirror.
+    WithoutSession(Vec<UserId>, oneshot::Sender<HashSet<UserId>>),
     /// Have every session look at the time, which stands still or goes on since; from the journal.
     TimeChanged,
 }
@@ -122,6 +124,12 @@ impl Actor for Supervisor {
                 let _gone = reply.send(());
             }
             SupervisorMessage::Mirror => state.tell_all(|| SessionMessage::Mirror),
+            SupervisorMessage::WithoutSession(users, reply) => {
+                let is_without = |user: &UserId| {
+                    !state.sessions.contains_key(user) && !state.restarting.contains_key(user)
+                };
+                let _gone = reply.send(users.into_iter().filter(is_without).collect());
+            }
             SupervisorMessage::TimeChanged => state.tell_all(|| SessionMessage::TimeChanged),
         }
         Ok(())

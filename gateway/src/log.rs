@@ -22,6 +22,7 @@ use crate::{
     routes::{RouteName, Routes},
     settings::{LogFormat, LogSettings},
     telemetry::{self, Telemetry},
+    voice,
 };
 
 /// The header with a request's id.
@@ -38,7 +39,8 @@ pub fn start(settings: &LogSettings, telemetry: Option<&Telemetry>) {
     // actor, which costs 1 KB for each session and some time for each message.
     let targets = targets
         .with_target("sqlx::postgres::notice", LevelFilter::WARN)
-        .with_target("ractor", LevelFilter::WARN);
+        .with_target("ractor", LevelFilter::WARN)
+        .with_target(voice::TARGET, LevelFilter::INFO);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match settings.format {
         LogFormat::Human => lines
@@ -47,10 +49,13 @@ pub fn start(settings: &LogSettings, telemetry: Option<&Telemetry>) {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     // In tests there may be a log already.
-    let _ = tracing_subscriber::registry()
+    let started = tracing_subscriber::registry()
         .with(telemetry.map(Telemetry::layer))
         .with(lines.with_filter(targets))
         .try_init();
+    if started.is_ok() && settings.format == LogFormat::Json {
+        voice::log_panics();
+    }
 }
 
 /// Answers `request`, and logs that. The reply and all lines of the log carry the same request id.

@@ -29,7 +29,7 @@ use crate::{
     occupancy::Occupancy,
     passwords::{PasswordError, Passwords},
     routes::Routes,
-    settings::{KeySource, Settings},
+    settings::{DataDirError, KeySource, Settings},
     signups::Signups,
     tickets::Tickets,
     tokens::{TokenNotMade, Tokens},
@@ -71,6 +71,9 @@ pub enum ServerError {
     /// The clock can't be trusted.
     #[error(transparent)]
     Clock(#[from] ClockError),
+    /// The folder for what is kept in files can't be made.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     /// There is no key for tokens.
     #[error(transparent)]
     Key(#[from] KeyFileError),
@@ -142,6 +145,7 @@ impl Server {
         let location = settings.store.location.clone();
         let in_store = |source| ServerError::store(&location, source);
 
+        settings.make_data_dir()?;
         let ring = key_file::load(&settings.tokens.key)?;
         let tokens = Tokens::new(ring, settings.tokens.lifetime);
         let store = store::open(&settings.store).await.map_err(in_store)?;

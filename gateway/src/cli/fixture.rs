@@ -15,6 +15,7 @@ use clap::Args;
 use engine::store::TokenGeneration;
 use schema::{Credits, Millis};
 
+use super::words;
 use crate::{key_file, settings::Settings, tokens::Tokens};
 
 /// How many users are created at a time.
@@ -31,7 +32,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     users: u32,
     /// How many credits each of them gets
-    #[arg(long, value_name = "C", value_parser = parse_credits)]
+    #[arg(long, value_name = "C", value_parser = words::parse_credits)]
     credits: Credits,
     /// The file for their bearer tokens, one a line; an older one is replaced
     #[arg(long, value_name = "FILE")]
@@ -41,7 +42,7 @@ pub(super) struct Arguments {
     ///
     /// It is recorded as by a server under our node.name that is killed right after, so none may run
     /// under that name meanwhile. The next server goes on with the sessions.
-    #[arg(long, value_name = "MS", value_parser = parse_millis)]
+    #[arg(long, value_name = "MS", value_parser = words::parse_millis)]
     live_spread_ms: Option<Millis>,
 }
 
@@ -53,6 +54,7 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
         arguments.credits,
         tariff.price()
     );
+    settings.make_data_dir()?;
     let tokens = Tokens::new(
         key_file::load(&settings.tokens.key)?,
         settings.tokens.lifetime,
@@ -114,14 +116,4 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
         );
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn parse_credits(text: &str) -> Result<Credits, String> {
-    let credits = text.parse::<i64>().map_err(|error| error.to_string())?;
-    Credits::new(credits).map_err(|error| error.to_string())
-}
-
-fn parse_millis(text: &str) -> Result<Millis, String> {
-    let millis = text.parse::<i64>().map_err(|error| error.to_string())?;
-    Millis::new(millis).map_err(|error| error.to_string())
 }
