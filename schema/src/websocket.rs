@@ -180,6 +180,8 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// What a socket's end counts as that its client asked for.
+    pub const NORMAL: u16 = 1000;
     /// What a socket's end counts as that had no close frame (RFC 6455, section 7.4.1).
     pub const ABNORMAL: u16 = 1006;
 

@@ -106,11 +106,14 @@ pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Fail
             "Email and password don't belong together. Please check both.",
         )
     };
-    // Nobody has such an email or password; the time it takes to say so tells nothing of others.
-    if email.len() > EMAIL_BYTES_MAX || password.len() > PASSWORD_BYTES_MAX {
-        return Err(refused());
-    }
-    let record = app.engine.store().user_by_email(email).await?;
+    // Nobody has such an email or password, so the database is not asked. All else is the same: it takes
+    // as long and counts as a wrong password.
+    let may_exist = may_be_email(email) && password.len() <= PASSWORD_BYTES_MAX;
+    let record = if may_exist {
+        app.engine.store().user_by_email(email).await?
+    } else {
+        None
+    };
     let own_token = match &record {
         Some(record) => app.access.token_of_owner(&parts.headers, record.id).await?,
         None => None,
@@ -327,14 +330,29 @@ async fn live_user(app: &App, record: UserRecord) -> Result<User, Failure> {
     })
 }
 
+/// Whether somebody can have signed up with `email`, as far as its length and its characters tell. The
+/// database takes no NUL in a text.
+fn may_be_email(email: &str) -> bool {
+    email.len() <= EMAIL_BYTES_MAX && !email.contains(char::is_control)
+}
+
+/// Whether `c` shows nothing itself, or changes how its neighbours show: with it two emails look the same.
+const fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+    )
+}
+
 /// `given` without space around it, if it is an email address.
 fn valid_email(given: &str) -> Result<String, Failure> {
     let email = given.trim();
     let options = Options::default()
         .without_display_text()
         .without_domain_literal();
-    let is_valid = email.len() <= EMAIL_BYTES_MAX
-        && !email.contains(|c: char| c.is_whitespace() || c.is_control())
+    let is_valid = may_be_email(email)
+        && !email.contains(|c: char| c.is_whitespace() || is_invisible(c))
         && EmailAddress::parse_with_options(email, options).is_ok();
     if !is_valid {
         return Err(Failure::field(
@@ -379,6 +397,9 @@ mod tests {
         check("a b@c.d", None);
         check("a@c d.e", None);
         check("a@b\u{0}.c", None);
+        check("a\u{202e}@b.c", None);
+        check("a\u{200b}@b.c", None);
+        check("a@b.c\u{7f}", None);
         check("Ada <a@b.c>", None);
         check("a@[127.0.0.1]", None);
         check(&format!("{}@b.c", "a".repeat(300)), None);

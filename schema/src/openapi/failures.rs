@@ -113,6 +113,9 @@ const fn meaning(code: ErrorCode) -> &'static str {
         ErrorCode::IdempotencyConflict => "the key was used for another request.",
         ErrorCode::BodyTooLarge => "the body is larger than `http.body_bytes_max`.",
         ErrorCode::UnsupportedMediaType => "the body is not marked as `application/json`.",
+        ErrorCode::UpgradeRequired => {
+            "the request asks for another version of the websocket protocol than 13."
+        }
         ErrorCode::InvalidField => {
             "a field, parameter or header is missing, of the wrong type or out of range; `field` names it."
         }
