@@ -165,8 +165,7 @@ impl Access {
 
     /// A ticket that opens one stream for whoever `bearer` is.
     pub fn issue_ticket(&self, bearer: &Bearer) -> Result<String, TokenNotMade> {
-        self.tickets
-            .issue(&self.ring(), bearer, self.clock.now())
+        self.tickets.issue(&self.ring(), bearer, self.clock.now())
     }
 
     /// Who asks for a stream: by a ticket or a token in the address's query, or by a token among the

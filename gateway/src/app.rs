@@ -65,7 +65,9 @@ pub struct App {
 impl App {
     /// One more request of `client` is refused: how long its answer is to be held back, if at all.
     pub fn refuse(&self, client: ClientAddress) -> Option<Duration> {
-        let wait = self.refusals.count(client.network(), self.engine.clock().now());
+        let wait = self
+            .refusals
+            .count(client.network(), self.engine.clock().now());
         if wait.is_some() {
             self.metrics.limits.hit(Limit::RefusedRequests);
         }

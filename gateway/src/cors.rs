@@ -105,7 +105,10 @@ mod tests {
         };
         check(&[], USUAL_HEADERS);
         check(&[""], USUAL_HEADERS);
-        check(&["authorization,last-event-id"], "authorization, last-event-id");
+        check(
+            &["authorization,last-event-id"],
+            "authorization, last-event-id",
+        );
         check(&["X-One", " x-two ,, "], "x-one, x-two");
         check(&["x-one: evil, x-two"], "x-two");
         check(&["*, @"], "*");

@@ -47,7 +47,10 @@ impl Epochs {
         let (chance, given) = (epoch >> CODE_BITS, epoch & ((1 << CODE_BITS) - 1));
         let ring = self.ring();
         (1..1 << CHANCE_BITS).contains(&chance)
-            && ring.keys().iter().any(|key| code(key, user, chance) == given)
+            && ring
+                .keys()
+                .iter()
+                .any(|key| code(key, user, chance) == given)
     }
 
     fn ring(&self) -> Arc<KeyRing> {

@@ -139,7 +139,11 @@ pub fn caller(headers: &HeaderMap, client: Option<&Client>, http: &HttpSettings)
     let Some(page) = page.filter(|page| page.is_of_one_host() && origins.next().is_none()) else {
         return Caller::Foreign;
     };
-    if http.allowed_origins.iter().any(|origin| origin.covers(&page)) {
+    if http
+        .allowed_origins
+        .iter()
+        .any(|origin| origin.covers(&page))
+    {
         return Caller::Allowed;
     }
     let through_ours = client.is_some_and(|client| client.way == Way::TrustedProxy);
@@ -147,11 +151,17 @@ pub fn caller(headers: &HeaderMap, client: Option<&Client>, http: &HttpSettings)
         || http.public_origin.as_ref() == Some(&page)
         || is_host_of(&page, headers, &HOST)
         || (through_ours && is_host_of(&page, headers, &FORWARDED_HOST));
-    if is_own { Caller::Local } else { Caller::Foreign }
+    if is_own {
+        Caller::Local
+    } else {
+        Caller::Foreign
+    }
 }
 
 fn says_same_origin(headers: &HeaderMap) -> bool {
-    headers.get(FETCH_SITE).is_some_and(|site| site == "same-origin")
+    headers
+        .get(FETCH_SITE)
+        .is_some_and(|site| site == "same-origin")
 }
 
 /// Whether the header `name` has the host and port of `page`. The last proxy is the one we trust.
@@ -176,7 +186,9 @@ const fn default_port(scheme: &str) -> Option<u16> {
 fn parse(text: &str) -> Option<Origin> {
     let (scheme, rest) = text.split_once("://")?;
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
     let scheme = scheme.to_ascii_lowercase();
     // A page from a file has the origin "null".
     if !is_scheme || scheme == "file" {
@@ -205,7 +217,9 @@ fn read_host(text: &str) -> Option<Host> {
     }
     let is_label = |label: &str| {
         !label.is_empty()
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
     };
     let is_name = |name: &str| name.split('.').all(is_label);
     match text.strip_prefix("*.") {
@@ -304,15 +318,22 @@ mod tests {
             assert_eq!(origin.as_deref(), expected, "{url}");
         };
         check("https://credit.example", Some("https://credit.example"));
-        check("https://credit.example/app/?x#y", Some("https://credit.example"));
-        check("https://credit.example:8443/", Some("https://credit.example:8443"));
+        check(
+            "https://credit.example/app/?x#y",
+            Some("https://credit.example"),
+        );
+        check(
+            "https://credit.example:8443/",
+            Some("https://credit.example:8443"),
+        );
         check("https://*.credit.example", None);
         check("credit.example", None);
     }
 
     /// Who a page with `origin` is to a server with these settings.
     fn who(origin: &str, more: &[(&'static str, &'static str)], way: Way) -> Caller {
-        let variable = |name: &str, value: &str| (format!("MINUTE_CREDIT__HTTP__{name}"), value.to_owned());
+        let variable =
+            |name: &str, value: &str| (format!("MINUTE_CREDIT__HTTP__{name}"), value.to_owned());
         let environment = [
             variable(
                 "ALLOWED_ORIGINS",
@@ -376,7 +397,10 @@ mod tests {
             check(origin, "127.0.0.1:8000", Caller::Foreign);
         }
         let twice = [("origin", "http://localhost:3000"), ("host", "x")];
-        assert_eq!(who("http://localhost:3000", &twice, Way::Direct), Caller::Foreign);
+        assert_eq!(
+            who("http://localhost:3000", &twice, Way::Direct),
+            Caller::Foreign
+        );
     }
 
     #[test]
@@ -392,8 +416,20 @@ mod tests {
         check(told_by_proxy, Way::UnknownProxy, Caller::Foreign);
         let forged = ("x-forwarded-host", "credit.example, other.example");
         check(forged, Way::TrustedProxy, Caller::Foreign);
-        check(("sec-fetch-site", "same-origin"), Way::Direct, Caller::Local);
-        check(("sec-fetch-site", "same-site"), Way::Direct, Caller::Foreign);
-        check(("sec-fetch-site", "cross-site"), Way::TrustedProxy, Caller::Foreign);
+        check(
+            ("sec-fetch-site", "same-origin"),
+            Way::Direct,
+            Caller::Local,
+        );
+        check(
+            ("sec-fetch-site", "same-site"),
+            Way::Direct,
+            Caller::Foreign,
+        );
+        check(
+            ("sec-fetch-site", "cross-site"),
+            Way::TrustedProxy,
+            Caller::Foreign,
+        );
     }
 }

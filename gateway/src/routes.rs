@@ -13,9 +13,7 @@ use futures_util::FutureExt;
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
     body::Incoming,
-    header::{
-        ACCEPT, ALLOW, CONNECTION, HeaderValue, IF_NONE_MATCH, ORIGIN, TRANSFER_ENCODING,
-    },
+    header::{ACCEPT, ALLOW, CONNECTION, HeaderValue, IF_NONE_MATCH, ORIGIN, TRANSFER_ENCODING},
 };
 use matchit::{Params, Router};
 use schema::ErrorCode;
@@ -169,8 +167,7 @@ impl Routes {
         let is_api = path.starts_with("/api/");
         let found = self.find(&path, &request);
         let name = found.name();
-        let must_be_told_to_wait =
-            event_stream::must_be_told_to_wait(&path, request.headers());
+        let must_be_told_to_wait = event_stream::must_be_told_to_wait(&path, request.headers());
         let answered = AssertUnwindSafe(self.dispatch(request, &path, found, caller))
             .catch_unwind()
             .await;
@@ -324,9 +321,7 @@ async fn run(
         Route::Document => Ok(document::openapi(request.headers())),
         Route::Alive => Ok(health::alive()),
         Route::Ready => health::ready(app).await,
-        Route::Metrics => {
-            health::metrics(app, request.extensions().get(), request.headers())
-        },
+        Route::Metrics => health::metrics(app, request.extensions().get(), request.headers()),
         Route::Stream => event_stream::open(app, &request).await,
         Route::Ticket => accounts::ticket(app, request).await,
         Route::Socket => socket::open(app, &mut request, caller).await,
@@ -336,8 +331,8 @@ async fn run(
 /// The first parts of addresses that are none of the page's: those of the table, and what else is asked
 /// for by those who watch over servers. A probe with a slash too many must not get the page's 200.
 const RESERVED: [&str; 14] = [
-    "api", "ws", "healthz", "readyz", "livez", "metrics", "health", "ready", "live", "status", "ping",
-    "alive", "startupz", "debug",
+    "api", "ws", "healthz", "readyz", "livez", "metrics", "health", "ready", "live", "status",
+    "ping", "alive", "startupz", "debug",
 ];
 
 /// What isn't in the table: the page with its files, or nothing. The page has one address; a person who
@@ -345,7 +340,11 @@ const RESERVED: [&str; 14] = [
 fn outside_the_table(path: &str, request: &Request<Incoming>) -> Result<Reply, Failure> {
     const PAGE_METHODS: &str = "GET, HEAD, OPTIONS";
     let is_page = path == "/";
-    let is_file = !path.contains("//") && path.rsplit('/').next().is_some_and(|name| name.contains('.'));
+    let is_file = !path.contains("//")
+        && path
+            .rsplit('/')
+            .next()
+            .is_some_and(|name| name.contains('.'));
     let headers = request.headers();
     match *request.method() {
         Method::GET | Method::HEAD if is_page || is_file => page::serve(path, headers),
@@ -373,9 +372,14 @@ fn outside_the_table(path: &str, request: &Request<Incoming>) -> Result<Reply, F
 
 /// Whether `path` is one of the table's, or nearly one: with other slashes, capitals or escapes.
 fn is_reserved(path: &str) -> bool {
-    let first = path.split('/').find(|part| !part.is_empty()).unwrap_or_default();
-    // An escape in a name that needs none is nobody's typing.
-    first.contains('%') || RESERVED.iter().any(|name| first.eq_ignore_ascii_case(name))
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    let Some(first) = parts.next() else {
+        return false;
+    };
+    // An escape or a dot that needs not be there is nobody's typing.
+    first.contains('%')
+        || first.starts_with('.')
+        || RESERVED.iter().any(|name| first.eq_ignore_ascii_case(name))
 }
 
 fn wants_html(headers: &HeaderMap) -> bool {

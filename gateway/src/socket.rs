@@ -127,7 +127,9 @@ pub async fn open(
     let admitted = subscription::bearer(app, request).await.map_err(why_not);
     // Who knocks with bad tokens again and again is told so a little later.
     let wait = match &admitted {
-        Err(closing) if closing.code == CloseCode::NotAllowed => app.refuse(ClientAddress::of(request)),
+        Err(closing) if closing.code == CloseCode::NotAllowed => {
+            app.refuse(ClientAddress::of(request))
+        }
         _ => None,
     };
     let connection = request.extensions().get::<Connection>().cloned();
@@ -189,8 +191,8 @@ async fn begin(
 enum End {
     /// The peer is to be told.
     Close(Closing),
-    /// The peer has closed it, and is to be told that we have seen that.
-    Closed,
+    /// The peer has closed it, perhaps with a code, and is to be told that we have seen that.
+    Closed(Option<u16>),
     /// The peer is not there any more.
     Gone,
 }
@@ -357,7 +359,10 @@ impl Open {
         let limits = &app.metrics.limits;
         let close = |code, reason| Some(End::Close(Closing::now(code, reason)));
         match heard {
-            Some(Ok(Message::Close(_))) => Some(End::Closed),
+            Some(Ok(Message::Close(frame))) => {
+                let code = frame.as_ref().map(|frame| frame.code.into());
+                Some(End::Closed(code))
+            }
             Some(Err(Error::ConnectionClosed)) | None => Some(End::Gone),
             Some(Ok(_)) if self.messages <= app.sockets.messages_per_minute_max => None,
             Some(Ok(_)) => {
@@ -400,9 +405,10 @@ impl Open {
         let patience = app.sockets.send_timeout;
         let closing = match end {
             End::Close(closing) => closing,
-            End::Closed => {
+            End::Closed(code) => {
                 app.metrics.sockets.closed_by_client();
-                return Some(Box::pin(confirm(self.wire, patience)));
+                let unsent = self.sends_until.is_some();
+                return Some(Box::pin(confirm(self.wire, code, unsent, patience)));
             }
             End::Gone => {
                 app.metrics.sockets.closed(None);
@@ -442,15 +448,22 @@ async fn close(wire: Wire, closing: Closing, send_timeout: Duration) {
     }
 }
 
-/// Answers the peer's close frame with ours, of the same code, after what the peer has not taken yet
-/// (RFC 6455, section 5.5.1). Without the answer, browsers tell their pages of a broken connection.
-async fn confirm(wire: Wire, send_timeout: Duration) {
+/// Answers the peer's close frame with ours, of the same code (RFC 6455, section 5.5.1). Without the
+/// answer, browsers tell their pages of a broken connection.
+async fn confirm(wire: Wire, code: Option<u16>, has_unsent: bool, send_timeout: Duration) {
     let Some(mut stream) = wire.into_websocket() else {
         return;
     };
-    // The answer was made when the frame was read. Once it is sent, the protocol has nothing more to say.
-    let sent = timeout(send_timeout, futures_util::SinkExt::flush(stream.as_mut())).await;
-    if matches!(sent, Ok(Ok(()) | Err(Error::ConnectionClosed))) {
+    let answer = async {
+        if has_unsent {
+            // tungstenite holds the rest of a message, and has its own answer ready to go after that.
+            return futures_util::SinkExt::flush(stream.as_mut()).await.is_ok();
+        }
+        let answer = wire::close_frame(code);
+        let sent = stream.get_mut().write_all(&answer).await;
+        sent.is_ok()
+    };
+    if let Ok(true) = timeout(send_timeout, answer).await {
         end(stream).await;
     }
 }

@@ -108,7 +108,9 @@ fn last_event_id(headers: &HeaderMap) -> Option<StreamPosition> {
 /// Who asks for a websocket: by a ticket or a token in the address, or by a token in the headers.
 pub async fn bearer(app: &App, request: &Request<Incoming>) -> Result<Bearer, AccessError> {
     let (query, headers) = (request.uri().query(), request.headers());
-    app.access.of_stream(query, headers, StreamAsked::Anew).await
+    app.access
+        .of_stream(query, headers, StreamAsked::Anew)
+        .await
 }
 
 /// Who asks for an event stream, in the same ways.

@@ -291,7 +291,10 @@ mod tests {
                 let redeemed = tickets.redeem(&ring, &ticket, ms(NOW + at), |_| shown);
                 redeemed.is_ok()
             };
-            assert!(redeem(&here, Shown::ToGoOn, 0), "it need not have been used");
+            assert!(
+                redeem(&here, Shown::ToGoOn, 0),
+                "it need not have been used"
+            );
             assert!(!redeem(&here, Shown::ToOpen, 1), "but then it is used up");
             for at in [1, 2, 29_999, 30_000, until - 1] {
                 assert!(redeem(&here, Shown::ToGoOn, at), "{at}");

@@ -154,6 +154,7 @@ pub struct CreditUpdate {
     /// In the first message to a client that said where it was: whether every event since then follows.
     /// If not, some may be missing, and the client should read anew what it keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub resumed: Option<bool>,
 }
 

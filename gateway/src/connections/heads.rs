@@ -89,3 +89,47 @@ impl Future for WaitForHead {
         self.sleep.as_mut().poll(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::{super::held::Held, *};
+
+    const HEADER: Duration = Duration::from_secs(30);
+    const IDLE: Duration = Duration::from_secs(620);
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_connections_live_long_and_slow_heads_do_not() {
+        let (ours, mut theirs) = duplex(64);
+        let progress = Arc::new(Progress::default());
+        let (mut held, _dropped) = Held::new(ours, Arc::clone(&progress));
+        let timer = HeadTimer::new(progress, HEADER);
+        let wait = || timer.sleep_until(timer.now() + IDLE);
+        let begun_at = Instant::now();
+
+        let first = wait();
+        theirs.write_all(b"GET").await.unwrap();
+        held.read_exact(&mut [0; 3]).await.unwrap();
+        first.await;
+        assert_eq!(begun_at.elapsed(), HEADER, "a new connection");
+
+        let idle = wait();
+        let begun_at = Instant::now();
+        idle.await;
+        assert_eq!(begun_at.elapsed(), IDLE);
+
+        let mut slow = wait();
+        let begun_at = Instant::now();
+        let soon = tokio::time::timeout(Duration::from_secs(100), &mut slow);
+        assert!(soon.await.is_err(), "nothing has come yet");
+        for _ in 0..2 {
+            theirs.write_all(b"G").await.unwrap();
+            held.read_exact(&mut [0; 1]).await.unwrap();
+            let next = tokio::time::timeout(Duration::from_secs(10), &mut slow);
+            assert!(next.await.is_err(), "its time runs from the first byte");
+        }
+        slow.await;
+        assert_eq!(begun_at.elapsed(), Duration::from_secs(100) + HEADER);
+    }
+}

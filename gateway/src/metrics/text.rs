@@ -73,7 +73,12 @@ pub fn to_plain(open_metrics: &str) -> String {
     for line in open_metrics.lines() {
         // Writing to a string can't fail.
         let _ = if let Some((name, kind)) = after(line, "# TYPE ") {
-            writeln!(text, "# TYPE {} {}", full_name(name, kind), plain_type(kind))
+            writeln!(
+                text,
+                "# TYPE {} {}",
+                full_name(name, kind),
+                plain_type(kind)
+            )
         } else if let Some((name, help)) = after(line, "# HELP ") {
             let kind = types.get(name).copied().unwrap_or_default();
             // What the one form escapes in a help that the other doesn't.

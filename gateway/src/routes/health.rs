@@ -24,11 +24,7 @@ pub fn alive() -> Reply {
 
 /// `GET /metrics`: for Prometheus and whatever reads its text, in the form that is asked for, in the networks that may see them. A proxy that is not trusted hides
 /// who asks, so through one nobody may.
-pub fn metrics(
-    app: &App,
-    client: Option<&Client>,
-    headers: &HeaderMap,
-) -> Result<Reply, Failure> {
+pub fn metrics(app: &App, client: Option<&Client>, headers: &HeaderMap) -> Result<Reply, Failure> {
     let may_see = client.is_some_and(|client| {
         client.way != Way::UnknownProxy && client.address.is_in(&app.metrics_networks)
     });
