@@ -11,10 +11,14 @@ mod support;
 
 mod accounts;
 mod audit;
+mod cluster;
 mod erasure;
+mod failover;
 mod journal;
 mod keys;
 mod opening;
+mod outages;
+mod relay;
 mod restored;
 mod retention;
 mod tokens;

@@ -87,7 +87,7 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
             writeln!(
                 file,
                 "{}",
-                tokens.issue(user, TokenGeneration::default(), clock.now())?
+                tokens.issue(user, None, TokenGeneration::default(), clock.now())?
             )
             .with_context(in_file)?;
         }
