@@ -254,7 +254,7 @@ impl Subscription {
         };
         // A token that died before the hub knew the socket was not closed by the hub.
         app.access.check(&bearer).await.map_err(why_not)?;
-        let balance = app.engine.balance(user).await;
+        let balance = app.engine.balance_for_watcher(user).await;
         outbox.put_snapshot(balance.map_err(|error| match error {
             BalanceError::UserUnknown => Closing::now(CloseCode::NotAllowed, "Invalid token"),
             BalanceError::Unavailable => later,

@@ -49,6 +49,7 @@ impl SessionState {
                 let runs = self.context.timeline.runs();
                 self.is_closing = record.is_closing;
                 self.adopt(recovery::rebuild(&record, &runs), runs.all.len());
+                self.tell_added(&record);
                 self.close();
             }
             (Ok(Some(record)), WalletState::Ready(_)) => {
@@ -148,7 +149,6 @@ impl SessionState {
             let free_at = wallet.instant().max(record.last_instant);
             wallet.restart(free_at, opening.session);
         }
-        let credits = wallet.balance();
         let uncovered_start = wallet.uncovered_start();
         if !ended.is_empty() {
             // Somebody else ended it, and has told whoever asked.
@@ -159,6 +159,17 @@ impl SessionState {
         if let Some(id) = uncovered_start {
             self.withdraw_start(id, StartError::InsufficientCredits);
         }
+        self.tell_added(record);
+        self.start_queued();
+        self.mirror();
+    }
+
+    /// Tells what came into the wallet from outside since the version that `record` was asked for.
+    fn tell_added(&mut self, record: &WalletRecord) {
+        let WalletState::Ready(wallet) = &self.wallet else {
+            return;
+        };
+        let credits = wallet.balance();
         for change in &record.changes {
             if let Ok(amount) = Credits::new(change.amount.get())
                 && !amount.is_zero()
@@ -167,8 +178,6 @@ impl SessionState {
                 self.tell(News::Event(ServerMessage::CreditsAdded { amount, credits }));
             }
         }
-        self.start_queued();
-        self.mirror();
     }
 
     /// Answers everybody who waits for a wallet that can't be read, or isn't there.

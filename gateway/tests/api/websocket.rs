@@ -320,11 +320,31 @@ async fn credits_from_another_process_are_told() {
         operator: "tester".to_owned(),
         idempotency_key: key.to_owned(),
     };
-    store.adjust(grant("while idle")).await.unwrap();
-    let told = socket.next_of("credit_update").await;
+    for (key, credits) in [("while idle", 150), ("while still idle", 200)] {
+        store.adjust(grant(key)).await.unwrap();
+        let told = socket.next().await;
+        assert_eq!(told["type"], "credits_added", "{told}");
+        assert_eq!(
+            (&told["amount"], &told["credits"]),
+            (&json!(50), &json!(credits))
+        );
+        let told = socket.next().await;
+        assert_eq!(
+            (&told["credits"], &told["active"]),
+            (&json!(credits), &json!(false))
+        );
+    }
+    // What goes out is no event, and shows all the same.
+    let revoke = Adjustment {
+        kind: EntryKind::Revoke,
+        amount: CreditsChange::outgoing(Credits::new(50).unwrap()),
+        ..grant("a revoke while idle")
+    };
+    store.adjust(revoke).await.unwrap();
+    let told = socket.next().await;
     assert_eq!(
-        (&told["credits"], &told["active"]),
-        (&json!(150), &json!(false))
+        (&told["type"], &told["credits"]),
+        (&json!("credit_update"), &json!(150))
     );
 
     let started = post("/api/sessions/start")
