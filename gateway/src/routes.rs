@@ -13,7 +13,7 @@ use futures_util::FutureExt;
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
     body::Incoming,
-    header::{ACCEPT, ALLOW, CONNECTION, HeaderValue, IF_NONE_MATCH, ORIGIN, TRANSFER_ENCODING},
+    header::{ACCEPT, ALLOW, CONNECTION, HeaderValue, ORIGIN, TRANSFER_ENCODING},
 };
 use matchit::{Params, Router};
 use schema::ErrorCode;
@@ -349,12 +349,7 @@ fn outside_the_table(path: &str, request: &Request<Incoming>) -> Result<Reply, F
     match *request.method() {
         Method::GET | Method::HEAD if is_page || is_file => page::serve(path, headers),
         Method::GET | Method::HEAD if !is_reserved(path) && wants_html(headers) => {
-            // What the client has of the page is of another address.
-            let mut headers = headers.clone();
-            headers.remove(IF_NONE_MATCH);
-            let mut reply = page::serve("/", &headers)?;
-            *reply.status_mut() = StatusCode::NOT_FOUND;
-            Ok(reply)
+            page::serve(path, headers)
         }
         Method::OPTIONS if is_page || path == "*" => {
             let mut reply = reply::empty(StatusCode::NO_CONTENT);

@@ -180,6 +180,9 @@ pub enum CloseCode {
     TooTalkative,
 }
 
+/// The reason in the close frame, and in an event stream's refusal, where a user has too many of them open.
+pub const TOO_MANY_CONNECTIONS: &str = "Too many connections";
+
 impl CloseCode {
     /// What a socket's end counts as that its client asked for.
     pub const NORMAL: u16 = 1000;
