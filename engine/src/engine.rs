@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use billing::Tariff;
+use billing::{Tariff, WalletVersion};
 use ractor::{Actor, DerivedActorRef};
 use schema::{
     Millis, UnixMillis, UserId,
@@ -309,19 +309,37 @@ impl Engine {
         let (_permit, _) = self.admit(user, None).await?;
         match self.ask(user, Request::Balance).await?? {
             Some(balance) => Ok(balance),
-            None => self.recorded_balance(user).await,
+            None => Ok(self.recorded_balance(user).await?.0),
         }
     }
 
-    /// The balance of a user without a live session: as the ledger has it.
-    async fn recorded_balance(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
+    /// The same for somebody who watches the user: what comes in from now on is told as an event.
+    #[tracing::instrument(level = "debug", skip_all, fields(user = user.get()))]
+    pub async fn balance_for_watcher(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
+        let (_permit, _) = self.admit(user, None).await?;
+        if let Some(balance) = self.ask(user, Request::Balance).await?? {
+            return Ok(balance);
+        }
+        let (balance, version) = self.recorded_balance(user).await?;
+        self.cast(SupervisorMessage::Told { user, version });
+        Ok(balance)
+    }
+
+    /// The balance of a user without a live session, as the ledger has it, and the wallet's version.
+    async fn recorded_balance(
+        &self,
+        user: UserId,
+    ) -> Result<(LiveBalance, WalletVersion), BalanceError> {
         let since = FIRST_READING;
         match self.context.wallets.get(WalletAsked { user, since }).await {
-            Ok(Some(reading)) => Ok(LiveBalance {
-                credits: reading.record.credits,
-                as_of: self.context.timeline.now(),
-                session: None,
-            }),
+            Ok(Some(reading)) => {
+                let balance = LiveBalance {
+                    credits: reading.record.credits,
+                    as_of: self.context.timeline.now(),
+                    session: None,
+                };
+                Ok((balance, reading.record.version))
+            }
             Ok(None) => Err(BalanceError::UserUnknown),
             Err(error) => {
                 tracing::warn!(

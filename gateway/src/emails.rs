@@ -18,10 +18,26 @@ pub fn valid(given: &str) -> Option<String> {
     let options = Options::default()
         .without_display_text()
         .without_domain_literal();
-    let is_valid = email.len() <= EMAIL_BYTES_MAX
-        && !email.contains(|c: char| c.is_whitespace() || c.is_control())
+    let is_valid = may_be(&email)
+        && !email.contains(|c: char| c.is_whitespace() || is_invisible(c))
         && EmailAddress::parse_with_options(&email, options).is_ok();
     is_valid.then_some(email)
+}
+
+/// Whether somebody can have signed up with `given`, as far as its length and its characters tell. No
+/// database takes a NUL in a text.
+pub fn may_be(given: &str) -> bool {
+    let given = given.trim();
+    given.len() <= EMAIL_BYTES_MAX && !given.contains(char::is_control)
+}
+
+/// Whether `c` shows nothing itself, or changes how its neighbours show: with it two emails look the same.
+const fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+    )
 }
 
 /// `given` without space around it, in the form that is kept. What is no address stays as it is.
@@ -47,8 +63,7 @@ pub fn normal(given: &str) -> String {
 /// The user with this email. Those who signed up before there was one form are found as they wrote it.
 pub async fn find(store: &dyn Store, given: &str) -> Result<Option<UserRecord>, StoreError> {
     let email = normal(given);
-    // No database takes it, and nobody has it.
-    if email.contains('\0') || email.len() > EMAIL_BYTES_MAX {
+    if !may_be(&email) {
         return Ok(None);
     }
     let found = store.user_by_email(&email).await?;
@@ -81,6 +96,9 @@ mod tests {
         check("a b@c.d", None);
         check("a@c d.e", None);
         check("a@b\u{0}.c", None);
+        check("a\u{202e}@b.c", None);
+        check("a\u{200b}@b.c", None);
+        check("a@b.c\u{7f}", None);
         check("Ada <a@b.c>", None);
         check("a@[127.0.0.1]", None);
         check(&format!("{}@b.c", "a".repeat(300)), None);

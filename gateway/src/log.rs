@@ -29,6 +29,8 @@ use crate::{
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that is taken from a trusted proxy.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+/// How much of an address's path is logged.
+const PATH_BYTES_MAX: usize = 200;
 
 /// Sends the log to standard error from now on, and spans to where `telemetry` wants them. A second
 /// call changes nothing.
@@ -66,8 +68,8 @@ pub async fn answered(routes: &Routes, request: Request<Incoming>) -> Reply {
         .is_some_and(|client| client.way == Way::TrustedProxy);
     let id = given_id(request.headers()).filter(|_| is_from_proxy);
     let id = id.unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
-    let span =
-        tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let path = loggable(request.uri().path());
+    let span = tracing::info_span!("request", id, method = %request.method(), path);
     if is_from_proxy {
         telemetry::join_trace(&span, request.headers());
     }
@@ -93,6 +95,14 @@ pub async fn answered(routes: &Routes, request: Request<Incoming>) -> Reply {
         reply.headers_mut().insert(REQUEST_ID, id);
     }
     reply
+}
+
+/// `path` as far as it may be logged: up to what may be a token or a ticket that stands where none should,
+/// and no longer than any address of ours.
+fn loggable(path: &str) -> &str {
+    let secret = path.find("v4.").unwrap_or(path.len());
+    let end = path.floor_char_boundary(secret.min(PATH_BYTES_MAX));
+    path.get(..end).unwrap_or_default()
 }
 
 /// The id that a request comes with, if it is fit for logs and headers.

@@ -104,6 +104,9 @@ pub struct Settings {
     pub log_ins: LogInSettings,
     /// How many may sign up from one address in an hour; 0 for any number.
     pub signups_per_address_per_hour: u32,
+    /// How many requests of one address may be refused in a minute before their answers are held back;
+    /// 0 for any number.
+    pub refused_requests_per_address_per_minute: u32,
     /// The credits that come with signing up.
     pub signup_credits: Credits,
     /// The database.
@@ -132,6 +135,8 @@ pub struct Options {
 pub struct HttpSettings {
     /// Where to listen.
     pub address: SocketAddr,
+    /// The origin of the page, where proxies don't tell it.
+    pub public_origin: Option<Origin>,
     /// The origins besides our own whose pages may come.
     pub allowed_origins: Vec<Origin>,
     /// The proxies that are believed who the client is.
@@ -144,6 +149,8 @@ pub struct HttpSettings {
     pub requests_in_flight_max: usize,
     /// The largest body of a request, in bytes.
     pub body_bytes_max: usize,
+    /// How long a connection may wait for its next request.
+    pub idle_timeout: Duration,
     /// How long a request's head may take.
     pub header_timeout: Duration,
     /// How long a request's body may take.
@@ -295,6 +302,10 @@ impl Settings {
                 )?,
             },
             signups_per_address_per_hour: times(reader, "limits.signups_per_address_per_hour")?,
+            refused_requests_per_address_per_minute: times(
+                reader,
+                "limits.refused_requests_per_address_per_minute",
+            )?,
             signup_credits: credits(reader, "signup.credits", 0)?,
             store,
             engine: engine(reader)?,
@@ -359,8 +370,15 @@ fn http(reader: &Reader) -> Result<HttpSettings, SettingsError> {
         .iter()
         .map(|text| text.parse())
         .collect::<Result<_, _>>();
+    let public_origin = reader.optional_text("http.public_url")?.map(|url| {
+        Origin::of_url(&url).map_err(|error| {
+            let must = format!("must be an address such as https://credit.example.com: {error}");
+            reader.wrong("http.public_url", &must)
+        })
+    });
     Ok(HttpSettings {
         address: SocketAddr::new(host, port),
+        public_origin: public_origin.transpose()?,
         allowed_origins: origins.map_err(|error| {
             reader.wrong(
                 "http.allowed_origins",
@@ -376,6 +394,7 @@ fn http(reader: &Reader) -> Result<HttpSettings, SettingsError> {
         )?,
         requests_in_flight_max: reader.count("http.requests_in_flight_max", 1, 1_000_000)?,
         body_bytes_max: reader.count("http.body_bytes_max", 2_048, 16 << 20)?,
+        idle_timeout: reader.duration("http.idle_timeout_ms", 100)?,
         header_timeout: reader.duration("http.header_timeout_ms", 100)?,
         body_timeout: reader.duration("http.body_timeout_ms", 100)?,
         send_timeout: reader.duration("http.send_timeout_ms", 100)?,

@@ -7,7 +7,7 @@ use figment::{
     value::{Num, Value},
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{SettingsError, layers::trimmed};
 
@@ -106,7 +106,7 @@ impl Reader {
     pub(super) fn networks(&self, key: &'static str) -> Result<Vec<IpNet>, SettingsError> {
         let network = |text: &String| {
             let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
-            text.parse().ok().or_else(alone)
+            text.parse().ok().or_else(alone).map(unmapped)
         };
         self.texts(key)?
             .iter()
@@ -169,6 +169,20 @@ impl Reader {
         self.figment
             .find_value(key)
             .map_err(|_| self.wrong(key, "is missing"))
+    }
+}
+
+/// The network as addresses are compared with it: IPv4 that is written as IPv6 becomes IPv4 again.
+fn unmapped(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let IpNet::V6(written) = network else {
+        return network;
+    };
+    let bits = written.prefix_len().checked_sub(MAPPED_BITS);
+    let address = written.addr().to_ipv4_mapped();
+    match (address, bits) {
+        (Some(address), Some(bits)) => Ipv4Net::new(address, bits).map_or(network, IpNet::V4),
+        _ => network,
     }
 }
 
