@@ -4,7 +4,11 @@
 //! is started again from recorded facts, once everything that it had sent to the journal has its
 //! outcome; requests wait meanwhile.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use billing::{Wallet, WalletVersion};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};

@@ -185,7 +185,7 @@ fn its_options_win() {
 fn the_limit_of_open_files_is_raised_or_compared() {
     let program = Program::new();
     let start = |limits: &str| {
-        let mut command = program.command(&[]);
+        let command = program.command(&[]);
         let server = command.get_program().to_owned();
         let mut shell = std::process::Command::new("sh");
         shell
