@@ -7,6 +7,7 @@ mod program;
 mod credits;
 mod keys;
 mod operations;
+mod outages;
 mod serve;
 mod settings;
 mod tools;
