@@ -200,7 +200,8 @@ pub(super) async fn by_id(
 /// How many users there are, with those who were erased.
 pub(super) async fn count(connection: &mut Connection) -> Result<u64, StoreError> {
     let row: Option<(i64,)> = connection.row("SELECT count(*) FROM users", &[]).await?;
-    Ok(row.map_or(0, |(count,)| count.unsigned_abs()))
+    let (count,) = row.ok_or_else(|| StoreError::Corrupt("users can't be counted".to_owned()))?;
+    u64::try_from(count).map_err(|_| StoreError::Corrupt(format!("there are {count} users")))
 }
 
 /// Up to `limit` users with ids after `after`, in order.

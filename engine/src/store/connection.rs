@@ -339,7 +339,11 @@ fn sqlite_arguments(values: &[Value]) -> Result<SqliteArguments, BoxDynError> {
 
 /// The rows that `columns` stand for.
 fn rows_of(columns: &[Column]) -> Vec<Vec<serde_json::Value>> {
-    let length = columns.iter().map(Column::len).min().unwrap_or(0);
+    let length = columns.first().map_or(0, Column::len);
+    assert!(
+        columns.iter().all(|column| column.len() == length),
+        "the columns of a batch have one length"
+    );
     (0..length)
         .map(|row| columns.iter().map(|column| column.cell(row)).collect())
         .collect()

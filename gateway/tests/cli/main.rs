@@ -14,6 +14,7 @@ mod keys;
 mod log;
 mod mirror;
 mod operations;
+mod outages;
 mod serve;
 mod sessions;
 mod settings;
