@@ -401,6 +401,7 @@ pub async fn violations_of(store: &Arc<dyn Store>) -> Vec<Violation> {
     let limits = AuditLimits {
         users: 1_000,
         rows: 10_000,
+        now: at(NOW),
     };
     let (mut after, mut violations) = (None, Vec::new());
     loop {
