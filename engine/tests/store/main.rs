@@ -11,9 +11,9 @@ mod support;
 
 mod accounts;
 mod audit;
-mod damage;
 mod clocks;
 mod cluster;
+mod damage;
 mod erasure;
 mod failover;
 mod journal;

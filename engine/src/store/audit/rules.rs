@@ -213,7 +213,7 @@ fn rules_of(connection: &Connection, table: &Table, bounds: Bounds) -> Vec<RowRu
 fn told_values(table: &Table, condition: &str) -> String {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let words: BTreeSet<&str> = condition.split(|c| !is_word(c)).collect();
-    let secret = ["password", "fingerprint"];
+    let secret = ["password", "fingerprint", "account_key"];
     let values = table
         .columns
         .iter()

@@ -323,6 +323,7 @@ pub(super) fn relations(connection: &Connection, expected: &Expected) -> Vec<Que
     let mut questions = vec![
         secrets_of_two("password", "the same salted hash"),
         secrets_of_two("kept_token", "the same kept token"),
+        secrets_of_two("account_key", "the same account key"),
         of_erased("sessions", "id", "end_time IS NULL", "a session is live"),
         of_erased("idempotency_keys", "key", "1 = 1", "a key is kept"),
         of_erased(
