@@ -35,6 +35,6 @@ pub mod store;
 pub mod update;
 pub mod wakes;
 
-pub use clock::Clock;
+pub use clock::{Clock, ClockReading};
 pub use engine::{Engine, EngineSettings};
 pub use mirror::{InvalidRedisUrl, RedisUrl};
