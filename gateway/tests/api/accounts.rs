@@ -160,8 +160,8 @@ async fn an_old_account_goes_on_working() {
     let server = TestServer::start().await;
     let store = server.store().await;
     let hash = |password: &str| {
-        let hash =
-            argon2::PasswordHasher::hash_password(&argon2::Argon2::default(), password.as_bytes());
+        use argon2::PasswordHasher as _;
+        let hash = argon2::Argon2::default().hash_password(password.as_bytes());
         hash.unwrap().to_string()
     };
     let (email, password) = ("ju\u{308}rgen@MÜLLER.example", "sta\u{308}rke");
