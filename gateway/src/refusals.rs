@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_flood_is_held_back_and_nobody_else() {
         let network = |text: &str| ClientAddress::of_peer(text.parse().unwrap()).network();
-        let at = |ms| UnixMillis::new(1_800_000_000_000 + ms).unwrap();
+        let at = |ms: i64| UnixMillis::new(1_800_000_000_000 + ms).unwrap();
         let refusals = Refusals::new(60);
         let held_back = |from, ms| refusals.count(network(from), at(ms)).is_some();
         let in_a_burst = (0..1_000).filter(|_| !held_back("192.0.2.1", 0)).count();
