@@ -130,9 +130,9 @@ async fn rest(mut stream: TcpStream) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_close_is_answered_with_a_close_of_the_same_code() {
+    const CLOSE: u8 = 0x88;
     let server = TestServer::start().await;
     let token = sign_up(&server, "ada@example.com").await;
-    const CLOSE: u8 = 0x88;
     let (ping, text) = (frame(0x89, b"x"), frame(0x81, b"hello"));
     let code = |code: u16| code.to_be_bytes().to_vec();
     for (what, before, payload, answer) in [
