@@ -242,6 +242,10 @@ impl Wallet {
     }
 
     /// Ends the session at its own start, for nothing: its start was recorded, but nobody knows.
+    ///
+    /// # Panics
+    ///
+    /// If something of the session is settled: that would have to be given back.
     pub fn abandon(&mut self, id: SessionId) -> Result<End, StopRejection> {
         let session = self
             .sessions
@@ -329,6 +333,10 @@ impl Wallet {
 
     /// Takes note that `settlement` is durable, as the wallet's version `version`. Returns how the
     /// session ended, if this was its last one; the session is gone then.
+    ///
+    /// # Panics
+    ///
+    /// If the settlement is below the one before it: credits would come from nowhere.
     pub fn settled(&mut self, settlement: &Settlement, version: WalletVersion) -> Option<End> {
         self.version = version;
         let place = self
