@@ -224,6 +224,9 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
     Ok(transaction.commit().await?)
 }
 
+/// The SQLSTATE of a statement that took longer than `statement_timeout`, or that an operator ended.
+pub(super) const QUERY_CANCELED: &str = "57014";
+
 /// What an error of this SQLSTATE is about.
 /// See <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
 pub(super) fn blame(sqlstate: &str) -> Blame {
