@@ -73,8 +73,14 @@ pub(super) async fn open(
     let address = PostgresAddress::parse(address)?;
     let servers = Arc::new(Servers::new(&address, settings.connect_timeout));
     let mut connection = servers.connect_in_order().await?;
-    check_fitness(&mut connection).await?;
-    refuse_shared_sessions(&mut connection, &servers).await?;
+    // A server may fall silent right after it was reached, and no statement ends by itself.
+    let patience = settings.call_timeout.max(settings.connect_timeout);
+    let checks = async {
+        check_fitness(&mut connection).await?;
+        refuse_shared_sessions(&mut connection, &servers).await
+    };
+    let checked = timeout(patience, checks).await;
+    checked.map_err(|_| StoreError::TimedOut(patience))??;
     migrate(&mut connection).await?;
     connection.close().await?;
 
