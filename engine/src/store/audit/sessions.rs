@@ -24,7 +24,7 @@ pub(super) struct Used {
 pub(super) struct Tally {
     /// What its usage sums to.
     pub(super) used: i128,
-    /// Its usage.
+    /// The entries of kind `usage` among them.
     usage: Vec<Used>,
     /// What its refunds sum to.
     refunded: i128,
