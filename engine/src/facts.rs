@@ -1,7 +1,7 @@
 //! What is recorded: the facts that the journal writes, and the records that are read back.
 
 use billing::{BalanceChange, Opening, RecordedSession, Run, Settlement, Takeover, WalletVersion};
-use schema::{Credits, Millis, UnixMillis, UserId};
+use schema::{Credits, Millis, SessionId, UnixMillis, UserId};
 
 use crate::keys::{IdempotencyKey, RequestKey};
 
@@ -113,6 +113,14 @@ impl Fact {
         match self {
             Self::Opening(opening) => opening.user,
             Self::Settlement(settlement) => settlement.user,
+        }
+    }
+
+    /// The session that it speaks of.
+    pub const fn session(&self) -> SessionId {
+        match self {
+            Self::Opening(opening) => opening.session,
+            Self::Settlement(settlement) => settlement.session,
         }
     }
 

@@ -150,6 +150,58 @@ impl Database {
         self.call_for(self.call_timeout, Unit::Write, work).await
     }
 
+    /// Records the facts in one transaction of several statements, and tells what became of each.
+    async fn record_by_parts(
+        &self,
+        run: &NodeRun,
+        alive_at: Option<UnixMillis>,
+        recordings: Vec<Recording>,
+    ) -> Result<Vec<FactOutcome>, StoreError> {
+        let run = run.clone();
+        self.write(move |connection| {
+            Box::pin(journal::record(connection, run, alive_at, recordings))
+        })
+        .await
+    }
+
+    /// Records the facts in one statement, and the few that this is not for in a transaction after it.
+    async fn record_at_once(
+        &self,
+        run: &NodeRun,
+        alive_at: Option<UnixMillis>,
+        recordings: &[Recording],
+    ) -> Result<Vec<FactOutcome>, StoreError> {
+        let (held, suited) = (run.clone(), recordings.to_vec());
+        let written = self
+            .call_for(self.call_timeout, Unit::OneWrite, move |connection| {
+                Box::pin(async move {
+                    journal::at_once::record(connection, &held, alive_at, &suited).await
+                })
+            })
+            .await?;
+        let left: Vec<Recording> = recordings
+            .iter()
+            .enumerate()
+            .filter(|(position, _)| !written.contains(position))
+            .map(|(_, recording)| recording.clone())
+            .collect();
+        let told = if left.is_empty() {
+            Vec::new()
+        } else {
+            self.record_by_parts(run, None, left).await?
+        };
+        let mut told = told.into_iter();
+        let outcomes = (0..recordings.len()).map(|position| {
+            if written.contains(&position) {
+                Ok(FactOutcome::Recorded)
+            } else {
+                told.next()
+                    .ok_or_else(|| StoreError::Corrupt("a fact has no outcome".to_owned()))
+            }
+        });
+        outcomes.collect()
+    }
+
     /// Runs `work` in a task of its own, for no longer than `timeout`. The connection goes back to its pool only from a known
     /// state; after a time-out, a panic or a broken connection it is cut off instead.
     async fn call_for<T, E, F>(&self, timeout: Duration, unit: Unit, work: F) -> Result<T, E>
@@ -198,7 +250,8 @@ where
             Err(error) => (Err(error.into()), false),
         },
         Err(error) => {
-            let is_rolled_back = unit != Unit::OneRead && connection.roll_back(unit).await.is_ok();
+            let is_rolled_back =
+                !unit.is_one_statement() && connection.roll_back(unit).await.is_ok();
             (Err(error), is_rolled_back)
         }
     }
@@ -296,11 +349,12 @@ impl Store for Database {
         alive_at: Option<UnixMillis>,
         recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
-        let (run, recordings) = (run.clone(), recordings.to_vec());
-        self.write(move |connection| {
-            Box::pin(journal::record(connection, run, alive_at, recordings))
-        })
-        .await
+        if matches!(self.pools, Pools::Sqlite(_)) {
+            return self
+                .record_by_parts(run, alive_at, recordings.to_vec())
+                .await;
+        }
+        self.record_at_once(run, alive_at, recordings).await
     }
 
     async fn kept_answer(
