@@ -27,8 +27,8 @@ use self::answers::CallError;
 use crate::{
     batched::Batched,
     clock::Clock,
-    context::{Context, Wallets},
-    facts::{NodeName, ProcessId, ResumePolicy, WalletAsked},
+    context::{Balances, Context, Wallets},
+    facts::{NodeName, ProcessId, ResumePolicy},
     ids::SessionIds,
     journal::{Journal, JournalArguments},
     keys::{Answer, KeyTurn, KeyTurns, RequestKey},
@@ -38,7 +38,7 @@ use crate::{
     notices, recovery,
     reply::Reply,
     retention::{self, RetentionSettings},
-    session::{FIRST_READING, Request, UnpaidSessions, Watched},
+    session::{Request, UnpaidSessions, Watched},
     store::{Store, StoreError},
     supervisor::{self, Supervisor, SupervisorMessage},
     timeline::Timeline,
@@ -148,6 +148,7 @@ impl Engine {
         let context = Arc::new(Context {
             store: Arc::clone(&store),
             wallets: wallets_of(Arc::clone(&store), timeline.clone(), &settings),
+            balances: balances_of(Arc::clone(&store)),
             metronome: Metronome::start(clock),
             settings,
             timeline,
@@ -300,10 +301,9 @@ impl Engine {
 
     /// The balance of a user without a live session: as the ledger has it.
     async fn recorded_balance(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
-        let since = FIRST_READING;
-        match self.context.wallets.get(WalletAsked { user, since }).await {
-            Ok(Some(reading)) => Ok(LiveBalance {
-                credits: reading.record.credits,
+        match self.context.balances.get(user).await {
+            Ok(Some(credits)) => Ok(LiveBalance {
+                credits,
                 as_of: self.context.timeline.now(),
                 session: None,
             }),
@@ -486,6 +486,14 @@ fn wallets_of(store: Arc<dyn Store>, timeline: Timeline, settings: &EngineSettin
         let store = Arc::clone(&store);
         let unpaid_since = counts_unpaid.then(|| UnpaidSessions::since(timeline.now()));
         Box::pin(async move { store.wallets(&asked, unpaid_since).await })
+    })
+}
+
+/// Reads balances from `store`.
+fn balances_of(store: Arc<dyn Store>) -> Balances {
+    Batched::new(move |users: Vec<UserId>| {
+        let store = Arc::clone(&store);
+        Box::pin(async move { store.balances(&users).await })
     })
 }
 

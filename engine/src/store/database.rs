@@ -375,6 +375,12 @@ impl Store for Database {
             .await
     }
 
+    async fn balances(&self, users: &[UserId]) -> Result<Vec<Option<Credits>>, StoreError> {
+        let users = users.to_vec();
+        self.read(move |connection| Box::pin(wallets::balances(connection, users)))
+            .await
+    }
+
     async fn wallets(
         &self,
         asked: &[WalletAsked],

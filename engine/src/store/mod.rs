@@ -478,6 +478,10 @@ pub trait Store: Send + Sync + 'static {
 
     // --- wallets ---
 
+    /// The balances of these users' wallets in the ledger, in the users' order; `None` for a user who
+    /// doesn't exist.
+    async fn balances(&self, users: &[UserId]) -> Result<Vec<Option<Credits>>, StoreError>;
+
     /// These wallets in their order, all of one state of the database; nothing for a user who isn't
     /// there. With the unpaid sessions since an instant, if that is asked for.
     async fn wallets(

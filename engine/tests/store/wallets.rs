@@ -748,6 +748,9 @@ async fn many_wallets_are_read_at_once(database: Arc<TestDatabase>) {
     ];
     assert_eq!(told.collect::<Vec<_>>(), expected);
     assert_eq!(store.wallets(&[], None).await.unwrap(), []);
+    let balances = store.balances(&[other, nobody, user, other]).await.unwrap();
+    let expected = [Some(27), None, Some(111), Some(27)].map(|balance| balance.map(credits));
+    assert_eq!(balances, expected);
 }
 
 async fn the_ledger_refuses_changes(database: Arc<TestDatabase>) {

@@ -922,6 +922,13 @@ impl Store for MemoryStore {
         Ok(expired.len() as u64)
     }
 
+    async fn balances(&self, users: &[UserId]) -> Result<Vec<Option<Credits>>, StoreError> {
+        self.fate().await?;
+        let data = self.up()?;
+        let balance = |user: &UserId| data.wallet(*user, None).map(|wallet| wallet.credits);
+        Ok(users.iter().map(balance).collect())
+    }
+
     async fn wallets(
         &self,
         asked: &[WalletAsked],

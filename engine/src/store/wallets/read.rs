@@ -73,6 +73,30 @@ pub(super) async fn wallet(
     Ok(reading.map(|reading| reading.record))
 }
 
+/// The balances in the ledger of these users' wallets, in the users' order. One statement, which reads
+/// nothing but the users' rows.
+pub(in crate::store) async fn balances(
+    connection: &mut Connection,
+    users: Vec<UserId>,
+) -> Result<Vec<Option<Credits>>, StoreError> {
+    let ids = users.iter().map(|user| user.get()).collect();
+    let rows: Vec<(i64, i64)> = connection
+        .rows(
+            Sql {
+                postgres: "SELECT id, credits FROM users WHERE id = ANY($1)",
+                sqlite: "SELECT id, credits FROM users WHERE id IN (SELECT value FROM json_each($1))",
+            },
+            &[Value::Ints(ids)],
+        )
+        .await?;
+    let balances: HashMap<i64, i64> = rows.into_iter().collect();
+    let balances = users.iter().map(|user| {
+        let credits = balances.get(&user.get()).copied();
+        Ok(credits.map(Credits::new).transpose()?)
+    });
+    balances.collect()
+}
+
 /// These wallets in their order, with the changes from outside since the versions asked for, and with
 /// the unpaid sessions since an instant. A few statements, however many there are.
 pub(in crate::store) async fn wallets(
