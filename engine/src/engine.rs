@@ -35,7 +35,8 @@ use crate::{
     metrics::EngineMetrics,
     metronome::Metronome,
     mirror::{self, Mirror, MirrorArguments},
-    notices, recovery,
+    notices::{self, NoticeReader},
+    recovery,
     reply::Reply,
     retention::{self, RetentionSettings},
     session::{Request, UnpaidSessions, Watched},
@@ -115,7 +116,7 @@ impl Engine {
     ) -> Result<Self, EngineStartError> {
         let began = Instant::now();
         let metrics = Arc::new(EngineMetrics::new(store.errors()));
-        let latest_notice = store.latest_notice().await?;
+        let notices = NoticeReader::begin(Arc::clone(&store)).await?;
         let ids = SessionIds::start(Arc::clone(&store)).await?;
         let process = ProcessId::random();
         let run = store
@@ -190,7 +191,7 @@ impl Engine {
             engine.context.timeline.clone(),
             supervisor.clone(),
         ));
-        tokio::spawn(notices::listen(store, supervisor, latest_notice));
+        tokio::spawn(notices::listen(notices, supervisor));
         Ok(engine)
     }
 
