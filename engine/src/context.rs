@@ -3,11 +3,12 @@
 use std::sync::{Arc, atomic::AtomicUsize};
 
 use ractor::{ActorRef, DerivedActorRef};
+use schema::UserId;
 
 use crate::{
     EngineSettings,
     batched::Batched,
-    facts::{WalletAsked, WalletReading},
+    facts::{RecordedBalance, WalletAsked, WalletReading},
     ids::SessionIds,
     journal::Journal,
     metrics::EngineMetrics,
@@ -23,6 +24,10 @@ use crate::{
 /// Reads wallets with their unpaid sessions of the last hour; nothing for a user who isn't there.
 pub type Wallets = Batched<WalletAsked, Option<WalletReading>>;
 
+/// Reads the balances in the ledger of users without a live session; `None` for a user who doesn't
+/// exist.
+pub type Balances = Batched<UserId, Option<RecordedBalance>>;
+
 /// What every session actor shares: references to its fellow actors, and what doesn't change while
 /// the process runs.
 pub struct Context {
@@ -34,6 +39,8 @@ pub struct Context {
     pub store: Arc<dyn Store>,
     /// Reads wallets, many at a time.
     pub wallets: Wallets,
+    /// Reads balances, many at a time.
+    pub balances: Balances,
     /// Ids for new sessions.
     pub ids: SessionIds,
     /// Stamps for what callers ask for.

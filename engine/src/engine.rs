@@ -28,18 +28,19 @@ use self::answers::CallError;
 use crate::{
     batched::Batched,
     clock::Clock,
-    context::{Context, Wallets},
-    facts::{NodeName, ProcessId, ResumePolicy, WalletAsked},
+    context::{Balances, Context, Wallets},
+    facts::{NodeName, ProcessId, RecordedBalance, ResumePolicy},
     ids::SessionIds,
     journal::{Journal, JournalArguments},
     keys::{Answer, KeyTurn, KeyTurns, RequestKey},
     metrics::EngineMetrics,
     metronome::Metronome,
     mirror::{Mirror, MirrorArguments, NoTls, RedisUrl},
-    notices, recovery,
+    notices::{self, NoticeReader},
+    recovery,
     reply::Reply,
     retention::{self, RetentionSettings},
-    session::{FIRST_READING, Request, UnpaidSessions, Watched},
+    session::{Request, UnpaidSessions, Watched},
     store::{Store, StoreError},
     supervisor::{self, Supervisor, SupervisorMessage},
     timeline::Timeline,
@@ -120,7 +121,7 @@ impl Engine {
     ) -> Result<Self, EngineStartError> {
         let began = Instant::now();
         let metrics = Arc::new(EngineMetrics::new(store.errors()));
-        let latest_notice = store.latest_notice().await?;
+        let notices = NoticeReader::begin(Arc::clone(&store)).await?;
         let ids = SessionIds::start(Arc::clone(&store)).await?;
         let process = ProcessId::random();
         let run = store
@@ -163,6 +164,7 @@ impl Engine {
         let context = Arc::new(Context {
             store: Arc::clone(&store),
             wallets: wallets_of(Arc::clone(&store), timeline.clone(), &settings),
+            balances: balances_of(Arc::clone(&store)),
             metronome: Metronome::start(clock),
             settings,
             timeline,
@@ -204,7 +206,7 @@ impl Engine {
             engine.context.timeline.clone(),
             supervisor.clone(),
         ));
-        tokio::spawn(notices::listen(store, supervisor, latest_notice));
+        tokio::spawn(notices::listen(notices, supervisor));
         Ok(engine)
     }
 
@@ -330,15 +332,14 @@ impl Engine {
         &self,
         user: UserId,
     ) -> Result<(LiveBalance, WalletVersion), BalanceError> {
-        let since = FIRST_READING;
-        match self.context.wallets.get(WalletAsked { user, since }).await {
-            Ok(Some(reading)) => {
+        match self.context.balances.get(user).await {
+            Ok(Some(RecordedBalance { credits, version })) => {
                 let balance = LiveBalance {
-                    credits: reading.record.credits,
+                    credits,
                     as_of: self.context.timeline.now(),
                     session: None,
                 };
-                Ok((balance, reading.record.version))
+                Ok((balance, version))
             }
             Ok(None) => Err(BalanceError::UserUnknown),
             Err(error) => {
@@ -534,5 +535,13 @@ fn wallets_of(store: Arc<dyn Store>, timeline: Timeline, settings: &EngineSettin
         let store = Arc::clone(&store);
         let unpaid_since = counts_unpaid.then(|| UnpaidSessions::since(timeline.now()));
         Box::pin(async move { store.wallets(&asked, unpaid_since).await })
+    })
+}
+
+/// Reads balances from `store`.
+fn balances_of(store: Arc<dyn Store>) -> Balances {
+    Batched::new(move |users: Vec<UserId>| {
+        let store = Arc::clone(&store);
+        Box::pin(async move { store.balances(&users).await })
     })
 }

@@ -1,7 +1,7 @@
 //! What is recorded: the facts that the journal writes, and the records that are read back.
 
 use billing::{BalanceChange, Opening, RecordedSession, Run, Settlement, Takeover, WalletVersion};
-use schema::{Credits, Millis, UnixMillis, UserId};
+use schema::{Credits, Millis, SessionId, UnixMillis, UserId};
 
 use crate::keys::{IdempotencyKey, RequestKey};
 
@@ -125,6 +125,14 @@ impl Fact {
         }
     }
 
+    /// The session that it speaks of.
+    pub const fn session(&self) -> SessionId {
+        match self {
+            Self::Opening(opening) => opening.session,
+            Self::Settlement(settlement) => settlement.session,
+        }
+    }
+
     /// The instant that it speaks of.
     pub const fn at(&self) -> UnixMillis {
         match self {
@@ -224,6 +232,15 @@ pub struct WalletRecord {
     /// The balance changes from outside the engine since the version asked for, in the order of
     /// their versions.
     pub changes: Vec<BalanceChange>,
+}
+
+/// What the ledger says of a wallet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordedBalance {
+    /// The balance, without what live sessions have cost since their last settlements.
+    pub credits: Credits,
+    /// The wallet's version that it is of.
+    pub version: WalletVersion,
 }
 
 /// Which wallet is to be read.

@@ -6,6 +6,7 @@
 //! so within a second, whichever process wrote.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,8 +14,9 @@ use std::{
 use engine::{
     Clock,
     batched::{Batched, ReadError},
+    notices::NoticeReader,
     retention::REVOKED_TOKENS_KEPT_FOR,
-    store::{RevokedToken, Store, StoreError, TokenGeneration, TokenStanding, UserRecord},
+    store::{Notice, RevokedToken, Store, StoreError, TokenGeneration, TokenStanding, UserRecord},
 };
 use hyper::{HeaderMap, header::AUTHORIZATION};
 use schema::{UserId, websocket::StreamPosition};
@@ -33,9 +35,6 @@ const USERS_KEPT_MAX: usize = 100_000;
 
 /// How often the database is asked for notices.
 const NOTICES_EVERY: Duration = Duration::from_millis(500);
-
-/// How many notices are read at once.
-const NOTICES_AT_ONCE: u32 = 500;
 
 /// Why a caller may not come.
 #[derive(Debug, thiserror::Error)]
@@ -287,58 +286,47 @@ impl Access {
     /// to, and which of that user's tokens are valid now.
     pub async fn follow_notices(
         &self,
-        after: i64,
+        mut reader: NoticeReader,
         on_change: impl Fn(UserId, Option<Arc<TokenStanding>>),
     ) {
-        let mut after = after;
+        // Those that couldn't be acted on yet, for want of the database.
+        let mut waiting: VecDeque<Notice> = VecDeque::new();
         let mut ticks = tokio::time::interval(NOTICES_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            loop {
-                match self.read_notices(&mut after, &on_change).await {
-                    Ok(ReadNotices::Some) => {}
-                    Ok(ReadNotices::All) => break,
-                    Err(error) => {
-                        tracing::debug!(%error, "notices could not be followed");
-                        break;
-                    }
-                }
+            if let Err(error) = self
+                .read_notices(&mut reader, &mut waiting, &on_change)
+                .await
+            {
+                tracing::debug!(%error, "notices could not be followed");
             }
         }
     }
 
-    /// Acts on the notices after the one numbered `after`. One that can't be acted on, for want of
-    /// the database, is read again the next time.
+    /// Acts on what waits, and on all that is noticed since.
     async fn read_notices(
         &self,
-        after: &mut i64,
+        reader: &mut NoticeReader,
+        waiting: &mut VecDeque<Notice>,
         on_change: &impl Fn(UserId, Option<Arc<TokenStanding>>),
-    ) -> Result<ReadNotices, AccessError> {
-        let notices = self.store.notices(Some(*after), NOTICES_AT_ONCE).await;
-        let notices = notices.map_err(of_store)?;
-        let is_full = notices.len() >= NOTICES_AT_ONCE as usize;
-        for notice in notices {
-            self.forget(notice.user);
-            on_change(notice.user, self.standing(notice.user).await?);
-            *after = notice.id;
+    ) -> Result<(), AccessError> {
+        loop {
+            while let Some(notice) = waiting.front() {
+                self.forget(notice.user);
+                on_change(notice.user, self.standing(notice.user).await?);
+                waiting.pop_front();
+            }
+            waiting.extend(reader.next().await.map_err(of_store)?);
+            if waiting.is_empty() {
+                return Ok(());
+            }
         }
-        Ok(if is_full {
-            ReadNotices::Some
-        } else {
-            ReadNotices::All
-        })
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whether there may be more notices.
-enum ReadNotices {
-    Some,
-    All,
 }
 
 /// Whether the token that `bearer` came with is one of the valid ones of its user.

@@ -6,6 +6,7 @@ use engine::{
     Clock, Engine,
     clock::ClockError,
     engine::{Displacement, EngineStartError},
+    notices::NoticeReader,
     store::{self, PostgresAddress, StoreError, StoreLocation, TokenStanding},
 };
 use ractor::Actor;
@@ -149,7 +150,8 @@ impl Server {
         let recorded = store.node_time(&settings.engine.node).await;
         let clock = Clock::start(recorded.map_err(in_store)?)?;
         let access = Access::new(tokens, clock.clone(), Arc::clone(&store));
-        let latest_notice = store.latest_notice().await.map_err(in_store)?;
+        let notices = NoticeReader::begin(Arc::clone(&store));
+        let notices = notices.await.map_err(in_store)?;
 
         let mirror = if settings.engine.redis_url.is_some() {
             "mirrored to Redis"
@@ -188,7 +190,7 @@ impl Server {
         });
         let routes = Arc::new(Routes::new(Arc::clone(&app))?);
         let mut followers =
-            vec![tokio::spawn(follow_notices(Arc::clone(&app), latest_notice)).abort_handle()];
+            vec![tokio::spawn(follow_notices(Arc::clone(&app), notices)).abort_handle()];
         if let KeySource::File(path) = settings.tokens.key {
             followers.push(tokio::spawn(follow_keys(Arc::clone(&app), path)).abort_handle());
         }
@@ -303,7 +305,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
 }
 
 /// Voids tokens in memory, and closes their sockets, when somebody else voids them in the database.
-async fn follow_notices(app: Arc<App>, after: i64) {
+async fn follow_notices(app: Arc<App>, notices: NoticeReader) {
     let on_change = |user, standing: Option<Arc<TokenStanding>>| {
         if standing.is_none() {
             app.engine.forget(user);
@@ -311,7 +313,7 @@ async fn follow_notices(app: Arc<App>, after: i64) {
         // Without a hub there are no sockets.
         let _ = app.hub.cast(HubMessage::TokensChanged { user, standing });
     };
-    app.access.follow_notices(after, on_change).await;
+    app.access.follow_notices(notices, on_change).await;
 }
 
 /// Serves on for a while, unready, so that a load balancer sees that before it is refused.

@@ -90,7 +90,7 @@ impl Pools {
         };
         pools.file.check()?;
         let pool = match unit {
-            Unit::Write => &pools.writer,
+            Unit::Write | Unit::OneWrite => &pools.writer,
             Unit::OneRead | Unit::Snapshot => &pools.readers,
         };
         Ok(Connection::Sqlite(pool.acquire().await?))
@@ -156,7 +156,8 @@ where
     F: Work<T, E>,
 {
     let mut lease = scopeguard::guard(pools.acquire(unit).await?, Connection::sever);
-    let is_committing = AtomicBool::new(false);
+    // A statement that is its own transaction may be durable as soon as it is sent.
+    let is_committing = AtomicBool::new(unit == Unit::OneWrite);
     let ran = run(&mut lease, unit, work, &is_committing);
     let (result, is_clean) = if let Ok(ran) = tokio::time::timeout(timeout, ran).await {
         ran
@@ -176,7 +177,7 @@ where
     {
         pools.learn(error);
     }
-    if result.is_ok() && unit == Unit::Write {
+    if result.is_ok() && unit.writes() {
         // What was made durable must be where the next process finds it. The connection is still open,
         // and the log with it.
         pools.check_written().map_err(StoreError::of_commit)?;
@@ -203,10 +204,10 @@ where
     }
     match work(connection).await {
         Ok(value) => {
-            is_committing.store(unit == Unit::Write, Ordering::Relaxed);
+            is_committing.store(unit.writes(), Ordering::Relaxed);
             match connection.commit(unit).await {
                 Ok(()) => (Ok(value), true),
-                Err(error) if unit == Unit::Write => (Err(error.of_commit().into()), false),
+                Err(error) if unit.writes() => (Err(error.of_commit().into()), false),
                 Err(error) => (Err(error.into()), false),
             }
         }
@@ -227,6 +228,6 @@ fn leaves_connection_whole<E: CallError>(error: &E, unit: Unit) -> bool {
     match error.blame() {
         Some(blame) => matches!(blame, Blame::Call | Blame::Conflict),
         // Rows that can't be read may not have been read to their end.
-        None => unit != Unit::OneRead,
+        None => !unit.is_one_statement(),
     }
 }

@@ -51,10 +51,14 @@ pub(super) enum Value {
 pub(super) enum Column {
     /// Numbers.
     Ints(Vec<i64>),
+    /// Numbers, or nothing.
+    OptionalInts(Vec<Option<i64>>),
     /// Names, or nothing.
     Names(Vec<Option<&'static str>>),
     /// Texts.
     Texts(Vec<String>),
+    /// Texts, or nothing.
+    OptionalTexts(Vec<Option<String>>),
 }
 
 impl From<i64> for Value {
@@ -105,10 +109,24 @@ impl<T: for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, SqliteRow> + Send + Unp
 pub(super) enum Unit {
     /// There is one statement, and it only reads.
     OneRead,
+    /// There is one statement, which writes all that it writes or nothing.
+    OneWrite,
     /// They only read, and see one state of the database.
     Snapshot,
     /// They write, all or none.
     Write,
+}
+
+impl Unit {
+    /// Whether the one statement is a transaction by itself.
+    pub(super) const fn is_one_statement(self) -> bool {
+        matches!(self, Self::OneRead | Self::OneWrite)
+    }
+
+    /// Whether it writes.
+    pub(super) const fn writes(self) -> bool {
+        matches!(self, Self::OneWrite | Self::Write)
+    }
 }
 
 /// A connection on loan from its pool.
@@ -229,7 +247,7 @@ impl Connection {
     /// Begins what `unit` needs.
     pub(super) async fn begin(&mut self, unit: Unit) -> Result<(), StoreError> {
         let sql = match unit {
-            Unit::OneRead => return Ok(()),
+            Unit::OneRead | Unit::OneWrite => return Ok(()),
             Unit::Snapshot => Sql {
                 postgres: "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
                 sqlite: "BEGIN DEFERRED",
@@ -244,7 +262,7 @@ impl Connection {
 
     /// Makes durable what was written.
     pub(super) async fn commit(&mut self, unit: Unit) -> Result<(), StoreError> {
-        if unit == Unit::OneRead {
+        if unit.is_one_statement() {
             Ok(())
         } else {
             self.simple("COMMIT".into()).await
@@ -253,7 +271,7 @@ impl Connection {
 
     /// Undoes what was written.
     pub(super) async fn roll_back(&mut self, unit: Unit) -> Result<(), StoreError> {
-        if unit == Unit::OneRead {
+        if unit.is_one_statement() {
             Ok(())
         } else {
             self.simple("ROLLBACK".into()).await
@@ -291,7 +309,8 @@ fn check_texts(values: &[Value]) -> Result<(), BoxDynError> {
         Value::Text(text) => text.as_deref().is_some_and(has_nul),
         Value::Rows(columns) => columns.iter().any(|column| match column {
             Column::Texts(texts) => texts.iter().any(|text| has_nul(text)),
-            Column::Ints(_) | Column::Names(_) => false,
+            Column::OptionalTexts(texts) => texts.iter().flatten().any(|text| has_nul(text)),
+            Column::Ints(_) | Column::OptionalInts(_) | Column::Names(_) => false,
         }),
         Value::Int(_) | Value::Ints(_) => false,
     });
@@ -313,8 +332,10 @@ fn postgres_arguments(values: &[Value]) -> Result<PgArguments, BoxDynError> {
                 for column in columns {
                     match column {
                         Column::Ints(numbers) => arguments.add(numbers)?,
+                        Column::OptionalInts(numbers) => arguments.add(numbers)?,
                         Column::Names(names) => arguments.add(names)?,
                         Column::Texts(texts) => arguments.add(texts)?,
+                        Column::OptionalTexts(texts) => arguments.add(texts)?,
                     }
                 }
             }
@@ -353,16 +374,20 @@ impl Column {
     fn len(&self) -> usize {
         match self {
             Self::Ints(numbers) => numbers.len(),
+            Self::OptionalInts(numbers) => numbers.len(),
             Self::Names(names) => names.len(),
             Self::Texts(texts) => texts.len(),
+            Self::OptionalTexts(texts) => texts.len(),
         }
     }
 
     fn cell(&self, row: usize) -> serde_json::Value {
         match self {
             Self::Ints(numbers) => numbers.get(row).copied().into(),
+            Self::OptionalInts(numbers) => numbers.get(row).copied().flatten().into(),
             Self::Names(names) => names.get(row).copied().flatten().into(),
             Self::Texts(texts) => texts.get(row).cloned().into(),
+            Self::OptionalTexts(texts) => texts.get(row).cloned().flatten().into(),
         }
     }
 }

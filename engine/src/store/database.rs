@@ -15,15 +15,17 @@ use super::{
     audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
     calls::{self, CallError, Pools, Work},
     connection::Unit,
-    erasure, history, journal, postgres, restored, retention, runs,
+    erasure,
+    errors::Blame,
+    history, journal, postgres, restored, retention, runs,
     setbacks::{self, Acknowledged},
     sqlite, tokens, wallets,
 };
 use crate::{
     clock::ClockReading,
     facts::{
-        FactOutcome, NodeName, NodeRun, NodeTime, ProcessId, Recording, ResumePolicy, WalletAsked,
-        WalletReading, WalletRecord,
+        FactOutcome, NodeName, NodeRun, NodeTime, ProcessId, RecordedBalance, Recording,
+        ResumePolicy, WalletAsked, WalletReading, WalletRecord,
     },
     keys::{IdempotencyKey, KeptAnswer},
     metrics::StoreErrors,
@@ -131,6 +133,67 @@ impl Database {
         F: Work<T, E>,
     {
         self.call_for(self.call_timeout, Unit::Write, work).await
+    }
+
+    /// Records the facts in one transaction of several statements, and tells what became of each.
+    async fn record_by_parts(
+        &self,
+        run: &NodeRun,
+        alive_at: Option<UnixMillis>,
+        recordings: Arc<[Recording]>,
+    ) -> Result<Vec<FactOutcome>, StoreError> {
+        let (run, known) = (run.clone(), self.acknowledged.of(run));
+        // It checks the run's row itself.
+        self.write_anyway(move |connection| {
+            Box::pin(journal::record(
+                connection, run, alive_at, recordings, known,
+            ))
+        })
+        .await
+    }
+
+    /// Records the facts in one statement, and the few that this is not for in a transaction after it.
+    async fn record_at_once(
+        &self,
+        run: &NodeRun,
+        alive_at: Option<UnixMillis>,
+        recordings: &[Recording],
+    ) -> Result<Vec<FactOutcome>, StoreError> {
+        let recordings = Arc::<[Recording]>::from(recordings);
+        let written = {
+            let (run, known) = (run.clone(), self.acknowledged.of(run));
+            let recordings = Arc::clone(&recordings);
+            self.call_for(self.call_timeout, Unit::OneWrite, move |connection| {
+                Box::pin(async move {
+                    journal::at_once::record(connection, &run, alive_at, &recordings, known).await
+                })
+            })
+        };
+        let written = match written.await {
+            Ok(written) => written,
+            // One of them can't be written at all: the others can, one after the other.
+            Err(error) if error.blame() == Some(Blame::Call) && !recordings.is_empty() => {
+                return self.record_by_parts(run, alive_at, recordings).await;
+            }
+            Err(error) => return Err(error),
+        };
+        let is_left = |(position, _): &(usize, &Recording)| !written.contains(position);
+        let left = recordings.iter().enumerate().filter(is_left);
+        let left: Arc<[Recording]> = left.map(|(_, recording)| recording.clone()).collect();
+        let told = if left.is_empty() {
+            Vec::new()
+        } else {
+            self.record_by_parts(run, None, left).await?
+        };
+        let mut told = told.into_iter();
+        let outcomes = (0..recordings.len()).map(|position| {
+            if written.contains(&position) {
+                return Ok(FactOutcome::Recorded);
+            }
+            let outcome = told.next();
+            outcome.ok_or_else(|| StoreError::Corrupt("a fact has no outcome".to_owned()))
+        });
+        outcomes.collect()
     }
 
     /// Leaves word that the database went back, if that is what the error says.
@@ -257,18 +320,11 @@ impl Store for Database {
         recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
         let last_instant = recordings.iter().map(|recording| recording.fact.at()).max();
-        let recordings = Arc::<[Recording]>::from(recordings);
-        let known = self.acknowledged.of(run);
-        let recorded = {
-            let run = run.clone();
-            // It checks the run's row itself.
-            self.write_anyway(move |connection| {
-                Box::pin(journal::record(
-                    connection, run, alive_at, recordings, known,
-                ))
-            })
+        let recorded = match &self.pools {
+            Pools::Postgres(_) => self.record_at_once(run, alive_at, recordings).await,
+            Pools::Sqlite(_) => self.record_by_parts(run, alive_at, recordings.into()).await,
         };
-        match recorded.await {
+        match recorded {
             Ok(outcomes) => {
                 self.acknowledged.raise(run, alive_at, last_instant);
                 Ok(outcomes)
@@ -295,6 +351,12 @@ impl Store for Database {
 
     async fn purge_keys(&self, expired_at: UnixMillis, limit: u32) -> Result<u64, StoreError> {
         self.write(move |connection| Box::pin(journal::keys::purge(connection, expired_at, limit)))
+            .await
+    }
+
+    async fn balances(&self, users: &[UserId]) -> Result<Vec<Option<RecordedBalance>>, StoreError> {
+        let users = users.to_vec();
+        self.read(move |connection| Box::pin(wallets::balances(connection, users)))
             .await
     }
 

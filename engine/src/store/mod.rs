@@ -53,8 +53,8 @@ use schema::{
 use crate::{
     clock::ClockReading,
     facts::{
-        FactOutcome, NodeName, NodeRun, NodeTime, ProcessId, Recording, ResumePolicy, WalletAsked,
-        WalletReading, WalletRecord,
+        FactOutcome, NodeName, NodeRun, NodeTime, ProcessId, RecordedBalance, Recording,
+        ResumePolicy, WalletAsked, WalletReading, WalletRecord,
     },
     keys::{IdempotencyKey, KeptAnswer},
     metrics::StoreErrors,
@@ -577,6 +577,10 @@ pub trait Store: Send + Sync + 'static {
     async fn purge_keys(&self, expired_at: UnixMillis, limit: u32) -> Result<u64, StoreError>;
 
     // --- wallets ---
+
+    /// The balances of these users' wallets in the ledger, in the users' order; `None` for a user who
+    /// doesn't exist.
+    async fn balances(&self, users: &[UserId]) -> Result<Vec<Option<RecordedBalance>>, StoreError>;
 
     /// These wallets in their order, all of one state of the database; nothing for a user who isn't
     /// there. With the unpaid sessions since an instant, if that is asked for.

@@ -5,15 +5,17 @@ use std::{collections::HashSet, sync::Arc};
 use billing::{BalanceChange, Opening, SlotNumber, Wallet};
 use engine::{
     facts::{Fact, FactOutcome, WalletAsked, WalletRecord},
-    store::{AdjustError, Adjusted, Adjustment, Erasure, NewUser, Shortfall, Store},
+    notices::NoticeReader,
+    store::{AdjustError, Adjusted, Adjustment, Erasure, NewUser, Shortfall, Store, StoreLocation},
 };
 use schema::{Credits, CreditsChange, UnixMillis, UserId, ledger::EntryKind, session::EndReason};
-use sqlx::postgres::PgListener;
+use sqlx::{Connection as _, postgres::PgConnection};
 
 use crate::{
     on_both,
     support::{
-        Kind, TestDatabase, at, begin_run, credits, ended, opening, session, settlement, version,
+        self, Kind, TestDatabase, at, begin_run, credits, ended, opening, session, settlement,
+        version,
     },
 };
 
@@ -682,12 +684,6 @@ async fn at_once(
 
 async fn notices_are_told_in_order(database: Arc<TestDatabase>) {
     let store = &database.store;
-    let mut listener = None;
-    if let engine::store::StoreLocation::Postgres(address) = &database.settings.location {
-        let mut listening = PgListener::connect(address).await.unwrap();
-        listening.listen("wallet_notices").await.unwrap();
-        listener = Some(listening);
-    }
     assert_eq!(store.notices(None, 10).await.unwrap(), []);
     let users = [
         database.user(1).await,
@@ -712,11 +708,51 @@ async fn notices_are_told_in_order(database: Arc<TestDatabase>) {
     // A repeat writes nothing, so it tells nothing.
     store.adjust(grant(users[0], 1, "k")).await.unwrap();
     assert_eq!(store.latest_notice().await.unwrap(), notices[2].id);
-    if let Some(mut listener) = listener {
-        for user in users {
-            assert_eq!(listener.recv().await.unwrap().payload(), user.to_string());
+}
+
+/// Writers don't wait for each other, so a notice may become visible after a later one: a reader hands
+/// out each once all the same, and those that were rolled back hold nothing up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notice_that_comes_late_is_told_all_the_same() {
+    support::with_database(Kind::Postgres, |database: Arc<TestDatabase>| async move {
+        let StoreLocation::Postgres(address) = &database.settings.location else {
+            unreachable!("it is of Postgres")
+        };
+        let (slow, failed, quick) = (
+            database.user(1).await,
+            database.user(1).await,
+            database.user(1).await,
+        );
+        let mut reader = NoticeReader::begin(Arc::clone(&database.store))
+            .await
+            .unwrap();
+        let mut told = async || -> Vec<UserId> {
+            let notices = reader.next().await.unwrap();
+            notices.iter().map(|notice| notice.user).collect()
+        };
+        let mut writers = Vec::new();
+        for user in [slow, failed] {
+            let mut writer = PgConnection::connect(address).await.unwrap();
+            sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+                "BEGIN; INSERT INTO wallet_notices (user_id, created_at) VALUES ({user}, 0)"
+            )))
+            .execute(&mut writer)
+            .await
+            .unwrap();
+            writers.push(writer);
         }
-    }
+        database.store.adjust(grant(quick, 1, "a")).await.unwrap();
+        assert_eq!(told().await, [quick]);
+        assert_eq!(told().await, []);
+        for (writer, end) in writers.iter_mut().zip(["COMMIT", "ROLLBACK"]) {
+            sqlx::raw_sql(end).execute(writer).await.unwrap();
+        }
+        assert_eq!(told().await, [slow]);
+        database.store.adjust(grant(quick, 1, "b")).await.unwrap();
+        assert_eq!(told().await, [quick]);
+        assert_eq!(told().await, []);
+    })
+    .await;
 }
 
 /// They are as old as the nodes that read them say: a writer whose clock is ahead forgets none of them.
@@ -734,7 +770,11 @@ async fn old_notices_are_forgotten(database: Arc<TestDatabase>) {
         };
         database.store.adjust(adjustment).await.unwrap();
     }
-    assert_eq!(ids().await, [2, 3]);
+    assert_eq!(ids().await, [1, 2, 3]);
+    for (before, left) in [(0, &[1, 2, 3][..]), (5, &[2, 3]), (YEAR, &[3])] {
+        database.store.purge_notices(at(before), 10).await.unwrap();
+        assert_eq!(ids().await, left, "but the newest");
+    }
 }
 
 async fn adjustments_and_settlements_at_once_lose_nothing(database: Arc<TestDatabase>) {
@@ -954,6 +994,13 @@ async fn many_wallets_are_read_at_once(database: Arc<TestDatabase>) {
     ];
     assert_eq!(told.collect::<Vec<_>>(), expected);
     assert_eq!(store.wallets(&[], None).await.unwrap(), []);
+    let balances = store.balances(&[other, nobody, user, other]).await.unwrap();
+    let balances: Vec<_> = balances
+        .iter()
+        .map(|balance| balance.map(|balance| balance.credits))
+        .collect();
+    let expected = [Some(27), None, Some(111), Some(27)].map(|balance| balance.map(credits));
+    assert_eq!(balances, expected);
 }
 
 async fn the_ledger_refuses_changes(database: Arc<TestDatabase>) {

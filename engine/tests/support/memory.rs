@@ -20,8 +20,8 @@ use engine::{
     ClockReading,
     engine::{Started, Stopped},
     facts::{
-        Fact, FactOutcome, LiveSession, NodeName, NodeRun, NodeTime, ProcessId, Recording, Refusal,
-        ResumePolicy, WalletAsked, WalletReading, WalletRecord,
+        Fact, FactOutcome, LiveSession, NodeName, NodeRun, NodeTime, ProcessId, RecordedBalance,
+        Recording, Refusal, ResumePolicy, WalletAsked, WalletReading, WalletRecord,
     },
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
     store::{
@@ -968,6 +968,17 @@ impl Store for MemoryStore {
             data.keys.remove(name);
         }
         Ok(expired.len() as u64)
+    }
+
+    async fn balances(&self, users: &[UserId]) -> Result<Vec<Option<RecordedBalance>>, StoreError> {
+        self.fate().await?;
+        let data = self.up()?;
+        let balance = |user: &UserId| {
+            let wallet = data.wallet(*user, None)?;
+            let (credits, version) = (wallet.credits, wallet.version);
+            Some(RecordedBalance { credits, version })
+        };
+        Ok(users.iter().map(balance).collect())
     }
 
     async fn wallets(

@@ -25,7 +25,7 @@ pub(super) type UsedKeys = HashMap<(i64, String), (i64, String)>;
 
 /// What a fact's keys are kept for: the session, and what was done with it. An interim settlement
 /// answers nobody.
-fn answered(fact: &Fact) -> Option<(SessionId, &'static str)> {
+pub(super) fn answered(fact: &Fact) -> Option<(SessionId, &'static str)> {
     match fact {
         Fact::Opening(opening) => Some((opening.session, START)),
         Fact::Settlement(settlement) => settlement.end.map(|_| (settlement.session, STOP)),

@@ -6,6 +6,7 @@
 //! [`verdict`] decide what becomes of each. What is to be written carries the same conditions once
 //! more in its WHERE, and only what RETURNING names was recorded.
 
+pub(super) mod at_once;
 pub(super) mod keys;
 mod verdict;
 
@@ -103,11 +104,7 @@ pub(super) async fn record(
 async fn find(connection: &mut Connection, recordings: &[Recording]) -> Result<Found, StoreError> {
     let facts = recordings.iter().map(|recording| &recording.fact);
     let users: Vec<i64> = facts.clone().map(|fact| fact.user().get()).collect();
-    let sessions = facts.map(|fact| match fact {
-        Fact::Opening(opening) => opening.session.get(),
-        Fact::Settlement(settlement) => settlement.session.get(),
-    });
-    let sessions: Vec<i64> = sessions.collect();
+    let sessions: Vec<i64> = facts.map(|fact| fact.session().get()).collect();
     // Whose slots have to be free.
     let starting = recordings
         .iter()

@@ -4,23 +4,13 @@ mod adjust;
 mod read;
 
 pub(super) use adjust::{adjust, standing_of};
-pub(super) use read::{live_wallets, wallets};
+pub(super) use read::{balances, live_wallets, wallets};
 
 use read::wallet;
 
 use schema::{UnixMillis, UserId};
 
-use super::{
-    Notice, StoreError,
-    connection::{Connection, Value},
-    runs,
-};
-
-/// How long a notice is kept, in ms: owners read them within a second.
-const NOTICES_KEPT_MS: i64 = 3_600_000;
-
-/// The channel that owners may listen on; its payload is a user's id.
-const NOTICE_CHANNEL: &str = "wallet_notices";
+use super::{Notice, StoreError, connection::Connection, runs};
 
 /// Up to `limit` notices after the one numbered `after`.
 pub(super) async fn notices(
@@ -44,7 +34,7 @@ pub(super) async fn notices(
         .collect()
 }
 
-/// The newest notice's number. It is never forgotten, since the old ones go when a new one comes.
+/// The newest notice's number. It is never forgotten: only older ones are purged.
 pub(super) async fn latest_notice(connection: &mut Connection) -> Result<i64, StoreError> {
     let row: Option<(Option<i64>,)> = connection
         .row("SELECT max(id) FROM wallet_notices", &[])
@@ -52,34 +42,19 @@ pub(super) async fn latest_notice(connection: &mut Connection) -> Result<i64, St
     Ok(row.and_then(|(id,)| id).unwrap_or(0))
 }
 
-/// Leaves word that the user's row was written, and forgets old notices: none that the nodes may not have
-/// read yet, however far ahead the clock of the writer is.
+/// Leaves word that the user's row was written, at an instant at which the nodes may not have forgotten
+/// it, however far ahead the clock of the writer is.
 pub(super) async fn leave_notice(
     connection: &mut Connection,
     user: UserId,
     now: UnixMillis,
 ) -> Result<(), StoreError> {
     let now = runs::within_proved(connection, now).await?;
-    // One writer at a time, so that notices become visible in the order of their numbers: whoever has
-    // read one would never go back for a lesser one.
-    connection.lock("notices").await?;
-    connection
-        .execute(
-            "DELETE FROM wallet_notices WHERE created_at < $1",
-            &[(now.get() - NOTICES_KEPT_MS).into()],
-        )
-        .await?;
     connection
         .execute(
             "INSERT INTO wallet_notices (user_id, created_at) VALUES ($1, $2)",
             &[user.get().into(), now.get().into()],
         )
-        .await?;
-    if matches!(connection, Connection::Postgres(_)) {
-        let values: [Value; 2] = [NOTICE_CHANNEL.into(), user.to_string().into()];
-        connection
-            .execute("SELECT pg_notify($1, $2)", &values)
-            .await?;
-    }
-    Ok(())
+        .await
+        .map(drop)
 }

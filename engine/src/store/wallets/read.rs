@@ -9,7 +9,7 @@ use billing::{
 use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId};
 
 use crate::{
-    facts::{LiveSession, NodeName, WalletAsked, WalletReading, WalletRecord},
+    facts::{LiveSession, NodeName, RecordedBalance, WalletAsked, WalletReading, WalletRecord},
     store::{
         StoreError,
         connection::{Column, Connection, Sql, Value},
@@ -72,6 +72,33 @@ pub(super) async fn wallet(
     let readings = wallets(connection, vec![WalletAsked { user, since }], None).await?;
     let reading = readings.into_iter().next().flatten();
     Ok(reading.map(|reading| reading.record))
+}
+
+/// The balances in the ledger of these users' wallets, in the users' order. One statement, which reads
+/// nothing but the users' rows.
+pub(in crate::store) async fn balances(
+    connection: &mut Connection,
+    users: Vec<UserId>,
+) -> Result<Vec<Option<RecordedBalance>>, StoreError> {
+    let ids = users.iter().map(|user| user.get()).collect();
+    let rows: Vec<(i64, i64, i64)> = connection
+        .rows(
+            Sql {
+                postgres: "SELECT id, credits, version FROM users WHERE id = ANY($1)",
+                sqlite: "SELECT id, credits, version FROM users WHERE id IN (SELECT value FROM json_each($1))",
+            },
+            &[Value::Ints(ids)],
+        )
+        .await?;
+    let balance = |(id, credits, version)| {
+        let (credits, version) = (Credits::new(credits)?, WalletVersion::new(version));
+        Ok((id, RecordedBalance { credits, version }))
+    };
+    let balances: Result<HashMap<i64, RecordedBalance>, StoreError> =
+        rows.into_iter().map(balance).collect();
+    let balances = balances?;
+    let balances = users.iter().map(|user| balances.get(&user.get()).copied());
+    Ok(balances.collect())
 }
 
 /// These wallets in their order, with the changes from outside since the versions asked for, and with
