@@ -90,6 +90,25 @@ impl StoreError {
             _ => Self::OutcomeUnknown(Box::new(self)),
         }
     }
+
+    /// The same error of a statement that is a transaction by itself: unless the server says that the
+    /// statement failed, nobody knows whether it is durable.
+    pub(super) fn of_lone_write(self) -> Self {
+        use sqlx::{Error::Database, postgres::PgSeverity};
+        let is_undone = match &self {
+            Self::RepeatedKey(_) | Self::Refused(_) => true,
+            // With an end of the connection it may be too late for the statement's own outcome.
+            Self::Unavailable(Database(error)) => error
+                .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+                .is_some_and(|error| error.severity() == PgSeverity::Error),
+            _ => false,
+        };
+        if is_undone {
+            self
+        } else {
+            Self::OutcomeUnknown(Box::new(self))
+        }
+    }
 }
 
 /// A number in the database that no value of ours can have.

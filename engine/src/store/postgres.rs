@@ -56,6 +56,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             "setbacks",
             include_str!("../../../schema/migrations/postgres/0007_setbacks.sql"),
         ),
+        migrations::simple(
+            8,
+            "plans",
+            include_str!("../../../schema/migrations/postgres/0008_plans.sql"),
+        ),
     ]
 }
 
@@ -191,7 +196,8 @@ pub(super) async fn exists(address: &str, settings: &StoreSettings) -> Result<bo
 /// And has it look for rows by index only, as every statement of ours can but the audits': left to
 /// itself it would walk through tables that were nearly empty when it made its plan. A batch of a
 /// thousand settlements then took over 5 s. For the same reason a lookup of many sessions is a
-/// lateral subquery with an `OFFSET 0`, which it has to run once for each.
+/// lateral subquery with an `OFFSET 0`, which it has to run once for each. So a plan needs to know nothing
+/// of the values either, and is made once: making one takes longer than running it.
 ///
 /// Tells whether the server takes writes.
 async fn limit(connection: &mut PgConnection, patience_ms: &str) -> Result<bool, sqlx::Error> {
@@ -200,7 +206,8 @@ async fn limit(connection: &mut PgConnection, patience_ms: &str) -> Result<bool,
                 set_config('idle_in_transaction_session_timeout', $1, FALSE),
                 set_config('enable_seqscan', 'off', FALSE), set_config('enable_hashjoin', 'off', FALSE),
                 set_config('enable_mergejoin', 'off', FALSE), set_config('jit', 'off', FALSE),
-                set_config('random_page_cost', '1.1', FALSE), current_setting('transaction_read_only') = 'off'",
+                set_config('random_page_cost', '1.1', FALSE),
+                set_config('plan_cache_mode', 'force_generic_plan', FALSE), current_setting('transaction_read_only') = 'off'",
     )
     .bind(patience_ms)
     .fetch_one(connection)

@@ -62,6 +62,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             "setbacks",
             include_str!("../../../schema/migrations/sqlite/0007_setbacks.sql"),
         ),
+        migrations::simple(
+            8,
+            "plans",
+            include_str!("../../../schema/migrations/sqlite/0008_plans.sql"),
+        ),
     ]
 }
 

@@ -312,9 +312,13 @@ async fn a_call_that_times_out_leaves_nothing_behind(database: Arc<TestDatabase>
             result
         }
     };
+    let error = timed_out.unwrap_err();
+    // Postgres does it in one statement, and may have just done so when nobody waited any more.
+    let is_known = matches!(error, StoreError::TimedOut(_));
+    let may_be_unknown = matches!(database.settings.location, StoreLocation::Postgres(_));
     assert!(
-        matches!(timed_out, Err(StoreError::TimedOut(_))),
-        "{timed_out:?}"
+        is_known || may_be_unknown && error.is_outcome_unknown(),
+        "{error:?}"
     );
 
     // The same store goes on, on a new connection, and the same fact is recorded once.

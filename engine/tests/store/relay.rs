@@ -16,11 +16,11 @@ use tokio::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
     Nowhere,
-    /// The server never gets BEGIN.
+    /// The server never gets BEGIN, or the text of a batch in one statement.
     AtBegin,
-    /// The server gets COMMIT, and its reply is lost.
+    /// The server gets COMMIT, or a batch in one statement, and its reply is lost.
     AfterCommit,
-    /// The server never gets COMMIT.
+    /// The server never gets COMMIT, or a batch in one statement that it has prepared.
     BeforeCommit,
     /// After so many answers of a connection the server seems to say nothing more, and the connection
     /// stays open.
@@ -28,6 +28,10 @@ pub enum Cut {
         answers: usize,
     },
 }
+
+/// How the text of a batch in one statement begins. It is sent once for each connection; whatever comes
+/// after it is taken for its execution.
+const BATCH: &[u8] = b"WITH run AS";
 
 /// It ends when it is dropped.
 pub struct Relay {
@@ -108,17 +112,19 @@ async fn carry(client: TcpStream, state: Arc<State>) {
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (client.into_split(), server.into_split());
     let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
-    let mut answers_before = 0;
+    let (mut answers_before, mut has_prepared) = (0, false);
     loop {
         tokio::select! {
             _ = generation.changed() => return,
             read = from_client.read(&mut asked) => {
                 let Ok(count @ 1..) = read else { return };
                 let asks = |word: &[u8]| asked[..count].windows(word.len()).any(|part| part == word);
-                let commits = asks(b"COMMIT\0");
+                let prepares = asks(BATCH);
+                let commits = asks(b"COMMIT\0") || has_prepared && !prepares;
+                has_prepared |= prepares;
                 let cut = *state.cut.lock().unwrap();
                 let is_cut = match cut {
-                    Cut::AtBegin => asks(b"BEGIN"),
+                    Cut::AtBegin => asks(b"BEGIN") || prepares,
                     Cut::BeforeCommit => commits,
                     Cut::Nowhere | Cut::AfterCommit | Cut::Silence { .. } => false,
                 };

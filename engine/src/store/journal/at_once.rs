@@ -66,7 +66,7 @@ pub(in super::super) async fn record(
     ];
     let rows = connection.rows(RECORD, &values).await;
     // It commits by itself: an answer that never came may be that it did.
-    let rows: Vec<(i64, Option<i64>)> = rows.map_err(StoreError::of_commit)?;
+    let rows: Vec<(i64, Option<i64>)> = rows.map_err(StoreError::of_lone_write)?;
     if rows.is_empty() {
         setbacks::check(connection, run, known).await?;
         return Err(StoreError::Superseded);
