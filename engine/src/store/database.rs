@@ -9,6 +9,7 @@ use schema::{
     Credits, EntryId, SessionId, UnixMillis, UserId, ledger::LedgerEntry, session::SessionRecord,
 };
 use sqlx::PgPool;
+use tokio::sync::mpsc;
 
 use super::{
     AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, NewPassword, NewUser,
@@ -16,7 +17,9 @@ use super::{
     StoreError, StoreLocation, StoreSettings, TokenStanding, UserRecord, accounts,
     audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
     connection::{Connection, Unit},
-    erasure, history, journal, postgres, restored, retention, runs,
+    erasure,
+    fixture::{self, Filled, PastRows, PastSize},
+    history, journal, postgres, restored, retention, runs,
     sqlite::{self, SqlitePools},
     tokens, wallets,
 };
@@ -33,6 +36,8 @@ use crate::{
 const AUDIT_TIMEOUT: Duration = Duration::from_mins(15);
 /// How long voiding everybody's tokens may take: a million users are some seconds.
 const SKIP_TIMEOUT: Duration = Duration::from_mins(15);
+/// How long filling a database with a past may take.
+const FILL_TIMEOUT: Duration = Duration::from_hours(12);
 /// How many rows of a kind a repair has in memory at once.
 const REPAIR_ROWS: u32 = 20_000;
 
@@ -116,6 +121,19 @@ impl Database {
     ) -> Result<Resumption, StoreError> {
         self.call_for(SKIP_TIMEOUT, Unit::Write, move |connection| {
             Box::pin(restored::skip_ahead(connection, ids, now, policy))
+        })
+        .await
+    }
+
+    /// Gives an unused database a past for load tests, all of it or nothing; see [`fixture`]. The past
+    /// ends when every sender of `rows` is gone.
+    pub async fn fill(
+        &self,
+        size: PastSize,
+        rows: mpsc::Receiver<PastRows>,
+    ) -> Result<Filled, StoreError> {
+        self.call_for(FILL_TIMEOUT, Unit::Write, move |connection| {
+            Box::pin(fixture::fill(connection, size, rows))
         })
         .await
     }

@@ -12,6 +12,7 @@
 //! SQL stands beside the function that runs it, and nowhere else.
 
 pub mod audit;
+pub mod fixture;
 
 mod backup;
 mod database;
