@@ -125,8 +125,8 @@ pub enum InUse {
     /// Somebody signed up there.
     #[error("the database holds users who are no fixtures, the first of them with the id {0}")]
     Users(UserId),
-    /// A server has run on it, and the past would have to lie before that.
-    #[error("a server has run on the database, as node {0}")]
+    /// A server has run on it, or it has a past already, and another would have to lie before that.
+    #[error("node {0} has run on the database, or a past was made for it")]
     Node(String),
 }
 

@@ -12,6 +12,7 @@ mod support;
 mod accounts;
 mod audit;
 mod erasure;
+mod fixture;
 mod journal;
 mod keys;
 mod opening;

@@ -107,12 +107,15 @@ enum Workload {
         /// All balances fall at the same instant, instead of evenly over an interval
         #[arg(long, requires = "n")]
         together: bool,
+        /// How the sessions come about; by calls over HTTP they are staggered
+        #[arg(long, value_enum, default_value = "recorded")]
+        start: Start,
     },
     /// Start and stop, durable: operations a second, and their time
     ///
     /// Users come in random order, each starts a session, stops it, and comes back much later, on a
-    /// database with a past. The first minute and the last are told, beside a few warm users before and
-    /// after them, balances read by users without a session, and fewer connections.
+    /// database with a past. The first minute and the last are told, then a minute of a few warm users,
+    /// and one by fewer connections; and before and after, users without a session read balances.
     ///
     /// On SQLite and on Postgres with Redis, unless --store picks one.
     Cycle(CycleArguments),
@@ -161,7 +164,7 @@ enum Workload {
 /// The arguments of `load bench cycle`.
 #[derive(Args, Clone, Debug)]
 struct CycleArguments {
-    /// How many connections. Of several, the last does the whole time, each other one a minute before
+    /// How many connections. Of several, the last does the whole time, each other one a minute after it
     #[arg(long, value_name = "C,C,…", value_delimiter = ',', default_values_t = CYCLE_CONNECTIONS,
         value_parser = parse_count)]
     connections: Vec<usize>,
@@ -255,7 +258,14 @@ impl BenchArguments {
                 n,
                 watched,
                 together,
-            } => self.watch(*n, *watched, *together),
+                start,
+            } => {
+                ensure!(
+                    !together || *start == Start::Recorded,
+                    "by calls no two sessions start --together"
+                );
+                self.watch(*n, *watched, *together, *start)
+            }
             Workload::Cycle(cycle) => self.cycle(cycle)?,
             Workload::Read {
                 connections,
@@ -269,7 +279,7 @@ impl BenchArguments {
             Workload::Criterion => self.criterion(),
             Workload::All => [
                 self.sessions(None, Start::Calls),
-                self.watch(None, None, false),
+                self.watch(None, None, false, Start::Recorded),
                 self.cycle(&CycleArguments::of_all())?,
                 self.read(64, 1_000, 0)?,
                 self.slow(2_000),
@@ -389,13 +399,20 @@ impl BenchArguments {
         })]
     }
 
-    fn watch(&self, n: Option<usize>, watched: Option<usize>, together: bool) -> Vec<Plan> {
+    fn watch(
+        &self,
+        n: Option<usize>,
+        watched: Option<usize>,
+        together: bool,
+        start: Start,
+    ) -> Vec<Plan> {
         let plan = |sessions: usize, watched: usize, phases| {
             Plan::Watch(WatchPlan {
                 store: self.store(),
                 sessions,
                 watched: watched.clamp(1, sessions),
                 phases,
+                start,
             })
         };
         let phases = if together {
@@ -405,6 +422,7 @@ impl BenchArguments {
         };
         match n {
             Some(n) => vec![plan(n.max(1), watched.unwrap_or(n), phases)],
+            None if start == Start::Calls => vec![plan(10_000, 10_000, Phases::Spread)],
             None => vec![
                 plan(10_000, 1_000, Phases::Spread),
                 plan(10_000, 10_000, Phases::Spread),
@@ -498,6 +516,7 @@ mod tests {
         check("cycle --minutes 0", "at least 1");
         check("cycle --users many", "no whole number");
         check("read --n 0", "--idle");
+        check("watch --n 9 --together --start calls", "--together");
     }
 
     #[test]

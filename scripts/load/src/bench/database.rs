@@ -24,11 +24,12 @@ pub struct Database {
 /// What the server's statements of one database came to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Statements {
-    /// How many there were.
+    /// How many were sent.
     pub calls: u64,
-    /// How long they took in all, in milliseconds.
+    /// How long they took in all, in milliseconds, with those that they had the server run.
     pub took_ms: f64,
-    /// Those that took longest, each with its calls and milliseconds.
+    /// Those that took longest, each with its calls and milliseconds, also those that others had the
+    /// server run.
     pub longest: Vec<(String, u64, f64)>,
 }
 
@@ -131,7 +132,7 @@ impl Database {
         // The statement comes last, since it may hold anything.
         let said = psql(
             &self.address(),
-            r"SELECT calls, total_exec_time, regexp_replace(query, '\s+', ' ', 'g') FROM pg_stat_statements
+            r"SELECT toplevel, calls, total_exec_time, regexp_replace(query, '\s+', ' ', 'g') FROM pg_stat_statements
               WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
               AND query NOT LIKE '%pg_stat_statements%' ORDER BY total_exec_time DESC",
         )?;
@@ -266,9 +267,9 @@ mod tests {
 
     #[test]
     fn statements_are_counted_for_each_operation() {
-        let said = "300|60.5|UPDATE a SET b = $1 | c\n100|1.5|COMMIT\n";
+        let said = "t|300|60.5|UPDATE a SET b = $1 | c\nt|100|1.5|COMMIT\nf|50|1.0|SELECT 1\n";
         let statements = statements_in(said).unwrap();
-        assert_eq!((statements.calls, statements.took_ms), (400, 62.0));
+        assert_eq!(statements.calls, 400);
         assert_eq!(statements.longest[0].0, "UPDATE a SET b = $1 | c");
         let (calls, took_ms) = statements.for_each(200);
         assert!((calls - 2.0).abs() < 1e-9 && (took_ms - 0.31).abs() < 1e-9);
@@ -276,8 +277,9 @@ mod tests {
             statements.in_words(100)[1],
             "an operation has 1.000 calls, 15.0 µs of: COMMIT"
         );
+        assert_eq!(statements.longest[2].0, "(within another) SELECT 1");
         assert_eq!(statements_in("").unwrap(), Statements::default());
-        assert!(statements_in("1|x|y").is_err());
+        assert!(statements_in("t|1|x|y").is_err());
     }
 
     #[test]

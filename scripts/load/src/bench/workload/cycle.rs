@@ -3,8 +3,8 @@
 //!
 //! What a start costs depends on who comes and on what the database has been through. So there is a past
 //! in it, far more users than connections come, and it goes on for some minutes, of which the first and
-//! the last are told. In the same run a few warm users do the same before and after, and users without
-//! a session read their balances.
+//! the last are told. After them a few warm users do the same, then fewer connections; and users
+//! without a session read their balances before all of it and after.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -46,7 +46,7 @@ const SEED: u64 = 0x6379_636c_65;
 pub struct CyclePlan {
     /// Where.
     pub store: StoreKind,
-    /// By how many connections: the last does the whole time, each other one a minute before.
+    /// By how many connections: the last does the whole time, each other one a minute after it.
     pub connections: Vec<usize>,
     /// How many users come; at least two for each connection.
     pub users: usize,
@@ -159,29 +159,10 @@ impl CyclePlan {
         // The warm ones are users of their own, as many as connections.
         let mut few = Cycle::new(users, 0..most, most);
         let mut many = Cycle::new(users, most..users.len(), most);
-        let mut few_first = None;
+        // Whatever writes before the first minute would make it a later one.
         if !self.is_alone {
             measuring.read_idle(&many, "_first", "before the first minute")?;
-            measuring.warm_up(&mut few)?;
-            few_first = Some(measuring.minute(&mut few)?);
         }
-        let (_, fewer) = self.connections.split_last().unwrap_or((&1, &[]));
-        for connections in fewer {
-            many.reconnect(*connections);
-            let minute = measuring.minute(&mut many)?;
-            let who = if *connections == 1 {
-                "one connection"
-            } else {
-                "fewer connections"
-            };
-            measuring.add_minute(
-                &minute,
-                &format!("_{connections}"),
-                &format!("{who} ({connections}): "),
-            );
-        }
-        many.reconnect(most);
-
         if self.counts_statements {
             place.count_statements()?;
         }
@@ -189,17 +170,30 @@ impl CyclePlan {
         if self.counts_statements {
             measuring.add_statements(place, &minutes)?;
         }
-        let few_last = if self.is_alone {
+        let warm = if self.is_alone {
             None
         } else {
+            measuring.warm_up(&mut few)?;
             Some(measuring.minute(&mut few)?)
         };
-        if !self.is_alone {
-            measuring.read_idle(&many, "", "after the last minute")?;
-        }
-        measuring.add_minutes(&minutes, few_first.as_ref(), few_last.as_ref());
+        measuring.add_minutes(&minutes, warm.as_ref());
         let rate = minutes.last().map_or(0.0, |minute| minute.rate);
         measuring.open_loop(&mut many, rate)?;
+        let (_, fewer) = self.connections.split_last().unwrap_or((&1, &[]));
+        for connections in fewer {
+            many.reconnect(*connections);
+            let minute = measuring.minute(&mut many)?;
+            let suffix = format!("_{connections}");
+            let what = if *connections == 1 {
+                "one connection: ".to_owned()
+            } else {
+                format!("{connections} connections: ")
+            };
+            measuring.add_minute(&minute, &suffix, &what);
+        }
+        if !self.is_alone {
+            measuring.read_idle(&many, "", "in the end")?;
+        }
         for cycle in [&few, &many] {
             measuring.add_wrong(cycle);
         }
@@ -284,32 +278,20 @@ impl Measuring<'_> {
         outcome.add_micros(key("stop_time", suffix), what, &minute.stops, 0);
     }
 
-    /// Adds the first minute and the last, what each is to the other, and to the few warm users.
-    fn add_minutes(
-        &mut self,
-        minutes: &[Minute],
-        few_first: Option<&Minute>,
-        few_last: Option<&Minute>,
-    ) {
+    /// Adds the first minute and the last, what they are to each other, and to a minute of a few warm
+    /// users.
+    fn add_minutes(&mut self, minutes: &[Minute], warm: Option<&Minute>) {
         let (Some(first), Some(last)) = (minutes.first(), minutes.last()) else {
             return;
         };
         self.add_minute(first, "_first", "first minute: ");
         self.add_minute(last, "", "last minute: ");
-        let ratios = ratios(
-            first.rate,
-            last.rate,
-            few_first.map(|it| it.rate),
-            few_last.map(|it| it.rate),
-        );
-        for (key, what, ratio) in ratios {
+        if let Some(warm) = warm {
+            self.add_minute(warm, "_few", "then a few warm users: ");
+        }
+        let warm_rate = warm.map(|minute| minute.rate);
+        for (key, what, ratio) in ratios(first.rate, last.rate, warm_rate) {
             self.outcome.add(key, what, Unit::Ratio, ratio);
-        }
-        if let Some(few) = few_first {
-            self.add_minute(few, "_few_first", "a few warm users, before: ");
-        }
-        if let Some(few) = few_last {
-            self.add_minute(few, "_few", "a few warm users, after: ");
         }
         let outcome = &mut self.outcome;
         traffic::add_processor(outcome, &last.window, last.operations);
@@ -330,7 +312,7 @@ impl Measuring<'_> {
         let outcome = &mut self.outcome;
         outcome.add(
             "statements",
-            "statements of Postgres for each start or stop",
+            "statements sent to Postgres for each start or stop",
             Unit::Ratio,
             calls,
         );
@@ -360,27 +342,28 @@ fn key(name: &str, suffix: &str) -> &'static str {
     format!("{name}{suffix}").leak()
 }
 
-/// What the last minute is to the first, and each to the few warm users of its time.
-fn ratios(
-    first: f64,
-    last: f64,
-    few_first: Option<f64>,
-    few_last: Option<f64>,
-) -> Vec<(&'static str, &'static str, f64)> {
+/// What the last minute is to the first, and each to that of a few warm users.
+fn ratios(first: f64, last: f64, warm: Option<f64>) -> Vec<(&'static str, &'static str, f64)> {
     let of = |part: f64, whole: f64| part / whole.max(f64::MIN_POSITIVE);
     let mut ratios = vec![(
         "last_to_first",
         "the last minute to the first",
         of(last, first),
     )];
-    ratios.extend(few_first.map(|few| {
-        let what = "the first minute to a few warm users before it";
-        ("many_to_few_first", what, of(first, few))
-    }));
-    ratios.extend(few_last.map(|few| {
-        let what = "the last minute to a few warm users after it";
-        ("many_to_few", what, of(last, few))
-    }));
+    if let Some(warm) = warm {
+        ratios.extend([
+            (
+                "first_to_few",
+                "the first minute to a few warm users",
+                of(first, warm),
+            ),
+            (
+                "many_to_few",
+                "the last minute to a few warm users",
+                of(last, warm),
+            ),
+        ]);
+    }
     ratios
 }
 
@@ -636,18 +619,18 @@ mod tests {
 
     #[test]
     fn minutes_are_compared() {
-        let shares = |few_first, few_last| {
-            let ratios = ratios(8_000.0, 6_000.0, few_first, few_last);
+        let shares = |warm| {
+            let ratios = ratios(8_000.0, 6_000.0, warm);
             let ratios = ratios.into_iter().map(|(key, _, ratio)| (key, ratio));
             ratios.collect::<Vec<_>>()
         };
         let expected = [
             ("last_to_first", 0.75),
-            ("many_to_few_first", 0.8),
-            ("many_to_few", 0.5),
+            ("first_to_few", 0.8),
+            ("many_to_few", 0.6),
         ];
-        assert_eq!(shares(Some(10_000.0), Some(12_000.0)), expected);
-        assert_eq!(shares(None, None), expected[..1]);
+        assert_eq!(shares(Some(10_000.0)), expected);
+        assert_eq!(shares(None), expected[..1]);
         assert_eq!(key("rate", "_16"), "rate_16");
     }
 }
