@@ -3,6 +3,7 @@
 mod answers;
 
 pub use self::answers::{BalanceError, StartError, Started, StopError, Stopped};
+pub use crate::journal::Displacement;
 
 use std::{
     sync::{
@@ -365,7 +366,8 @@ impl Engine {
         metrics.queue_facts.set(count(journal.queued()));
         let waiting = settings.calls_max - self.calls.available_permits();
         metrics.calls_waiting.set(count(waiting));
-        let lag = timeline.now().since(journal.alive_at());
+        // The clock goes on while time stands still: what is not durable shows however long it is so.
+        let lag = timeline.clock().now().since(journal.alive_at());
         metrics
             .alive_lag_seconds
             .set(lag.to_duration().as_secs_f64());
@@ -377,14 +379,14 @@ impl Engine {
         self.context.journal.is_recording()
     }
 
-    /// Returns when the engine can't go on because another process runs under its node's name.
-    pub async fn superseded(&self) {
-        self.context.journal.superseded().await;
+    /// Returns when the engine can't go on, because its run may write no more, with the reason.
+    pub async fn superseded(&self) -> Displacement {
+        self.context.journal.displaced().await
     }
 
-    /// Whether another process runs under the engine's node's name.
+    /// Whether the engine's run may write no more.
     pub fn is_superseded(&self) -> bool {
-        self.context.journal.is_superseded()
+        self.context.journal.is_displaced()
     }
 
     /// The engine's clock.

@@ -62,7 +62,16 @@ pub enum JournalMessage {
     /// The next run has begun; from the task that recorded it.
     Begun(NodeRun),
     /// The run may write no more; from the task that tried to.
+    Displaced(Displacement),
+}
+
+/// Why a run may write no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Displacement {
+    /// Another process has taken over the node's name.
     Superseded,
+    /// The database lacks what it had acknowledged to the run.
+    WentBack,
 }
 
 /// A fact on its way, and whom to tell what became of it.
@@ -113,7 +122,19 @@ struct Status {
     /// The greatest instant that the node is known to have been alive at, should it crash.
     alive_at: AtomicI64,
     is_recording: AtomicBool,
-    superseded: watch::Sender<bool>,
+    displaced: watch::Sender<Option<Displacement>>,
+}
+
+impl Status {
+    /// Notes that the node is durably known to have been alive at `instant`.
+    fn prove(&self, instant: UnixMillis) {
+        self.alive_at.store(instant.get(), Ordering::Relaxed);
+    }
+
+    fn alive_at(&self) -> UnixMillis {
+        let alive_at = UnixMillis::new(self.alive_at.load(Ordering::Relaxed));
+        alive_at.unwrap_or_else(|_| unreachable!("only instants are put there"))
+    }
 }
 
 /// A handle to the journal. Clones are the same journal.
@@ -126,13 +147,13 @@ pub struct Journal {
 impl Journal {
     /// Starts the journal.
     pub async fn start(arguments: JournalArguments) -> Result<Self, SpawnErr> {
-        let (superseded, _) = watch::channel(false);
+        let (displaced, _) = watch::channel(None);
         let timeline = arguments.timeline.clone();
         let status = Arc::new(Status {
             queued: AtomicUsize::new(0),
             alive_at: AtomicI64::new(timeline.runs().current.started_at.get()),
             is_recording: AtomicBool::new(true),
-            superseded,
+            displaced,
         });
         let (actor, _) = JournalActor::spawn(
             None,
@@ -173,9 +194,9 @@ impl Journal {
         self.status.queued.load(Ordering::Relaxed)
     }
 
-    /// Up to which instant the node is recorded to have been alive.
+    /// Up to which instant the node is durably known to have been alive.
     pub fn alive_at(&self) -> UnixMillis {
-        UnixMillis::new(self.status.alive_at.load(Ordering::Relaxed)).unwrap_or_default()
+        self.status.alive_at()
     }
 
     /// Whether the last attempt to write succeeded.
@@ -183,16 +204,21 @@ impl Journal {
         self.status.is_recording.load(Ordering::Relaxed)
     }
 
-    /// Whether another process has taken over the node's name.
-    pub fn is_superseded(&self) -> bool {
-        *self.status.superseded.borrow()
+    /// Whether the run may write no more.
+    pub fn is_displaced(&self) -> bool {
+        self.status.displaced.borrow().is_some()
     }
 
-    /// Returns when another process has taken over the node's name.
-    pub async fn superseded(&self) {
-        let mut superseded = self.status.superseded.subscribe();
-        // The sender lives in `self`, so that waiting can't fail.
-        let _ = superseded.wait_for(|superseded| *superseded).await;
+    /// Returns when the run may write no more, with the reason.
+    pub async fn displaced(&self) -> Displacement {
+        let mut displaced = self.status.displaced.subscribe();
+        loop {
+            if let Some(displacement) = *displaced.borrow_and_update() {
+                return displacement;
+            }
+            // The sender lives in `self`, so that waiting can't fail.
+            let _ = displaced.changed().await;
+        }
     }
 }
 
@@ -274,14 +300,21 @@ impl Actor for JournalActor {
             JournalMessage::Alive => state.beat(),
             JournalMessage::Barrier(reply) => state.barriers.push_back((state.asked, reply)),
             JournalMessage::Written(batch, outcomes) => self.deliver(batch, outcomes, state),
-            JournalMessage::Begun(run) => state.go_on(run),
-            JournalMessage::Superseded => {
+            JournalMessage::Begun(run) => {
+                self.status.prove(run.started_at);
+                state.go_on(run);
+            }
+            JournalMessage::Displaced(displacement) => {
                 tracing::error!(
                     node = state.run.node.as_str(),
-                    "another process runs under this node name"
+                    "{}",
+                    match displacement {
+                        Displacement::Superseded => "another process runs under this node name",
+                        Displacement::WentBack => "the database lacks what it had acknowledged",
+                    }
                 );
                 // It stays, writes nothing more and answers nobody: what it holds is not known.
-                self.status.superseded.send_replace(true);
+                self.status.displaced.send_replace(Some(displacement));
                 return Ok(());
             }
         }
@@ -355,6 +388,11 @@ impl JournalActor {
         self.status
             .queued
             .fetch_sub(batch.entries.len(), Ordering::Relaxed);
+        assert_eq!(
+            batch.entries.len(),
+            outcomes.len(),
+            "each fact of a batch has an outcome"
+        );
         for (entry, outcome) in batch.entries.into_iter().zip(outcomes) {
             let told = SessionMessage::Outcome {
                 fact: entry.recording.fact,
@@ -382,9 +420,7 @@ impl JournalActor {
     /// Notes that `batch` is durable now.
     fn measure(&self, batch: &Batch, state: &JournalState) {
         if let Some(alive_at) = batch.alive_at {
-            self.status
-                .alive_at
-                .store(alive_at.get(), Ordering::Relaxed);
+            self.status.prove(alive_at);
         }
         if batch.entries.is_empty() {
             return;

@@ -237,18 +237,31 @@ impl EngineMetrics {
 }
 
 impl StoreErrors {
-    const KINDS: [&str; 5] = ["unavailable", "timed_out", "superseded", "refused", "other"];
+    const KINDS: [&str; 6] = [
+        "unavailable",
+        "timed_out",
+        "outcome_unknown",
+        "superseded",
+        "refused",
+        "other",
+    ];
 
     /// A call failed.
     pub(crate) fn count(&self, error: &StoreError) {
         let kind = match error {
             StoreError::Unavailable(_) => "unavailable",
             StoreError::TimedOut(_) => "timed_out",
+            StoreError::OutcomeUnknown(_) => "outcome_unknown",
             StoreError::Superseded => "superseded",
             StoreError::Refused(_) => "refused",
-            StoreError::Corrupt(_) | StoreError::Incompatible(_) | StoreError::File { .. } => {
-                "other"
-            }
+            StoreError::Corrupt(_)
+            | StoreError::Incompatible(_)
+            | StoreError::WentBack
+            | StoreError::Unfit(_)
+            | StoreError::Address(_)
+            | StoreError::RepeatedKey(_)
+            | StoreError::FileGone { .. }
+            | StoreError::File { .. } => "other",
         };
         self.0.get_or_create(&[("kind", kind)]).inc();
     }

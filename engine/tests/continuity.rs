@@ -17,13 +17,14 @@ use engine::{
     facts::ResumePolicy,
     store::Store,
 };
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use rand::{SeedableRng, rngs::StdRng};
 use schema::{
-    Millis, UserId,
+    Millis, SessionId, UserId,
     session::{EndReason, SessionRecord},
 };
 use support::{
-    memory::{Faults, MemoryStore},
+    memory::{BatchFate, Faults, MemoryStore},
     world::{BEGIN, World, ms, pass, settings},
 };
 
@@ -249,4 +250,97 @@ async fn a_clock_that_jumps_across_a_restart_changes_no_charge() {
         assert_eq!(record.served_ms.get(), served, "{step_ms}");
         assert_eq!(record.credits_consumed.get(), served / 6_000, "{step_ms}");
     }
+}
+
+/// An outcome that was unknown once is unknown until it is read, whatever the database says in between.
+#[tokio::test(start_paused = true)]
+async fn what_was_unknown_once_is_read_before_it_is_told() {
+    use BatchFate::{Refused, Unknown};
+    let check = async |fates: &[BatchFate], starts: bool| {
+        let world = World::begin().await;
+        let user = world.store.add_user(100);
+        world.store.set_batch_fates(fates);
+        let started = world.engine.start_session(user, None).await;
+        let recorded = world.store.session(user, SessionId::new(1).unwrap());
+        let is_recorded = recorded.await.unwrap().is_some();
+        if starts {
+            assert!(started.is_ok() && is_recorded, "{fates:?}: {started:?}");
+        } else {
+            let is_refused = matches!(started, Err(StartError::Unavailable));
+            assert!(is_refused && !is_recorded, "{fates:?}: {started:?}");
+        }
+        // Whoever was refused may try again at once.
+        if !starts {
+            world.store.set_batch_fates(&[]);
+            world.engine.start_session(user, None).await.unwrap();
+        }
+    };
+    check(&[], true).await;
+    check(&[Unknown], true).await;
+    check(&[Unknown, Unknown], true).await;
+    check(&[Unknown, Refused], true).await;
+    check(&[Unknown, Refused, Unknown, Refused, Refused], true).await;
+    check(&[Refused], true).await;
+    check(&[Refused, Unknown, Refused], true).await;
+    check(&[Refused, Refused], false).await;
+
+    // And if it can't be read for as long as a call may take, that is what is told.
+    let world = World::begin().await;
+    let user = world.store.add_user(100);
+    world
+        .store
+        .set_batch_fates(&[[Unknown].as_slice(), &[Refused; 30]].concat());
+    let started = world.engine.start_session(user, None).await;
+    assert!(
+        matches!(started, Err(StartError::OutcomeUnknown)),
+        "{started:?}"
+    );
+    world.store.set_batch_fates(&[]);
+    pass(3_000).await;
+    let record = world.store.session(user, SessionId::new(1).unwrap());
+    let record = record.await.unwrap().unwrap();
+    assert_eq!(record.ended_at, Some(record.started_at));
+    assert_eq!(record.credits_consumed.get(), 0);
+}
+
+/// What a crash would lose shows, for as long as nothing becomes durable.
+#[tokio::test(start_paused = true)]
+async fn the_lag_of_what_is_durable_grows_until_something_is() {
+    let lag = |world: &World| {
+        let mut registry = Registry::default();
+        world.engine.metrics().register(&mut registry);
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let mut lines = text.lines();
+        let value = lines.find_map(|line| line.strip_prefix("alive_lag_seconds "));
+        value.unwrap().parse::<f64>().unwrap()
+    };
+    let (world, _, _) = with_a_session(settings()).await;
+    pass(10_500).await;
+    assert!(lag(&world) < 1.1, "{}", lag(&world));
+    world.store.set_down(true);
+    // Through the grace, and on when time stands still.
+    for seconds in [30.0, 60.0, 300.0] {
+        pass(30_000).await;
+        if seconds > 60.0 {
+            pass(240_000 - 30_000).await;
+        }
+        assert!(
+            (seconds..seconds + 2.0).contains(&lag(&world)),
+            "{}",
+            lag(&world)
+        );
+    }
+    world.store.set_down(false);
+    pass(3_000).await;
+    assert!(lag(&world) < 1.1, "{}", lag(&world));
+
+    // A batch that is refused doesn't count as durable, and what is durable after it does.
+    world
+        .store
+        .set_batch_fates(&[BatchFate::Refused, BatchFate::Refused]);
+    let other = world.store.add_user(100);
+    world.engine.start_session(other, None).await.unwrap_err();
+    pass(3_000).await;
+    assert!(lag(&world) < 1.1, "{}", lag(&world));
 }

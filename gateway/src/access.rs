@@ -14,7 +14,7 @@ use engine::{
     Clock,
     batched::{Batched, ReadError},
     retention::REVOKED_TOKENS_KEPT_FOR,
-    store::{RevokedToken, Store, StoreError, TokenGeneration, TokenStanding},
+    store::{RevokedToken, Store, StoreError, TokenGeneration, TokenStanding, UserRecord},
 };
 use hyper::{HeaderMap, header::AUTHORIZATION};
 use schema::UserId;
@@ -107,8 +107,10 @@ impl Access {
     }
 
     /// A fresh token for `user`, of the generation that was read with what let the user in.
-    pub fn issue(&self, user: UserId, generation: TokenGeneration) -> Result<String, TokenNotMade> {
-        self.tokens.issue(user, generation, self.clock.now())
+    pub fn issue(&self, user: &UserRecord) -> Result<String, TokenNotMade> {
+        let (account, generation) = (Some(user.account_key), user.token_generation);
+        self.tokens
+            .issue(user.id, account, generation, self.clock.now())
     }
 
     /// Who sent a request with these headers.
@@ -316,7 +318,12 @@ pub fn is_valid(bearer: &Bearer, standing: &TokenStanding) -> bool {
         let mut revoked = standing.revoked.iter();
         revoked.any(|revoked| is_this(&revoked.token_id))
     };
-    (is_current || is_kept()) && !is_revoked()
+    // A token from before accounts had keys is no other account's if it was made after the user signed up.
+    let is_of_account = match bearer.account {
+        Some(account) => account == standing.account_key,
+        None => bearer.issued_at >= standing.created_at,
+    };
+    is_of_account && (is_current || is_kept()) && !is_revoked()
 }
 
 fn of_store(error: StoreError) -> AccessError {

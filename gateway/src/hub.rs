@@ -384,6 +384,7 @@ mod tests {
         let bearer = Bearer {
             user,
             token: TokenId::parse(&"0".repeat(32)).unwrap(),
+            account: None,
             generation: TokenGeneration::default(),
             issued_at: UnixMillis::EPOCH,
             expires_at: UnixMillis::MAX,

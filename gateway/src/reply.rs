@@ -138,14 +138,13 @@ impl Failure {
         Self::new(ErrorCode::OutcomeUnknown, sentence)
     }
 
-    /// A write that failed: unless the database refused it, nobody knows whether it was done.
+    /// A write that failed. One that took too long is told like one whose COMMIT was not answered, as
+    /// callers know it; any other was not done.
     pub fn of_write(error: StoreError) -> Self {
-        let failure = if error.is_transient() {
-            Self::outcome_unknown()
-        } else {
-            return Self::internal(error);
-        };
-        failure.caused_by(error)
+        if error.is_outcome_unknown() || matches!(error, StoreError::TimedOut(_)) {
+            return Self::outcome_unknown().caused_by(error);
+        }
+        error.into()
     }
 
     /// The same failure, after which the connection is of no use.

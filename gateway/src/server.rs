@@ -5,8 +5,8 @@ use std::{io, net::SocketAddr, path::PathBuf, pin::pin, sync::Arc};
 use engine::{
     Clock, Engine,
     clock::ClockError,
-    engine::EngineStartError,
-    store::{self, StoreError, StoreLocation, TokenStanding},
+    engine::{Displacement, EngineStartError},
+    store::{self, PostgresAddress, StoreError, StoreLocation, TokenStanding},
 };
 use ractor::Actor;
 use tokio::{
@@ -94,6 +94,9 @@ pub enum ServerError {
         "another process has taken over this node's name and its sessions: give each process a node.name of its own"
     )]
     Superseded,
+    /// The database lacks what it had acknowledged.
+    #[error("can't go on")]
+    WentBack(#[source] StoreError),
     /// The hub ended by itself.
     #[error("the hub ended by itself")]
     HubEnded,
@@ -227,7 +230,10 @@ impl Server {
             loop {
                 tokio::select! {
                     () = &mut stop => break Ok(()),
-                    () = &mut superseded => break Err(ServerError::Superseded),
+                    displacement = &mut superseded => break Err(match displacement {
+                        Displacement::Superseded => ServerError::Superseded,
+                        Displacement::WentBack => ServerError::WentBack(StoreError::WentBack),
+                    }),
                     _ = &mut hub => break Err(ServerError::HubEnded),
                     () = connections.serve_next(&listener) => {}
                 }
@@ -242,8 +248,11 @@ impl Server {
         drop(listener);
         followers.iter().for_each(AbortHandle::abort);
         drain_clients(&app, &connections).await;
-        // Who was superseded can record nothing more: its successor has its sessions.
-        if !matches!(ended, Err(ServerError::Superseded)) {
+        // A process that was superseded can record nothing more: its successor has its sessions.
+        if !matches!(
+            ended,
+            Err(ServerError::Superseded | ServerError::WentBack(_))
+        ) {
             let left = ends_at.saturating_duration_since(Instant::now());
             app.engine.shutdown(left).await;
         }
@@ -344,13 +353,11 @@ async fn drain_clients(app: &App, connections: &Connections) {
 fn describe(location: &StoreLocation) -> String {
     match location {
         StoreLocation::Sqlite(path) => format!("SQLite {}", path.display()),
-        StoreLocation::Postgres(url) => {
-            let place = url
-                .split_once("://")
-                .map_or(url.as_str(), |(_, place)| place);
-            let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
-            format!("Postgres {}", place.split('?').next().unwrap_or_default())
-        }
+        // Of an address that can't be read nobody knows where its secrets are.
+        StoreLocation::Postgres(url) => PostgresAddress::parse(url).map_or_else(
+            |_| "Postgres".to_owned(),
+            |address| format!("Postgres {}", address.describe()),
+        ),
     }
 }
 
@@ -379,7 +386,11 @@ mod tests {
             "postgres://me:secret@db.example:5432/credit?sslmode=require",
             "Postgres db.example:5432/credit",
         );
-        check("postgres://me:s@cret@db/credit", "Postgres db/credit");
-        check("postgres:///credit?password=secret", "Postgres /credit");
+        check("postgres://me:s@cret@db/credit", "Postgres db:5432/credit");
+        check(
+            "postgres://me@a,b/credit?password=s@cret",
+            "Postgres a:5432,b:5432/credit",
+        );
+        check("postgres://me:s/cret@db/credit", "Postgres");
     }
 }

@@ -11,7 +11,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use engine::store::TokenGeneration;
+use engine::store::{AccountKey, TokenGeneration};
 use pasetors::{
     Local,
     keys::{Generate, SymmetricKey},
@@ -75,6 +75,7 @@ struct Claims {
     user: UserId,
     token: String,
     generation: i64,
+    account: Option<String>,
     issued_at: UnixMillis,
     expires_at: UnixMillis,
     key: String,
@@ -101,6 +102,7 @@ impl Tickets {
             user: bearer.user,
             token: bearer.token.to_string(),
             generation: bearer.generation.get(),
+            account: bearer.account.map(|account| account.to_string()),
             issued_at: bearer.issued_at,
             expires_at: bearer.expires_at,
             key: bearer.key.as_str().to_owned(),
@@ -157,8 +159,13 @@ impl Used {
 
 impl Claims {
     fn into_bearer(self) -> Option<Bearer> {
+        let account = match &self.account {
+            Some(digits) => Some(AccountKey::parse(digits)?),
+            None => None,
+        };
         Some(Bearer {
             user: self.user,
+            account,
             token: TokenId::parse(&self.token)?,
             generation: TokenGeneration::new(self.generation),
             issued_at: self.issued_at,
@@ -184,7 +191,7 @@ mod tests {
         let tokens = Tokens::new(KeyRing::generate().unwrap(), Millis::new(60_000).unwrap());
         let user = UserId::new(7).unwrap();
         let token = tokens
-            .issue(user, TokenGeneration::new(3), ms(NOW))
+            .issue(user, None, TokenGeneration::new(3), ms(NOW))
             .unwrap();
         let bearer = tokens.read(&token, ms(NOW)).unwrap();
         (tokens, token, bearer)

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
-use engine::store::TokenGeneration;
+use engine::store::{AccountKey, TokenGeneration};
 use jiff::Timestamp;
 use pasetors::{
     Local,
@@ -73,6 +73,8 @@ pub struct Bearer {
     pub token: TokenId,
     /// The generation of the user's tokens that it belongs to.
     pub generation: TokenGeneration,
+    /// The key of the account; `None` in tokens from before accounts had one.
+    pub account: Option<AccountKey>,
     /// When it was made.
     pub issued_at: UnixMillis,
     /// When it ends.
@@ -113,6 +115,9 @@ struct Claims {
     /// Tokens from before there were generations have none, and belong to the first.
     #[serde(default)]
     generation: i64,
+    /// Tokens from before accounts had keys have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
     iat: Timestamp,
     nbf: Timestamp,
     exp: Timestamp,
@@ -142,10 +147,11 @@ impl Tokens {
         self.known().clear();
     }
 
-    /// A fresh token for `user`.
+    /// A fresh token for `user`, for no other account that has the same id.
     pub fn issue(
         &self,
         user: UserId,
+        account: Option<AccountKey>,
         generation: TokenGeneration,
         now: UnixMillis,
     ) -> Result<String, TokenNotMade> {
@@ -159,6 +165,7 @@ impl Tokens {
             sub: user.to_string(),
             jti: TokenId::random().to_string(),
             generation: generation.get(),
+            account: account.map(|account| account.to_string()),
             iat: made,
             nbf: made,
             exp: ends,
@@ -238,8 +245,13 @@ fn bearer(claims: &Claims, key: KeyId, now: UnixMillis) -> Option<Bearer> {
         return None;
     }
     let user = UserId::new(claims.sub.parse().ok()?).ok()?;
+    let account = match &claims.account {
+        Some(digits) => Some(AccountKey::parse(digits)?),
+        None => None,
+    };
     Some(Bearer {
         user,
+        account,
         token: TokenId::parse(&claims.jti)?,
         generation: TokenGeneration::new(claims.generation),
         issued_at,
@@ -278,18 +290,27 @@ mod tests {
         UserId::new(7).unwrap()
     }
 
+    fn account() -> AccountKey {
+        AccountKey::parse("0123456789abcdef0123456789abcdef").unwrap()
+    }
+
     #[test]
     fn a_token_says_who_and_until_when() {
         let tokens = tokens();
-        let token = tokens.issue(user(), generation(), ms(NOW)).unwrap();
+        let token = tokens
+            .issue(user(), Some(account()), generation(), ms(NOW))
+            .unwrap();
         assert!(token.starts_with("v4.local.") && token.len() < TOKEN_BYTES_MAX / 2);
         let bearer = tokens.read(&token, ms(NOW + 1)).unwrap();
         assert_eq!((bearer.user, bearer.issued_at), (user(), ms(NOW)));
         assert_eq!(bearer.generation, generation());
+        assert_eq!(bearer.account, Some(account()));
         assert_eq!(bearer.expires_at, ms(NOW + 86_400_000));
         let other = tokens
             .read(
-                &tokens.issue(user(), generation(), ms(NOW)).unwrap(),
+                &tokens
+                    .issue(user(), Some(account()), generation(), ms(NOW))
+                    .unwrap(),
                 ms(NOW),
             )
             .unwrap();
@@ -299,7 +320,9 @@ mod tests {
     #[test]
     fn a_token_is_valid_for_its_lifetime_only() {
         let tokens = tokens();
-        let token = tokens.issue(user(), generation(), ms(NOW)).unwrap();
+        let token = tokens
+            .issue(user(), Some(account()), generation(), ms(NOW))
+            .unwrap();
         let is_valid = |at: i64| tokens.read(&token, ms(at)).is_ok();
         assert!(is_valid(NOW + 86_399_999));
         let ended = tokens.genuine(&token, ms(NOW + 86_400_000));
@@ -312,7 +335,9 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_refused() {
         let tokens = tokens();
-        let token = tokens.issue(user(), generation(), ms(NOW)).unwrap();
+        let token = tokens
+            .issue(user(), Some(account()), generation(), ms(NOW))
+            .unwrap();
         let refused =
             |text: &str| assert_eq!(tokens.read(text, ms(NOW)), Err(InvalidToken), "{text}");
         refused("");
@@ -338,7 +363,9 @@ mod tests {
     #[test]
     fn every_key_of_the_ring_reads_and_the_first_one_makes() {
         let tokens = tokens();
-        let of_first = tokens.issue(user(), generation(), ms(NOW)).unwrap();
+        let of_first = tokens
+            .issue(user(), Some(account()), generation(), ms(NOW))
+            .unwrap();
         let mut ring = KeyRing::clone(&tokens.ring());
         let (first, second) = (ring.current().id().clone(), Key::generate().unwrap());
         let second_id = second.id().clone();
@@ -346,7 +373,11 @@ mod tests {
         ring.push(second).unwrap();
         tokens.replace_ring(ring.clone());
         let key_of = |token: &str| tokens.read(token, ms(NOW)).map(|bearer| bearer.key);
-        let made = || tokens.issue(user(), generation(), ms(NOW)).unwrap();
+        let made = || {
+            tokens
+                .issue(user(), Some(account()), generation(), ms(NOW))
+                .unwrap()
+        };
         assert_eq!(key_of(&made()), Ok(first.clone()));
 
         ring.make_current(&second_id);
@@ -370,6 +401,7 @@ mod tests {
                 sub: "7".to_owned(),
                 jti: "0123456789abcdef0123456789abcdef".to_owned(),
                 generation: 3,
+                account: Some("fedcba9876543210fedcba9876543210".to_owned()),
                 iat: at(NOW),
                 nbf: at(NOW),
                 exp: at(NOW + 1),
@@ -396,6 +428,12 @@ mod tests {
         check("no user", |claims| claims.sub = "0".to_owned(), false);
         check("no number", |claims| claims.sub = "x".to_owned(), false);
         check("no id", |claims| claims.jti = String::new(), false);
+        check("no account", |claims| claims.account = None, true);
+        check(
+            "no key of an account",
+            |claims| claims.account = Some("x".to_owned()),
+            false,
+        );
         check(
             "made later",
             |claims| claims.iat = Timestamp::from_millisecond(NOW + 60_001).unwrap(),

@@ -1,4 +1,7 @@
 //! Writing for the journal, in a task of its own: one batch, or the beginning of the next run.
+//!
+//! A fact is refused only for its own fault, and only if nothing of it can be durable. Whatever else the
+//! database says, the batch is written again until its outcome is known.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -8,7 +11,7 @@ use std::{
 use ractor::ActorRef;
 use schema::UnixMillis;
 
-use super::{Batch, JournalMessage, Status};
+use super::{Batch, Displacement, JournalMessage, Status};
 use crate::{
     clock::Clock,
     facts::{FactOutcome, NodeRun, Recording, Refusal, ResumePolicy},
@@ -19,6 +22,28 @@ use crate::{
 const RETRY_MIN: Duration = Duration::from_millis(50);
 /// The longest wait before a failed batch is written again.
 const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// What becomes of a call that the database refuses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refusals {
+    /// The refusal is returned.
+    Return,
+    /// The call is made again: no fact is in it that could be at fault.
+    Repeat,
+}
+
+/// Why the run may write no more, as `error` says.
+const fn displacement(error: &StoreError) -> Displacement {
+    match error {
+        StoreError::WentBack => Displacement::WentBack,
+        _ => Displacement::Superseded,
+    }
+}
+
+/// Whether `error` says that the run may write no more.
+const fn is_displaced(error: &StoreError) -> bool {
+    matches!(error, StoreError::Superseded | StoreError::WentBack)
+}
 
 /// Writes one batch, however long it takes.
 pub(super) struct Writer {
@@ -36,13 +61,11 @@ impl Writer {
         policy: ResumePolicy,
         journal: ActorRef<JournalMessage>,
     ) {
-        let message = loop {
-            let begin = || self.store.next_run(&self.run, cut, clock.now(), policy);
-            match self.patiently(begin).await {
-                Ok(run) => break JournalMessage::Begun(run),
-                Err(StoreError::Superseded) => break JournalMessage::Superseded,
-                Err(_) => tokio::time::sleep(RETRY_MAX).await,
-            }
+        let begin = || self.store.next_run(&self.run, cut, clock.now(), policy);
+        // It asks for nothing that a database could refuse for good.
+        let message = match self.patiently(Refusals::Repeat, begin).await {
+            Ok(run) => JournalMessage::Begun(run),
+            Err(error) => JournalMessage::Displaced(displacement(&error)),
         };
         let _stopped = journal.cast(message);
     }
@@ -60,95 +83,101 @@ impl Writer {
             .map(|entry| tracing::debug_span!(parent: &entry.span, "journal_batch", facts = recordings.len()))
             .collect();
         let message = match self.record(batch.alive_at, &recordings).await {
-            Some(outcomes) => JournalMessage::Written(batch, outcomes),
-            None => JournalMessage::Superseded,
+            Ok(outcomes) => JournalMessage::Written(batch, outcomes),
+            Err(displacement) => JournalMessage::Displaced(displacement),
         };
         drop(spans);
         let _stopped = journal.cast(message);
     }
 
-    /// The facts' outcomes, or nothing if the run was superseded.
+    /// The facts' outcomes. When it returns, `alive_at` is durable too.
     async fn record(
         &self,
         alive_at: Option<UnixMillis>,
         recordings: &[Recording],
-    ) -> Option<Vec<FactOutcome>> {
-        match self.record_together(alive_at, recordings).await {
-            Ok(outcomes) => Some(outcomes),
-            Err(StoreError::Superseded) => None,
-            // The database refuses the batch as such: find the fact that it can't take.
-            Err(_) if recordings.len() > 1 => {
-                let mut outcomes = Vec::with_capacity(recordings.len());
-                for recording in recordings {
-                    outcomes.push(
-                        match self
-                            .record_together(None, std::slice::from_ref(recording))
-                            .await
-                        {
-                            Ok(outcome) => outcome.first().copied().unwrap_or(FactOutcome::Stale),
-                            Err(StoreError::Superseded) => return None,
-                            Err(_) => FactOutcome::Refused(Refusal::Contradiction),
-                        },
-                    );
-                }
-                Some(outcomes)
+    ) -> Result<Vec<FactOutcome>, Displacement> {
+        let together = || self.store.record(&self.run, alive_at, recordings);
+        let refusals = if recordings.is_empty() {
+            Refusals::Repeat
+        } else {
+            Refusals::Return
+        };
+        match self.patiently(refusals, together).await {
+            Ok(outcomes) => return Ok(outcomes),
+            Err(error) if is_displaced(&error) => return Err(displacement(&error)),
+            Err(_) => {}
+        }
+        // The database refuses the batch as such: find the fact that it can't take.
+        let mut outcomes = Vec::with_capacity(recordings.len());
+        for recording in recordings {
+            outcomes.push(self.record_alone(recording).await?);
+        }
+        if alive_at.is_some() {
+            let alive = || self.store.record(&self.run, alive_at, &[]);
+            let recorded = self.patiently(Refusals::Repeat, alive).await;
+            recorded.map_err(|error| displacement(&error))?;
+        }
+        Ok(outcomes)
+    }
+
+    /// The outcome of one fact of a batch that was refused.
+    async fn record_alone(&self, recording: &Recording) -> Result<FactOutcome, Displacement> {
+        let fact = std::slice::from_ref(recording);
+        let alone = || self.store.record(&self.run, None, fact);
+        match self.patiently(Refusals::Return, alone).await {
+            Ok(outcomes) => {
+                assert_eq!(outcomes.len(), 1, "one fact has one outcome");
+                Ok(outcomes[0])
             }
-            Err(_) => Some(
-                recordings
-                    .iter()
-                    .map(|_| FactOutcome::Refused(Refusal::Contradiction))
-                    .collect(),
-            ),
+            Err(error) if is_displaced(&error) => Err(displacement(&error)),
+            Err(_) => Ok(FactOutcome::Refused(Refusal::Contradiction)),
         }
     }
 
-    /// Records `recordings` in one transaction.
-    async fn record_together(
+    /// Makes the call, again and again while the database can't do it. The error says that the run may
+    /// write no more, or is a refusal if `refusals` has those returned and no attempt before
+    /// may have been done after all: what was unknown once is unknown until it is read, which the same
+    /// call does.
+    async fn patiently<T, F>(
         &self,
-        alive_at: Option<UnixMillis>,
-        recordings: &[Recording],
-    ) -> Result<Vec<FactOutcome>, StoreError> {
-        self.patiently(|| self.store.record(&self.run, alive_at, recordings))
-            .await
-    }
-
-    /// Makes the call, again and again while the database is away.
-    async fn patiently<T, F>(&self, call: impl Fn() -> F) -> Result<T, StoreError>
+        refusals: Refusals,
+        call: impl Fn() -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
         let mut wait = RETRY_MIN;
+        let mut is_unknown = false;
         loop {
-            let result = call().await;
-            let was_recording = self
-                .status
-                .is_recording
-                .swap(result.is_ok(), Ordering::Relaxed);
-            match result {
+            let error = match call().await {
                 Ok(value) => {
-                    if !was_recording {
+                    if !self.status.is_recording.swap(true, Ordering::Relaxed) {
                         tracing::info!("the journal records again");
                     }
                     return Ok(value);
                 }
-                Err(error) if error.is_transient() => {
-                    if was_recording {
-                        tracing::warn!(
-                            error = &error as &dyn std::error::Error,
-                            "the journal can't record"
-                        );
-                    }
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(RETRY_MAX);
-                }
-                Err(error) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "the database refused what the journal records"
-                    );
-                    return Err(error);
-                }
+                Err(error) => error,
+            };
+            is_unknown |= error.is_outcome_unknown();
+            let is_final = match error {
+                _ if is_displaced(&error) => true,
+                _ => !error.is_transient() && !is_unknown && refusals == Refusals::Return,
+            };
+            if is_final {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the database refused what the journal records"
+                );
+                return Err(error);
             }
+            if self.status.is_recording.swap(false, Ordering::Relaxed) {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the journal can't record"
+                );
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RETRY_MAX);
         }
     }
 }

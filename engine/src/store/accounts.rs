@@ -5,7 +5,7 @@
 use schema::{Credits, UnixMillis, UserId};
 
 use super::{
-    CreateUserError, NewUser, StoreError, TokenGeneration, UserRecord,
+    AccountKey, CreateUserError, NewUser, StoreError, TokenGeneration, UserRecord,
     connection::{Connection, Sql, Value},
 };
 
@@ -21,6 +21,7 @@ struct UserRow {
     credits: i64,
     created_at: i64,
     token_generation: i64,
+    account_key: String,
 }
 
 /// Creates a user with the signup grant as a ledger entry.
@@ -29,20 +30,26 @@ pub(super) async fn create(
     user: NewUser,
 ) -> Result<UserRecord, CreateUserError> {
     let (created_at, grant) = (user.created_at.get(), user.grant.get());
-    let values: [Value; 4] = [
+    let account_key = AccountKey::random();
+    let values: [Value; 5] = [
         user.email.as_str().into(),
         user.password_hash.clone().into(),
         grant.into(),
         created_at.into(),
+        account_key.to_string().into(),
     ];
-    let row: Option<(i64,)> = connection
-        .row(
-            "INSERT INTO users (email, password, credits, version, last_instant, created_at, updated_at)
-             VALUES ($1, $2, $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END, $4, $4, $4)
-             ON CONFLICT DO NOTHING RETURNING id",
-            &values,
-        )
-        .await?;
+    // Only the email's index says that somebody has it.
+    let sql = Sql {
+        postgres: "INSERT INTO users (email, password, credits, version, last_instant, created_at, updated_at,
+                account_key)
+             VALUES ($1, $2, $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END, $4, $4, $4, $5)
+             ON CONFLICT (lower(email COLLATE \"C\")) DO NOTHING RETURNING id",
+        sqlite: "INSERT INTO users (email, password, credits, version, last_instant, created_at, updated_at,
+                account_key)
+             VALUES ($1, $2, $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END, $4, $4, $4, $5)
+             ON CONFLICT (lower(email)) DO NOTHING RETURNING id",
+    };
+    let row: Option<(i64,)> = connection.row(sql, &values).await?;
     let Some((id,)) = row else {
         return Err(CreateUserError::EmailTaken);
     };
@@ -54,6 +61,7 @@ pub(super) async fn create(
         credits: user.grant,
         created_at: user.created_at,
         token_generation: TokenGeneration::default(),
+        account_key,
     })
 }
 
@@ -78,16 +86,19 @@ pub(super) async fn create_fixtures(
         grant.get().into(),
         now.get().into(),
     ];
-    let rows: Vec<(i64,)> = connection
-        .rows(
-            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $2)
-             INSERT INTO users (email, credits, version, last_instant, created_at, updated_at)
+    let sql = Sql {
+        postgres: "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $2)
+             INSERT INTO users (email, credits, version, last_instant, created_at, updated_at, account_key)
              SELECT 'fixture-' || $1 || '-' || n || '@example.invalid', $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END,
-                $4, $4, $4 FROM numbers
+                $4, $4, $4, md5(gen_random_uuid()::TEXT || gen_random_uuid()::TEXT) FROM numbers
              RETURNING id",
-            &values,
-        )
-        .await?;
+        sqlite: "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $2)
+             INSERT INTO users (email, credits, version, last_instant, created_at, updated_at, account_key)
+             SELECT 'fixture-' || $1 || '-' || n || '@example.invalid', $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END,
+                $4, $4, $4, lower(hex(randomblob(16))) FROM numbers
+             RETURNING id",
+    };
+    let rows: Vec<(i64,)> = connection.rows(sql, &values).await?;
     let mut ids: Vec<i64> = rows.into_iter().map(|(id,)| id).collect();
     ids.sort_unstable();
     grant_signup(connection, &ids, grant, now).await?;
@@ -131,9 +142,9 @@ pub(super) async fn by_email(
     email: String,
 ) -> Result<Option<UserRecord>, StoreError> {
     let sql = Sql {
-        postgres: "SELECT id, email, password, credits, created_at, token_generation FROM users
+        postgres: "SELECT id, email, password, credits, created_at, token_generation, account_key FROM users
             WHERE lower(email COLLATE \"C\") = lower($1 COLLATE \"C\") AND erased_at IS NULL",
-        sqlite: "SELECT id, email, password, credits, created_at, token_generation FROM users
+        sqlite: "SELECT id, email, password, credits, created_at, token_generation, account_key FROM users
             WHERE lower(email) = lower($1) AND erased_at IS NULL",
     };
     connection
@@ -148,7 +159,8 @@ pub(super) async fn by_id(
     connection: &mut Connection,
     user: UserId,
 ) -> Result<Option<UserRecord>, StoreError> {
-    let sql = "SELECT id, email, password, credits, created_at, token_generation FROM users
+    let sql =
+        "SELECT id, email, password, credits, created_at, token_generation, account_key FROM users
         WHERE id = $1 AND erased_at IS NULL";
     connection
         .row::<UserRow>(sql, &[user.get().into()])
@@ -169,7 +181,8 @@ pub(super) async fn page(
     after: Option<UserId>,
     limit: u32,
 ) -> Result<Vec<UserRecord>, StoreError> {
-    let sql = "SELECT id, email, password, credits, created_at, token_generation FROM users
+    let sql =
+        "SELECT id, email, password, credits, created_at, token_generation, account_key FROM users
         WHERE id > $1 AND erased_at IS NULL ORDER BY id LIMIT $2";
     let rows: Vec<UserRow> = connection
         .rows(sql, &[after.map_or(0, UserId::get).into(), limit.into()])
@@ -186,6 +199,7 @@ impl UserRow {
             credits: Credits::new(self.credits)?,
             created_at: UnixMillis::new(self.created_at)?,
             token_generation: TokenGeneration::new(self.token_generation),
+            account_key: AccountKey::read(&self.account_key)?,
         })
     }
 }

@@ -262,7 +262,26 @@ impl Connection {
     }
 }
 
+/// Fails for a text with a NUL, which Postgres can't hold: it would give the connection an error. SQLite
+/// could, and must not differ.
+fn check_texts(values: &[Value]) -> Result<(), BoxDynError> {
+    let has_nul = |text: &str| text.contains('\0');
+    let is_wrong = values.iter().any(|value| match value {
+        Value::Text(text) => text.as_deref().is_some_and(has_nul),
+        Value::Rows(columns) => columns.iter().any(|column| match column {
+            Column::Texts(texts) => texts.iter().any(|text| has_nul(text)),
+            Column::Ints(_) | Column::Names(_) => false,
+        }),
+        Value::Int(_) | Value::Ints(_) => false,
+    });
+    if is_wrong {
+        return Err("a text has a NUL character".into());
+    }
+    Ok(())
+}
+
 fn postgres_arguments(values: &[Value]) -> Result<PgArguments, BoxDynError> {
+    check_texts(values)?;
     let mut arguments = PgArguments::default();
     for value in values {
         match value {
@@ -284,6 +303,7 @@ fn postgres_arguments(values: &[Value]) -> Result<PgArguments, BoxDynError> {
 }
 
 fn sqlite_arguments(values: &[Value]) -> Result<SqliteArguments, BoxDynError> {
+    check_texts(values)?;
     let mut arguments = SqliteArguments::default();
     for value in values {
         match value {

@@ -1,14 +1,12 @@
-//! The store's one implementation: how a call gets a connection, and which function answers it.
+//! The store's one implementation: which function answers which call, and as what unit.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use billing::Run;
-use futures_util::future::BoxFuture;
 use schema::{
     Credits, EntryId, SessionId, UnixMillis, UserId, ledger::LedgerEntry, session::SessionRecord,
 };
-use sqlx::PgPool;
 use tokio::sync::mpsc;
 
 use super::{
@@ -16,12 +14,13 @@ use super::{
     Notice, OldSession, Resumption, RevokedToken, RunSpan, SessionCursor, Standing, Store,
     StoreError, StoreLocation, StoreSettings, TokenStanding, UserRecord, accounts,
     audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
-    connection::{Connection, Unit},
+    calls::{self, CallError, Pools, Work},
+    connection::Unit,
     erasure,
-    fixture::{self, Filled, PastRows, PastSize},
+    fixture::{self, Filled, PastRows, PastSize, Rows},
     history, journal, postgres, restored, retention, runs,
-    sqlite::{self, SqlitePools},
-    tokens, wallets,
+    setbacks::{self, Acknowledged},
+    sqlite, tokens, wallets,
 };
 use crate::{
     facts::{
@@ -47,51 +46,7 @@ pub struct Database {
     pools: Pools,
     call_timeout: Duration,
     errors: StoreErrors,
-}
-
-/// Why a call failed: because of the database, or because of what was asked for.
-trait CallError: From<StoreError> {
-    /// What the database did, if it was that.
-    fn of_store(&self) -> Option<&StoreError>;
-}
-
-impl CallError for StoreError {
-    fn of_store(&self) -> Option<&StoreError> {
-        Some(self)
-    }
-}
-
-impl CallError for AdjustError {
-    fn of_store(&self) -> Option<&StoreError> {
-        match self {
-            Self::Store(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl CallError for EraseError {
-    fn of_store(&self) -> Option<&StoreError> {
-        match self {
-            Self::Store(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-impl CallError for CreateUserError {
-    fn of_store(&self) -> Option<&StoreError> {
-        match self {
-            Self::Store(error) => Some(error),
-            Self::EmailTaken => None,
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Pools {
-    Postgres(PgPool),
-    Sqlite(SqlitePools),
+    acknowledged: Acknowledged,
 }
 
 impl Database {
@@ -107,6 +62,7 @@ impl Database {
             pools,
             call_timeout: settings.call_timeout,
             errors: StoreErrors::default(),
+            acknowledged: Acknowledged::default(),
         })
     }
 
@@ -132,6 +88,7 @@ impl Database {
         size: PastSize,
         rows: mpsc::Receiver<PastRows>,
     ) -> Result<Filled, StoreError> {
+        let rows = Rows::new(rows);
         self.call_for(FILL_TIMEOUT, Unit::Write, move |connection| {
             Box::pin(fixture::fill(connection, size, rows))
         })
@@ -143,7 +100,7 @@ impl Database {
     where
         T: Send + 'static,
         E: CallError + Send + 'static,
-        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+        F: Work<T, E>,
     {
         self.call_for(self.call_timeout, Unit::OneRead, work).await
     }
@@ -153,42 +110,69 @@ impl Database {
     where
         T: Send + 'static,
         E: CallError + Send + 'static,
-        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+        F: Work<T, E>,
     {
         self.call_for(self.call_timeout, Unit::Snapshot, work).await
     }
 
-    /// Statements that write, all or none.
+    /// Statements that write, all or none. Once this process has a run, they are made only in a database
+    /// that has it too, as far as it is known.
     async fn write<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: CallError + Send + 'static,
-        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+        F: Work<T, E>,
+    {
+        let acknowledged = match &self.pools {
+            Pools::Postgres(_) => self.acknowledged.current(),
+            // A file that was replaced is told by itself.
+            Pools::Sqlite(_) => None,
+        };
+        let Some((run, known)) = acknowledged else {
+            return self.write_anyway(work).await;
+        };
+        self.write_anyway(move |connection| {
+            Box::pin(async move {
+                setbacks::check(connection, &run, known).await?;
+                work(connection).await
+            })
+        })
+        .await
+    }
+
+    /// Statements that write, all or none.
+    async fn write_anyway<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: CallError + Send + 'static,
+        F: Work<T, E>,
     {
         self.call_for(self.call_timeout, Unit::Write, work).await
     }
 
-    /// Runs `work` in a task of its own, for no longer than `timeout`. The connection goes back to its pool only from a known
-    /// state; after a time-out, a panic or a broken connection it is cut off instead.
+    /// Leaves word that the database went back, if that is what the error says.
+    async fn note_setback(&self, error: &StoreError) {
+        if let (StoreError::WentBack, Some((run, known))) = (error, self.acknowledged.current()) {
+            let noted = self
+                .write_anyway(move |connection| Box::pin(setbacks::note(connection, run, known)));
+            if let Err(error) = noted.await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "can't note that the database went back"
+                );
+            }
+        }
+    }
+
+    /// Runs `work` in a task of its own, for no longer than `timeout`.
     async fn call_for<T, E, F>(&self, timeout: Duration, unit: Unit, work: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: CallError + Send + 'static,
-        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>> + Send + 'static,
+        F: Work<T, E>,
     {
         let pools = self.pools.clone();
-        let task = tokio::spawn(async move {
-            let mut lease = scopeguard::guard(pools.acquire(unit).await?, Connection::sever);
-            let (result, is_clean) =
-                match tokio::time::timeout(timeout, run(&mut lease, unit, work)).await {
-                    Ok(ran) => ran,
-                    Err(_) => (Err(StoreError::TimedOut(timeout).into()), false),
-                };
-            if is_clean {
-                drop(scopeguard::ScopeGuard::into_inner(lease));
-            }
-            result
-        });
+        let task = tokio::spawn(async move { calls::make(&pools, timeout, unit, work).await });
         match task.await {
             Ok(result) => result.inspect_err(|error| {
                 if let Some(error) = E::of_store(error) {
@@ -197,49 +181,6 @@ impl Database {
             }),
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => Err(StoreError::Unavailable(sqlx::Error::WorkerCrashed).into()),
-        }
-    }
-}
-
-/// Runs `work` as one `unit`, and tells whether the connection is in a known state after it.
-async fn run<T, E, F>(connection: &mut Connection, unit: Unit, work: F) -> (Result<T, E>, bool)
-where
-    E: CallError,
-    F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, E>>,
-{
-    if let Err(error) = connection.begin(unit).await {
-        return (Err(error.into()), false);
-    }
-    match work(connection).await {
-        Ok(value) => match connection.commit(unit).await {
-            Ok(()) => (Ok(value), true),
-            Err(error) => (Err(error.into()), false),
-        },
-        Err(error) => {
-            let is_rolled_back = unit != Unit::OneRead && connection.roll_back(unit).await.is_ok();
-            (Err(error), is_rolled_back)
-        }
-    }
-}
-
-impl Pools {
-    async fn acquire(&self, unit: Unit) -> Result<Connection, StoreError> {
-        Ok(match self {
-            Self::Postgres(pool) => Connection::Postgres(pool.acquire().await?),
-            Self::Sqlite(pools) if unit == Unit::Write => {
-                Connection::Sqlite(pools.writer.acquire().await?)
-            }
-            Self::Sqlite(pools) => Connection::Sqlite(pools.readers.acquire().await?),
-        })
-    }
-
-    async fn close(&self) {
-        match self {
-            Self::Postgres(pool) => pool.close().await,
-            Self::Sqlite(pools) => {
-                pools.readers.close().await;
-                pools.writer.close().await;
-            }
         }
     }
 }
@@ -268,8 +209,13 @@ impl Store for Database {
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError> {
         let (node, process) = (node.clone(), process.clone());
-        self.write(move |connection| Box::pin(runs::begin(connection, node, process, now, policy)))
-            .await
+        let begun = self.write_anyway(move |connection| {
+            Box::pin(async move {
+                setbacks::refuse_unmended(connection).await?;
+                runs::begin(connection, node, process, now, policy).await
+            })
+        });
+        begun.await.inspect(|run| self.acknowledged.begin(run))
     }
 
     async fn next_run(
@@ -280,8 +226,18 @@ impl Store for Database {
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError> {
         let run = run.clone();
-        self.write(move |connection| Box::pin(runs::next(connection, run, cut, now, policy)))
-            .await
+        let next =
+            self.write(move |connection| Box::pin(runs::next(connection, run, cut, now, policy)));
+        match next.await {
+            Ok(run) => {
+                self.acknowledged.begin(&run);
+                Ok(run)
+            }
+            Err(error) => {
+                self.note_setback(&error).await;
+                Err(error)
+            }
+        }
     }
 
     async fn earlier_runs(&self, run: &NodeRun, since: UnixMillis) -> Result<Vec<Run>, StoreError> {
@@ -314,11 +270,28 @@ impl Store for Database {
         alive_at: Option<UnixMillis>,
         recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
-        let (run, recordings) = (run.clone(), recordings.to_vec());
-        self.write(move |connection| {
-            Box::pin(journal::record(connection, run, alive_at, recordings))
-        })
-        .await
+        let last_instant = recordings.iter().map(|recording| recording.fact.at()).max();
+        let recordings = Arc::<[Recording]>::from(recordings);
+        let known = self.acknowledged.of(run);
+        let recorded = {
+            let run = run.clone();
+            // It checks the run's row itself.
+            self.write_anyway(move |connection| {
+                Box::pin(journal::record(
+                    connection, run, alive_at, recordings, known,
+                ))
+            })
+        };
+        match recorded.await {
+            Ok(outcomes) => {
+                self.acknowledged.raise(run, alive_at, last_instant);
+                Ok(outcomes)
+            }
+            Err(error) => {
+                self.note_setback(&error).await;
+                Err(error)
+            }
+        }
     }
 
     async fn kept_answer(
@@ -400,6 +373,10 @@ impl Store for Database {
     }
 
     async fn user_by_email(&self, email: &str) -> Result<Option<UserRecord>, StoreError> {
+        if email.contains('\0') {
+            // Nobody can have it, and no connection is needed to say so.
+            return Ok(None);
+        }
         let email = email.to_owned();
         self.read(move |connection| Box::pin(accounts::by_email(connection, email)))
             .await

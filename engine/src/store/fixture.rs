@@ -10,7 +10,10 @@
 mod indexes;
 mod write;
 
-use std::ops::RangeInclusive;
+use std::{
+    ops::RangeInclusive,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use billing::{Tariff, WalletVersion};
 use schema::{Credits, Millis, UnixMillis, UserId, ledger::EntryKind, session::EndReason};
@@ -130,12 +133,30 @@ pub enum InUse {
     Node(String),
 }
 
+/// Rows on their way. They can be taken once only, by whichever clone of this comes first.
+#[derive(Clone)]
+pub(super) struct Rows(Arc<Mutex<Option<mpsc::Receiver<PastRows>>>>);
+
+impl Rows {
+    pub(super) fn new(rows: mpsc::Receiver<PastRows>) -> Self {
+        Self(Arc::new(Mutex::new(Some(rows))))
+    }
+
+    /// The rows; an error for a call that is made again because another transaction was in its way.
+    fn take(&self) -> Result<mpsc::Receiver<PastRows>, StoreError> {
+        let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let disturbed = || StoreError::Corrupt("somebody else writes to the database".to_owned());
+        rows.take().ok_or_else(disturbed)
+    }
+}
+
 /// Writes a past that is sent in `rows`, which ends when all of it was sent.
 pub(super) async fn fill(
     connection: &mut Connection,
     size: PastSize,
-    mut rows: mpsc::Receiver<PastRows>,
+    rows: Rows,
 ) -> Result<Filled, StoreError> {
+    let mut rows = rows.take()?;
     connection.allow_long_statements().await?;
     connection.lock("fixture").await?;
     if let Some(why) = in_use(connection).await? {

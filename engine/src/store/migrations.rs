@@ -70,7 +70,10 @@ mod tests {
         let postgres = names(postgres::own_migrations());
         assert_eq!(postgres, names(sqlite::own_migrations()));
         let versions: Vec<i64> = postgres.iter().map(|(version, _)| *version).collect();
-        assert_eq!(versions, (1..).take(versions.len()).collect::<Vec<_>>());
+        assert!(
+            versions.is_sorted_by(|one, next| one < next),
+            "{versions:?}"
+        );
 
         for database in ["postgres", "sqlite"] {
             let folder = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -6,8 +6,9 @@
 //! opened.
 //!
 //! Every call is a task that nobody can cancel, since a cancelled transaction can go back to the pool
-//! open. A call that did not end well gives its connection up. A write that timed out or broke off
-//! has an unknown outcome; all writes may be repeated.
+//! open. A call that did not end well gives its connection up. A write whose COMMIT was sent and not
+//! answered has an unknown outcome; all writes may be repeated. A write that another transaction was in
+//! the way of is made again at once.
 //!
 //! SQL stands beside the function that runs it, and nowhere else.
 
@@ -15,6 +16,7 @@ pub mod audit;
 pub mod fixture;
 
 mod backup;
+mod calls;
 mod database;
 
 mod accounts;
@@ -24,6 +26,7 @@ mod journal;
 mod restored;
 mod retention;
 mod runs;
+mod setbacks;
 mod tokens;
 mod wallets;
 
@@ -35,6 +38,7 @@ mod sqlite;
 
 pub use backup::{BackupError, back_up};
 pub use database::Database;
+pub use postgres::{InvalidAddress, PostgresAddress};
 pub use restored::Resumption;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
@@ -81,16 +85,26 @@ pub enum StoreLocation {
 /// Why a call to the database failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database can't be reached or broke off. A write's outcome is unknown.
+    /// The database can't be reached, or can't do it now, whatever the reason. Nothing was written.
     #[error("the database is unavailable")]
     Unavailable(#[source] sqlx::Error),
-    /// The database did not answer in time. A write's outcome is unknown.
+    /// The database did not answer in time. Nothing was written.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
+    /// The database was told to make a write durable, and whether it did is not known.
+    #[error("whether the database did that is not known")]
+    OutcomeUnknown(#[source] Box<StoreError>),
     /// Another process runs under our node's name since. Nothing was written.
     #[error("another process has taken over this node's name")]
     Superseded,
-    /// The database refused a statement, or us. Nothing was written.
+    /// The database lacks what it had acknowledged to this process, or to the one before.
+    #[error(
+        "the database is older than what it had acknowledged: a standby without the last changes was \
+         promoted, or a backup was put in its place. So that no id is given out twice, run \
+         `minute-credit restored` on it, then start again (see \"Failover\" in config/OPERATIONS.md)"
+    )]
+    WentBack,
+    /// The database refused what was asked for: the same call fails again. Nothing was written.
     #[error("the database refused")]
     Refused(#[source] sqlx::Error),
     /// What stands in the database can't be understood.
@@ -99,6 +113,27 @@ pub enum StoreError {
     /// The schema is newer than this program, or not ours.
     #[error("the database's schema does not fit this program: {0}")]
     Incompatible(String),
+    /// The database or the way to it is not what this program needs.
+    #[error("the database won't do: {0}")]
+    Unfit(String),
+    /// The address can't be used.
+    #[error("the database's address can't be used")]
+    Address(#[from] InvalidAddress),
+    /// A sequence gave a key that is in use, of the constraint of this name. Nothing was written.
+    #[error(
+        "the database gave a key twice ({0}): its sequence is behind its table, as after a logical \
+         replication or a restore of the data alone; set it past the greatest key with setval"
+    )]
+    RepeatedKey(&'static str),
+    /// The embedded database's file is not the one that was opened any more.
+    #[error(
+        "the file {path} was moved, deleted or replaced while it was open: nothing is recorded until it \
+         is back; to go on with another one, start this program anew"
+    )]
+    FileGone {
+        /// The file.
+        path: PathBuf,
+    },
     /// The embedded database's file or folder can't be used.
     #[error("can't use {path}")]
     File {
@@ -111,9 +146,22 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether waiting and repeating the same call can help.
+    /// Whether the database can't do it now, rather than never: waiting and repeating the same call
+    /// can help.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::TimedOut(_))
+        matches!(
+            self,
+            Self::Unavailable(_)
+                | Self::TimedOut(_)
+                | Self::OutcomeUnknown(_)
+                | Self::RepeatedKey(_)
+                | Self::FileGone { .. }
+        )
+    }
+
+    /// Whether a write may have been done all the same.
+    pub const fn is_outcome_unknown(&self) -> bool {
+        matches!(self, Self::OutcomeUnknown(_))
     }
 }
 
@@ -145,6 +193,40 @@ pub struct UserRecord {
     pub created_at: UnixMillis,
     /// The generation of the tokens that are made now.
     pub token_generation: TokenGeneration,
+    /// What tokens name beside the id.
+    pub account_key: AccountKey,
+}
+
+/// Tells an account from any other that ever had the same id: 128 bits drawn by chance, written as 32
+/// hexadecimal digits. If a user is lost, with the last changes of a server that was replaced, somebody
+/// else may be given the id; a token names this too, and so doesn't open that one's account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AccountKey(u128);
+
+impl AccountKey {
+    /// A new account's.
+    pub fn random() -> Self {
+        Self(rand::random())
+    }
+
+    /// The key of these digits; `None` if they are none.
+    pub fn parse(digits: &str) -> Option<Self> {
+        let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (digits.len() == 32 && digits.bytes().all(is_digit))
+            .then(|| u128::from_str_radix(digits, 16).ok().map(Self))
+            .flatten()
+    }
+
+    fn read(digits: &str) -> Result<Self, StoreError> {
+        Self::parse(digits).ok_or_else(|| StoreError::Corrupt("an account's key".to_owned()))
+    }
+}
+
+/// The digits.
+impl std::fmt::Display for AccountKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
 }
 
 /// Counts how often all tokens of a user were voided. A token carries the number that held when its
@@ -173,6 +255,10 @@ pub struct TokenStanding {
     pub kept: Option<String>,
     /// but none of these, which have not ended yet.
     pub revoked: Vec<RevokedToken>,
+    /// A token of another account that had the same id names another key.
+    pub account_key: AccountKey,
+    /// When the user signed up: a token from before is another account's.
+    pub created_at: UnixMillis,
 }
 
 /// A new password.

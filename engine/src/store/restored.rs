@@ -9,7 +9,7 @@ use schema::{MAX_SAFE_INTEGER, SessionId, UnixMillis, UserId};
 use super::{
     StoreError,
     connection::{Connection, Sql},
-    runs,
+    runs, setbacks,
 };
 use crate::facts::{NodeName, ProcessId, ResumePolicy};
 
@@ -25,7 +25,7 @@ pub struct Resumption {
 }
 
 /// Skips `ids` ids of each kind, voids all tokens, and shuts out every process
-/// that still writes to this database.
+/// that still writes to this database. From then on processes may start in it again.
 pub(super) async fn skip_ahead(
     connection: &mut Connection,
     ids: u32,
@@ -45,6 +45,7 @@ pub(super) async fn skip_ahead(
         )
         .await?;
     begin_runs(connection, now, policy).await?;
+    setbacks::mend(connection).await?;
     Ok(Resumption {
         session_ids_from: SessionId::new(session_ids_from)?,
         user_ids_from: UserId::new(user_ids_from)?,

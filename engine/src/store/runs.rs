@@ -6,6 +6,7 @@ use schema::UnixMillis;
 use super::{
     StoreError,
     connection::{Connection, Sql},
+    setbacks::{self, Known},
 };
 use crate::facts::{NodeName, NodeRun, ProcessId, ResumePolicy};
 
@@ -241,25 +242,34 @@ pub(super) async fn earlier(
 }
 
 /// Locks the run's row for this transaction, and records that the run was alive at `alive_at`, and
-/// that it records something with `last_instant`; nothing where it does not.
+/// that it records something with `last_instant`; nothing where it does not. Fails if the row is older
+/// than `known`.
 pub(super) async fn hold(
     connection: &mut Connection,
     run: &NodeRun,
     alive_at: Option<UnixMillis>,
     last_instant: Option<UnixMillis>,
+    known: Known,
 ) -> Result<(), StoreError> {
     let held: Option<(i64,)> = connection
         .row(
             "UPDATE node_runs SET alive_at = CASE WHEN alive_at < $3 THEN $3 ELSE alive_at END,
                 last_instant = CASE WHEN last_instant < $4 THEN $4 ELSE last_instant END
-             WHERE node = $1 AND epoch = $2 AND is_current RETURNING epoch",
+             WHERE node = $1 AND epoch = $2 AND is_current AND alive_at >= $5 AND last_instant >= $6
+             RETURNING epoch",
             &[
                 run.node.as_str().into(),
                 run.epoch.into(),
                 alive_at.map_or(0, UnixMillis::get).into(),
                 last_instant.map_or(0, UnixMillis::get).into(),
+                known.alive_at.get().into(),
+                known.last_instant.get().into(),
             ],
         )
         .await?;
-    held.map(drop).ok_or(StoreError::Superseded)
+    if held.is_some() {
+        return Ok(());
+    }
+    setbacks::check(connection, run, known).await?;
+    Err(StoreError::Superseded)
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{DirBuilder, OpenOptions},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use sqlx::{
@@ -17,7 +17,7 @@ use sqlx::{
     },
 };
 
-use super::{StoreError, StoreSettings, migrations};
+use super::{StoreError, StoreSettings, errors::Blame, migrations};
 
 /// How many rows a connection's thread may be ahead of who takes them. With sqlx's 50 the two wait for
 /// each other all the time: a recovery of 200,000 sessions took 4.4 s instead of 3.3 s.
@@ -51,6 +51,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             "retention",
             include_str!("../../../schema/migrations/sqlite/0005_retention.sql"),
         ),
+        migrations::simple(
+            7,
+            "setbacks",
+            include_str!("../../../schema/migrations/sqlite/0007_setbacks.sql"),
+        ),
     ]
 }
 
@@ -61,6 +66,74 @@ pub(super) struct SqlitePools {
     pub(super) writer: SqlitePool,
     /// Its connections only read.
     pub(super) readers: SqlitePool,
+    /// What they have open.
+    pub(super) file: OpenFile,
+}
+
+/// The file of a database as it was when it was opened. A connection goes on with it wherever it is,
+/// even if it was deleted: only the path tells that the next process won't find it there.
+#[derive(Clone, Debug)]
+pub(super) struct OpenFile {
+    path: PathBuf,
+    /// Device and inode.
+    identity: (u64, u64),
+    /// The write-ahead log beside it, where there is one as long as a connection is open.
+    log: Option<PathBuf>,
+}
+
+impl OpenFile {
+    /// The file at `path`, to which a connection is open.
+    fn new(path: &Path) -> Result<Self, StoreError> {
+        let file_error = |source| StoreError::File {
+            path: path.to_owned(),
+            source,
+        };
+        // The log is beside the file itself, not beside a link to it.
+        let mut log = path.canonicalize().map_err(file_error)?.into_os_string();
+        log.push("-wal");
+        let log = PathBuf::from(log);
+        Ok(Self {
+            path: path.to_owned(),
+            identity: identity(path).map_err(file_error)?,
+            log: log.exists().then_some(log),
+        })
+    }
+
+    /// Fails if the file is not at its path any more, or another one is.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+            return Ok(());
+        }
+        Err(self.gone())
+    }
+
+    /// The same of a file to which a connection is open: then its log must be there too.
+    pub(super) fn check_written(&self) -> Result<(), StoreError> {
+        self.check()?;
+        if self.log.as_ref().is_none_or(|log| log.exists()) {
+            return Ok(());
+        }
+        Err(self.gone())
+    }
+
+    fn gone(&self) -> StoreError {
+        StoreError::FileGone {
+            path: self.path.clone(),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+/// Elsewhere a file that is open can't be moved or deleted.
+#[cfg(not(unix))]
+fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
+    std::fs::metadata(path).map(|_| (0, 0))
 }
 
 /// Makes the file at need, brings its schema up to date, and opens the pools.
@@ -72,8 +145,11 @@ pub(super) async fn open(path: &Path, settings: &StoreSettings) -> Result<Sqlite
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(settings.connect_timeout)
         .foreign_keys(true);
-    let mut connection = SqliteConnection::connect_with(&options).await?;
+    let mut connection = SqliteConnection::connect_with(&options)
+        .await
+        .map_err(explain)?;
     migrate(&mut connection).await?;
+    let file = OpenFile::new(path)?;
     connection.close().await?;
 
     let pool = SqlitePoolOptions::new()
@@ -81,6 +157,7 @@ pub(super) async fn open(path: &Path, settings: &StoreSettings) -> Result<Sqlite
         .idle_timeout(None)
         .max_lifetime(None);
     Ok(SqlitePools {
+        file,
         writer: pool
             .clone()
             .max_connections(1)
@@ -142,19 +219,37 @@ async fn migrate(connection: &mut SqliteConnection) -> Result<(), StoreError> {
 /// The result code for a file that is no SQLite database.
 const NOT_A_DATABASE: i32 = 26;
 
-/// Whether `code` says that the file is no SQLite database.
-pub(super) fn is_no_database(code: &str) -> bool {
-    primary_code(code) == Some(NOT_A_DATABASE)
+/// The same error, in words if it says that the file is no SQLite database.
+fn explain(error: sqlx::Error) -> StoreError {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    if code.and_then(|code| primary_code(&code)) == Some(NOT_A_DATABASE) {
+        return StoreError::Incompatible("the file is not an SQLite database".to_owned());
+    }
+    error.into()
 }
 
-/// Whether an error of this result code can pass by itself: busy, locked, out of memory, read-only,
-/// interrupted, failing or full disk, a file that can't be opened.
-/// See <https://www.sqlite.org/rescode.html>.
-pub(super) fn is_passing(code: &str) -> bool {
-    primary_code(code).is_some_and(|code| matches!(code, 5..=10 | 13 | 14))
+/// The extended result code for a transaction that read before another one wrote, and can't write any
+/// more.
+const BUSY_SNAPSHOT: i32 = 517;
+
+/// What an error of this result code is about. See <https://www.sqlite.org/rescode.html>.
+pub(super) fn blame(code: &str) -> Blame {
+    if code.parse() == Ok(BUSY_SNAPSHOT) {
+        return Blame::Conflict;
+    }
+    match primary_code(code) {
+        // A value that is too big, a broken constraint, a value of the wrong type, a wrong position.
+        Some(18 | 19 | 20 | 25) => Blame::Call,
+        _ => Blame::Database,
+    }
 }
 
 /// The result code without its extension.
 fn primary_code(code: &str) -> Option<i32> {
-    code.parse::<i32>().ok().map(|code| code & 0xff)
+    code.parse::<i32>()
+        .ok()
+        .filter(|code| *code >= 0)
+        .map(|code| code & 0xff)
 }

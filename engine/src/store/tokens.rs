@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use schema::{UnixMillis, UserId};
 
 use super::{
-    NewPassword, RevokedToken, StoreError, TokenGeneration, TokenStanding,
+    AccountKey, NewPassword, RevokedToken, StoreError, TokenGeneration, TokenStanding,
     connection::{Connection, Sql, Value},
     wallets::leave_notice,
 };
@@ -105,23 +105,27 @@ pub(super) async fn standings(
     now: UnixMillis,
 ) -> Result<Vec<Option<TokenStanding>>, StoreError> {
     let ids = Value::Ints(users.iter().map(|user| user.get()).collect());
-    let rows: Vec<(i64, i64, Option<String>)> = connection
+    let rows: Vec<(i64, i64, Option<String>, String, i64)> = connection
         .rows(
             Sql {
-                postgres: "SELECT id, token_generation, kept_token FROM users
+                postgres:
+                    "SELECT id, token_generation, kept_token, account_key, created_at FROM users
                     WHERE id = ANY($1) AND erased_at IS NULL",
-                sqlite: "SELECT id, token_generation, kept_token FROM users
+                sqlite:
+                    "SELECT id, token_generation, kept_token, account_key, created_at FROM users
                     WHERE id IN (SELECT value FROM json_each($1)) AND erased_at IS NULL",
             },
             std::slice::from_ref(&ids),
         )
         .await?;
     let mut standings: HashMap<i64, TokenStanding> = HashMap::new();
-    for (user, generation, kept) in rows {
+    for (user, generation, kept, account_key, created_at) in rows {
         let standing = TokenStanding {
             generation: TokenGeneration::new(generation),
             kept,
             revoked: Vec::new(),
+            account_key: AccountKey::read(&account_key)?,
+            created_at: UnixMillis::new(created_at)?,
         };
         standings.insert(user, standing);
     }

@@ -11,11 +11,15 @@ mod support;
 
 mod accounts;
 mod audit;
+mod cluster;
 mod erasure;
+mod failover;
 mod fixture;
 mod journal;
 mod keys;
 mod opening;
+mod outages;
+mod relay;
 mod restored;
 mod retention;
 mod tokens;

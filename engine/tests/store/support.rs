@@ -12,9 +12,11 @@ use std::{
 
 use billing::{ChargedAt, Opening, Settlement, SlotNumber, Tariff, WalletVersion};
 use engine::{
+    EngineSettings,
     facts::{
         Fact, FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord,
     },
+    retention::RetentionSettings,
     store::{
         self, NewUser, Store, StoreLocation, StoreSettings,
         audit::{AuditLimits, Violation},
@@ -393,5 +395,40 @@ pub fn ended(settlement: Settlement, reason: EndReason) -> Settlement {
     Settlement {
         end: Some(reason),
         ..settlement
+    }
+}
+
+/// Every violation that an audit of `store` finds.
+pub async fn violations_of(store: &Arc<dyn Store>) -> Vec<Violation> {
+    let limits = AuditLimits {
+        users: 1_000,
+        rows: 10_000,
+    };
+    let (mut after, mut violations) = (None, Vec::new());
+    loop {
+        let page = store.audit(after, limits).await.unwrap();
+        violations.extend(page.violations);
+        after = page.last;
+        if after.is_none() {
+            return violations;
+        }
+    }
+}
+
+/// An engine of the node "a", with all as it is by default.
+pub fn engine_settings() -> EngineSettings {
+    let millis = |millis| Millis::new(millis).unwrap();
+    EngineSettings {
+        node: node("a"),
+        tariff: tariff(),
+        settle_every: millis(900_000),
+        low_balance: millis(60_000),
+        resume: ResumePolicy::Within(millis(600_000)),
+        outage_grace: Duration::from_mins(1),
+        call_timeout: Duration::from_secs(5),
+        calls_max: 1_000,
+        unpaid_sessions_per_hour_max: 60,
+        retention: RetentionSettings::default(),
+        redis_url: None,
     }
 }

@@ -7,7 +7,7 @@ use schema::UserId;
 
 use crate::{
     on_both,
-    support::{TestDatabase, at, version},
+    support::{TestDatabase, at, credits, version},
 };
 
 on_both! {
@@ -16,6 +16,7 @@ on_both! {
     all_tokens_are_voided_at_once
     revoked_tokens_are_remembered_until_they_expire
     nobody_has_no_tokens
+    an_account_has_a_key_of_its_own
 }
 
 fn password(user: UserId, hash: &str, decided_in: Option<i64>, kept: Option<&str>) -> NewPassword {
@@ -28,12 +29,18 @@ fn password(user: UserId, hash: &str, decided_in: Option<i64>, kept: Option<&str
     }
 }
 
-fn standing(generation: i64, kept: Option<&str>) -> TokenStanding {
-    TokenStanding {
-        generation: TokenGeneration::new(generation),
-        kept: kept.map(ToOwned::to_owned),
-        revoked: Vec::new(),
-    }
+/// The generation, and the token that is kept.
+fn standing(generation: i64, kept: Option<&str>) -> (TokenGeneration, Option<String>) {
+    (
+        TokenGeneration::new(generation),
+        kept.map(ToOwned::to_owned),
+    )
+}
+
+/// The same of a standing in which nothing is revoked.
+fn told(found: TokenStanding) -> (TokenGeneration, Option<String>) {
+    assert_eq!(found.revoked, []);
+    (found.generation, found.kept)
 }
 
 /// Whom notices were left for.
@@ -45,7 +52,7 @@ async fn noticed(database: &TestDatabase) -> Vec<UserId> {
 async fn a_new_password_voids_all_tokens_but_the_one_kept(database: Arc<TestDatabase>) {
     let store = &database.store;
     let user = database.user(10).await;
-    let now = async || store.token_standing(user, at(50)).await.unwrap().unwrap();
+    let now = async || told(store.token_standing(user, at(50)).await.unwrap().unwrap());
     assert_eq!(now().await, standing(0, None));
     assert_eq!(store.latest_notice().await.unwrap(), 0);
 
@@ -79,7 +86,7 @@ async fn of_two_new_passwords_decided_from_one_state_one_wins(database: Arc<Test
     }
     assert_eq!(winners.len(), 1);
     let kept = store.token_standing(user, at(50)).await.unwrap().unwrap();
-    assert_eq!(kept, standing(1, Some(winners[0].0)));
+    assert_eq!(told(kept), standing(1, Some(winners[0].0)));
     let record = store.user(user).await.unwrap().unwrap();
     assert_eq!(record.password_hash.as_deref(), Some(winners[0].0));
     assert_eq!(noticed(&database).await.len(), 1);
@@ -91,7 +98,7 @@ async fn all_tokens_are_voided_at_once(database: Arc<TestDatabase>) {
     let kept = password(user, "$argon2id$x", None, Some("kept"));
     assert!(store.set_password(kept).await.unwrap());
     assert!(store.void_tokens(user, at(600)).await.unwrap());
-    let now = async |user| store.token_standing(user, at(50)).await.unwrap().unwrap();
+    let now = async |user| told(store.token_standing(user, at(50)).await.unwrap().unwrap());
     assert_eq!(now(user).await, standing(2, None));
     assert_eq!(now(other).await, standing(0, None));
     assert_eq!(noticed(&database).await, [user, user]);
@@ -170,4 +177,38 @@ async fn nobody_has_no_tokens(database: Arc<TestDatabase>) {
     );
     assert!(!store.void_tokens(nobody, at(0)).await.unwrap());
     assert_eq!(noticed(&database).await, []);
+}
+
+/// A user who was lost, and whoever gets the same id after that, have one id and two keys.
+async fn an_account_has_a_key_of_its_own(database: Arc<TestDatabase>) {
+    let store = &database.store;
+    let lost = database.user(0).await;
+    let key = async |user| {
+        let standing = store.token_standing(user, at(50)).await.unwrap().unwrap();
+        let record = store.user(user).await.unwrap().unwrap();
+        assert_eq!(
+            (standing.account_key, standing.created_at),
+            (record.account_key, record.created_at)
+        );
+        standing.account_key
+    };
+    let before = key(lost).await;
+    assert_eq!(key(lost).await, before);
+    database
+        .execute(&format!("DELETE FROM users WHERE id = {lost}"))
+        .await
+        .unwrap();
+    database
+        .execute_either(
+            &format!("ALTER TABLE users ALTER COLUMN id RESTART WITH {lost}"),
+            "DELETE FROM sqlite_sequence WHERE name = 'users'",
+        )
+        .await;
+    assert_eq!(database.user(0).await, lost);
+    assert_ne!(key(lost).await, before);
+    let fixtures = store
+        .create_fixture_users(2, credits(0), at(0))
+        .await
+        .unwrap();
+    assert_ne!(key(fixtures[0]).await, key(fixtures[1]).await);
 }

@@ -2,7 +2,7 @@
 //! wallets, sessions, runs and the ledger; it has no passwords, no tokens and no audit.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     ops::Range,
     sync::{
         Mutex, MutexGuard,
@@ -24,9 +24,9 @@ use engine::{
     },
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
     store::{
-        AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, NewPassword,
-        NewUser, Notice, OldSession, RevokedToken, RunSpan, SessionCursor, Shortfall, Standing,
-        Store, StoreError, TokenGeneration, TokenStanding, UserRecord,
+        AccountKey, AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure,
+        NewPassword, NewUser, Notice, OldSession, RevokedToken, RunSpan, SessionCursor, Shortfall,
+        Standing, Store, StoreError, TokenGeneration, TokenStanding, UserRecord,
         audit::{AuditLimits, AuditPage, RepairMode, Repaired},
     },
 };
@@ -47,7 +47,17 @@ pub struct MemoryStore {
     is_read_only: AtomicBool,
     write_delay: Mutex<Duration>,
     faults: Mutex<Option<Faults>>,
+    batch_fates: Mutex<VecDeque<BatchFate>>,
     sabotage: Mutex<Option<Sabotage>>,
+}
+
+/// What becomes of one of the journal's batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchFate {
+    /// It is recorded, and the reply is lost.
+    Unknown,
+    /// The database refuses what is asked for, and records nothing.
+    Refused,
 }
 
 /// What goes wrong between the engine and its store, by chance, from a seed.
@@ -161,6 +171,11 @@ impl MemoryStore {
     /// The journal's batches fail from now on and all else works, or everything does.
     pub fn set_read_only(&self, is_read_only: bool) {
         self.is_read_only.store(is_read_only, Ordering::SeqCst);
+    }
+
+    /// The next batches with facts in them come to this, in this order.
+    pub fn set_batch_fates(&self, fates: &[BatchFate]) {
+        *self.batch_fates.lock().unwrap() = fates.iter().copied().collect();
     }
 
     /// From now on the journal's batches take so long.
@@ -826,7 +841,7 @@ impl Store for MemoryStore {
             return Err(StoreError::Superseded);
         };
         if fate == Fate::ReplyLost {
-            return Err(lost());
+            return Err(unknown());
         }
         Ok(next)
     }
@@ -880,6 +895,14 @@ impl Store for MemoryStore {
         }
         let sabotage = *self.sabotage.lock().unwrap();
         let mut data = self.up()?;
+        let mut fates = self.batch_fates.lock().unwrap();
+        let batch_fate = (!recordings.is_empty())
+            .then(|| fates.pop_front())
+            .flatten();
+        drop(fates);
+        if batch_fate == Some(BatchFate::Refused) {
+            return Err(StoreError::Refused(sqlx::Error::Encode("refused".into())));
+        }
         let current = data.runs.iter_mut().find(|row| {
             let may_write = row.is_current || sabotage == Some(Sabotage::EpochsIgnored);
             row.run.node == run.node && row.run.epoch == run.epoch && may_write
@@ -892,8 +915,8 @@ impl Store for MemoryStore {
             .iter()
             .map(|recording| data.record(&run.node, recording, sabotage));
         let outcomes = outcomes.collect();
-        if fate == Fate::ReplyLost {
-            return Err(lost());
+        if fate == Fate::ReplyLost || batch_fate == Some(BatchFate::Unknown) {
+            return Err(unknown());
         }
         Ok(outcomes)
     }
@@ -943,7 +966,7 @@ impl Store for MemoryStore {
         let fate = self.fate().await?;
         let adjusted = self.up()?.adjust(adjustment)?;
         if fate == Fate::ReplyLost {
-            return Err(lost().into());
+            return Err(unknown().into());
         }
         Ok(adjusted)
     }
@@ -973,6 +996,7 @@ impl Store for MemoryStore {
             credits: row.credits,
             created_at: row.created_at,
             token_generation: TokenGeneration::default(),
+            account_key: AccountKey::random(),
         }))
     }
 
@@ -1136,6 +1160,10 @@ fn answered(fact: &Fact) -> Option<(SessionId, bool)> {
 
 fn lost() -> StoreError {
     StoreError::TimedOut(Duration::ZERO)
+}
+
+fn unknown() -> StoreError {
+    StoreError::OutcomeUnknown(Box::new(lost()))
 }
 
 fn not_kept() -> StoreError {

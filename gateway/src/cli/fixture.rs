@@ -105,7 +105,7 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
         None => create(&*database, arguments, &clock).await?,
     };
     for (user, _) in &created {
-        file.add(&tokens.issue(*user, TokenGeneration::default(), clock.now())?)?;
+        file.add(&tokens.issue(*user, None, TokenGeneration::default(), clock.now())?)?;
     }
     file.finish()?;
     let started = match run.zip(arguments.live_spread_ms) {

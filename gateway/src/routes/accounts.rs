@@ -72,7 +72,7 @@ pub async fn sign_up(app: &App, request: Request<Incoming>) -> Result<Reply, Fai
         })?;
     let account = app.log_ins.account(&user.email);
     app.log_ins.remember(account, from, created_at);
-    let token = app.access.issue(user.id, user.token_generation)?;
+    let token = app.access.issue(&user)?;
     let message = "User created successfully".to_owned();
     // A fresh user has no session: what was just recorded is the live balance.
     let user = User {
@@ -127,7 +127,7 @@ pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Fail
     };
     attempt.right(app.engine.clock().now());
     // Of the generation that was read with the password: a new password meanwhile voids it.
-    let token = app.access.issue(record.id, record.token_generation)?;
+    let token = app.access.issue(&record)?;
     let user = live_user(app, record).await?;
     Ok(reply::json(
         StatusCode::OK,

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use benches::after;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use engine::store::TokenGeneration;
+use engine::store::{AccountKey, TokenGeneration};
 use gateway::{key_ring::KeyRing, tokens::Tokens};
 use schema::{Millis, UserId};
 
@@ -17,13 +17,13 @@ fn tokens(criterion: &mut Criterion) {
         return;
     };
     let tokens = Tokens::new(ring.clone(), lifetime);
-    let generation = TokenGeneration::default();
-    let Ok(token) = tokens.issue(user, generation, after(0)) else {
+    let (account, generation) = (Some(AccountKey::random()), TokenGeneration::default());
+    let Ok(token) = tokens.issue(user, account, generation, after(0)) else {
         return;
     };
     let mut group = criterion.benchmark_group("tokens");
     group.bench_function("issue", |bencher| {
-        bencher.iter(|| tokens.issue(black_box(user), generation, after(0)));
+        bencher.iter(|| tokens.issue(black_box(user), account, generation, after(0)));
     });
     group.bench_function("verify_first_time", |bencher| {
         bencher.iter_batched_ref(

@@ -9,7 +9,7 @@
 pub(super) mod keys;
 mod verdict;
 
-use std::{collections::HashSet, ops::Range};
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use billing::Opening;
 use schema::{MAX_SAFE_INTEGER, SessionId, UnixMillis, session::EndReason};
@@ -19,6 +19,7 @@ use super::{
     StoreError,
     connection::{Column, Connection, Sql, Value},
     runs,
+    setbacks::Known,
 };
 use crate::facts::{Fact, FactOutcome, NodeName, NodeRun, Recording, Refusal};
 
@@ -45,15 +46,16 @@ pub(super) async fn take_session_ids(
 }
 
 /// Records the facts of `recordings`, with their keys, and with `alive_at` that the run was alive at
-/// that instant.
+/// that instant. Fails if the run's row is older than `known`.
 pub(super) async fn record(
     connection: &mut Connection,
     run: NodeRun,
     alive_at: Option<UnixMillis>,
-    recordings: Vec<Recording>,
+    recordings: Arc<[Recording]>,
+    known: Known,
 ) -> Result<Vec<FactOutcome>, StoreError> {
     let last_instant = recordings.iter().map(|recording| recording.fact.at()).max();
-    runs::hold(connection, &run, alive_at, last_instant).await?;
+    runs::hold(connection, &run, alive_at, last_instant, known).await?;
     if recordings.is_empty() {
         return Ok(Vec::new());
     }
