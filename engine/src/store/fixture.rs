@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use self::write::{Cell, Table};
 use super::{
-    StoreError,
+    AccountKey, StoreError,
     connection::{Connection, Sql, Value},
     journal, restored,
 };
@@ -286,7 +286,7 @@ fn length(length: usize) -> i64 {
 
 // --- the rows ---
 
-const USERS: Table<7> = Table {
+const USERS: Table<8> = Table {
     name: "users",
     columns: [
         "id",
@@ -296,6 +296,7 @@ const USERS: Table<7> = Table {
         "last_instant",
         "created_at",
         "updated_at",
+        "account_key",
     ],
 };
 
@@ -339,7 +340,7 @@ const LEDGER: Table<13> = Table {
 };
 
 impl PastUser {
-    fn cells<'r>(&self, number: i64, ids: &Ids) -> [Cell<'r>; 7] {
+    fn cells<'r>(&self, number: i64, ids: &Ids) -> [Cell<'r>; 8] {
         // The same width for all, so that they come in the order of their index.
         let email = format!("fixture-{}-{number:010}@example.invalid", ids.random);
         [
@@ -350,6 +351,7 @@ impl PastUser {
             Cell::Int(self.last_instant.get()),
             Cell::Int(self.created_at.get()),
             Cell::Int(self.last_instant.get()),
+            Cell::Made(AccountKey::random().to_string()),
         ]
     }
 }
