@@ -23,7 +23,7 @@ use hyper::{
     body::Incoming,
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
 };
-use schema::websocket::{CloseCode, StreamPosition};
+use schema::websocket::{CloseCode, StreamPosition, TOO_MANY_CONNECTIONS};
 use tokio::time::{Instant, timeout};
 
 use crate::{
@@ -81,7 +81,7 @@ pub async fn open(app: &Arc<App>, request: &Request<Incoming>) -> Result<Reply, 
 fn refusal(closing: Closing) -> Failure {
     match closing.code {
         CloseCode::NotAllowed => crate::access::AccessError::InvalidToken.into(),
-        CloseCode::TryLater if closing.reason == subscription::TOO_MANY => {
+        CloseCode::TryLater if closing.reason == TOO_MANY_CONNECTIONS => {
             Failure::rate_limited("Too many connections.", subscription::CROWD_WAIT)
         }
         _ => Failure::unavailable(),

@@ -1,8 +1,9 @@
 //! The web page: files built into the program, with their types, caching and compression.
 //!
 //! Each file may have neighbours `FILE.br` and `FILE.gz`, the same compressed. What lies under
-//! `/assets/` has a fingerprint in its name and never changes; everything else is asked for anew. An
-//! address without a file and without an extension is one of the page's own, and gets `index.html`.
+//! `/assets/` has a fingerprint in its name and never changes; everything else is asked for anew. The page
+//! itself is at `/`. An address without a file and without an extension, which somebody may have mistyped,
+//! gets the page too, with a 404.
 
 use std::fmt::Write;
 
@@ -64,7 +65,28 @@ fn serve_from<Files: RustEmbed>(path: &str, headers: &HeaderMap) -> Result<Reply
     if !is_page {
         return Err(Failure::not_found());
     }
-    Ok(file::<Files>(INDEX, headers).unwrap_or_else(not_built))
+    if name.is_empty() {
+        return Ok(file::<Files>(INDEX, headers).unwrap_or_else(not_built));
+    }
+    Ok(file::<Files>(INDEX, &unconditional(headers)).map_or_else(not_built, not_found))
+}
+
+/// What of `headers` chooses the encoding, without what would make the reply a "not modified".
+fn unconditional(headers: &HeaderMap) -> HeaderMap {
+    let encodings = headers.get(ACCEPT_ENCODING).cloned();
+    encodings
+        .map(|encodings| (ACCEPT_ENCODING, encodings))
+        .into_iter()
+        .collect()
+}
+
+/// `page` as the reply where there is nothing. Nobody keeps it: tomorrow there may be something.
+fn not_found(mut page: Reply) -> Reply {
+    *page.status_mut() = StatusCode::NOT_FOUND;
+    let headers = page.headers_mut();
+    headers.remove(ETAG);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    page
 }
 
 /// The file called `name` in the best encoding that the client takes.
@@ -256,7 +278,16 @@ mod tests {
             (html, "gzip", "no-cache", "index as gz"),
         )
         .await;
-        check("/history", "identity", 200, (html, "", "no-cache", "index")).await;
+        check("/index.html", "", 200, (html, "", "no-cache", "index")).await;
+        check("/history", "identity", 404, (html, "", "no-store", "index")).await;
+        check(
+            "/history",
+            "br",
+            404,
+            (html, "br", "no-store", "index as br"),
+        )
+        .await;
+        check("/a/b/", "", 404, (html, "", "no-store", "index")).await;
         check(
             "/assets/app-1234.js",
             "br",
@@ -301,6 +332,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(hyper::header::IF_NONE_MATCH, first.headers()[ETAG].clone());
         assert_eq!(serve(&headers).status(), StatusCode::NOT_MODIFIED);
+        let nowhere = serve_from::<Site>("/history", &headers).unwrap();
+        assert_eq!(nowhere.status(), StatusCode::NOT_FOUND);
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("br"));
         assert_eq!(
             serve(&headers).status(),

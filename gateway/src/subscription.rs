@@ -5,6 +5,7 @@
 //! is what the outbox holds, put there by the hub.
 
 use std::{
+    ops::RangeInclusive,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
@@ -16,7 +17,7 @@ use ractor::rpc::CallResult;
 use schema::{
     Credits, Millis, SessionId, UserId,
     session::{ActiveSession, LiveBalance},
-    websocket::{CloseCode, StreamPosition, Updates},
+    websocket::{CloseCode, StreamPosition, TOO_MANY_CONNECTIONS, Updates},
 };
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -43,6 +44,9 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a client that counts down by itself is told the balance all the same.
 const REFRESH_EVERY: Duration = Duration::from_secs(30);
 
+/// How often a client may want to be told the balance where nothing else is said.
+const HEARTBEAT_MS: RangeInclusive<u64> = 1_000..=60_000;
+
 /// How a socket ends that is there as long as its token is valid.
 const TOKEN_ENDED: Closing = Closing::now(CloseCode::NotAllowed, "Invalid token");
 
@@ -52,13 +56,11 @@ pub const CROWD_WAIT: Millis = match Millis::new(10_000) {
     Err(_) => Millis::ZERO,
 };
 
-/// Why a user's further sockets are closed.
-pub const TOO_MANY: &str = "Too many connections";
-
 /// What a client asks for, and from where.
 pub struct Subscriber {
     since: Option<StreamPosition>,
     updates: Updates,
+    heartbeat: Option<Duration>,
     /// Its place among all sockets of its address.
     place: Place,
 }
@@ -78,6 +80,10 @@ impl Subscriber {
                 .ok_or_else(|| wrong_parameter("updates", "must be all or rate"))?,
             None => Updates::default(),
         };
+        let heartbeat = match query(parameters, "heartbeat_ms") {
+            Some(text) => Some(heartbeat(&text)?),
+            None => None,
+        };
         let network = ClientAddress::of(request).network();
         let place = app.socket_places.enter(network).ok_or_else(|| {
             app.metrics.limits.hit(Limit::SocketsPerAddress);
@@ -86,9 +92,28 @@ impl Subscriber {
         Ok(Self {
             since,
             updates,
+            heartbeat,
             place,
         })
     }
+
+    /// After how much silence this client is told the balance again, if it wants that at all.
+    const fn refresh_every(&self) -> Option<Duration> {
+        match (self.heartbeat, self.updates) {
+            (Some(heartbeat), _) => Some(heartbeat),
+            (None, Updates::Rate) => Some(REFRESH_EVERY),
+            (None, Updates::All) => None,
+        }
+    }
+}
+
+/// How long a client wants its stream to be silent at most.
+fn heartbeat(text: &str) -> Result<Duration, Failure> {
+    let millis = text.parse().ok();
+    let millis = millis.filter(|millis| HEARTBEAT_MS.contains(millis));
+    millis
+        .map(Duration::from_millis)
+        .ok_or_else(|| wrong_parameter("heartbeat_ms", "must be a whole number from 1000 to 60000"))
 }
 
 /// Where an `EventSource` that comes back was. It sends what it was given, or it sent nothing.
@@ -156,8 +181,8 @@ pub struct Subscription {
     is_balance_due: bool,
     /// The session of the last balance that was given out, and what it had cost.
     charged: Option<(SessionId, Credits)>,
-    /// For a client that counts down by itself.
-    countdown: Option<Box<Countdown>>,
+    /// For a client that is told the balance again after a while.
+    refresh: Option<Box<Refresh>>,
     /// The number of the last event that the client missed: after it the balance is sent again.
     missed_up_to: Option<u64>,
     /// Why it closes at `closes_at`, if not because its token ends then.
@@ -167,11 +192,15 @@ pub struct Subscription {
     _open: OpenSocket,
 }
 
-/// What a client that counts down by itself knows.
-struct Countdown {
+/// When a client is told the balance again though nothing has changed. By that it learns that the
+/// connection is still there: a browser shows its page no pings.
+struct Refresh {
+    every: Duration,
+    at: Instant,
+    /// Whether the client counts down by itself, and is told less in between.
+    counts_down: bool,
     /// The session as it was in the last balance that was given out.
     session: Option<ActiveSession>,
-    refresh_at: Instant,
 }
 
 /// A place in the hub, which is given back when it goes out of use.
@@ -215,7 +244,7 @@ impl Subscription {
             Ok(CallResult::Success(Ok(joined))) => joined,
             Ok(CallResult::Success(Err(JoinRefused::TooMany))) => {
                 app.metrics.limits.hit(Limit::SocketsPerUser);
-                return Err(Closing::now(CloseCode::TryLater, TOO_MANY));
+                return Err(Closing::now(CloseCode::TryLater, TOO_MANY_CONNECTIONS));
             }
             Ok(CallResult::Success(Err(JoinRefused::Draining))) => {
                 return Err(Closing::now(CloseCode::GoingAway, "Going away"));
@@ -242,13 +271,14 @@ impl Subscription {
             resumed: subscriber.since.map(|_| joined.missed.is_some()),
             is_balance_due: true,
             charged: None,
-            countdown: match subscriber.updates {
-                Updates::All => None,
-                Updates::Rate => Some(Box::new(Countdown {
+            refresh: subscriber.refresh_every().map(|every| {
+                Box::new(Refresh {
+                    every,
+                    at: Instant::now() + every,
+                    counts_down: subscriber.updates == Updates::Rate,
                     session: None,
-                    refresh_at: Instant::now() + REFRESH_EVERY,
-                })),
-            },
+                })
+            }),
             missed_up_to: missed.map(|missed| joined.position.seq + missed),
             closing: None,
             closes_at,
@@ -284,8 +314,8 @@ impl Subscription {
 
     /// When [`Self::wake`] is to be called, if nothing else happens.
     pub fn wakes_at(&self) -> Instant {
-        match &self.countdown {
-            Some(countdown) => self.closes_at.min(countdown.refresh_at),
+        match &self.refresh {
+            Some(refresh) => self.closes_at.min(refresh.at),
             None => self.closes_at,
         }
     }
@@ -328,8 +358,8 @@ impl Subscription {
                 None => Some(Step::Close(closing)),
             };
         }
-        if let Some(countdown) = &self.countdown
-            && now >= countdown.refresh_at
+        if let Some(refresh) = &self.refresh
+            && now >= refresh.at
         {
             self.is_balance_due = true;
         }
@@ -343,7 +373,8 @@ impl Subscription {
             next_charge_at: None,
             ..session
         };
-        let known = self.countdown.as_ref().and_then(|known| known.session);
+        let countdown = self.refresh.as_ref().filter(|known| known.counts_down);
+        let known = countdown.and_then(|known| known.session);
         match (known, balance.session) {
             // As long as the end stays where it was, nothing came in and nothing went but time.
             (Some(known), Some(now)) => now.depletes_at.is_some() && rate(known) == rate(now),
@@ -358,9 +389,9 @@ impl Subscription {
         }
         let session = balance.session;
         self.charged = session.map(|session| (session.session_id, session.consumed));
-        if let Some(countdown) = &mut self.countdown {
-            countdown.session = session;
-            countdown.refresh_at = Instant::now() + REFRESH_EVERY;
+        if let Some(refresh) = &mut self.refresh {
+            refresh.session = session;
+            refresh.at = Instant::now() + refresh.every;
         }
         let text = balance_text::of(&balance, self.position, self.resumed.take());
         Step::Send(Text::Own(text), self.position)

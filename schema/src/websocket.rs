@@ -179,6 +179,9 @@ pub enum CloseCode {
     TooTalkative,
 }
 
+/// The reason in the close frame, and in an event stream's refusal, where a user has too many of them open.
+pub const TOO_MANY_CONNECTIONS: &str = "Too many connections";
+
 impl CloseCode {
     /// What a socket's end counts as that had no close frame (RFC 6455, section 7.4.1).
     pub const ABNORMAL: u16 = 1006;

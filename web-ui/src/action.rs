@@ -16,6 +16,8 @@ use crate::{
 pub enum Action {
     /// The page was opened, with the token that the browser remembers.
     Opened(Option<Token>),
+    /// The page was opened at an address where there is none.
+    OpenedAtWrongAddress,
     /// Something may be due.
     Tick,
 
@@ -57,8 +59,8 @@ pub enum Action {
 
     /// A message came through a socket.
     SocketSaid(SocketNumber, ServerMessage),
-    /// A socket is closed, with this code.
-    SocketClosed(SocketNumber, u16),
+    /// A socket is closed, with this code and this reason.
+    SocketClosed(SocketNumber, u16, String),
     /// A call has its answer.
     Answered(LoginNumber, Call, Result<Answer, Failure>),
     /// Another tab logged in or out.
@@ -67,6 +69,8 @@ pub enum Action {
     NetworkChanged(Network),
     /// The page can be seen again.
     Shown,
+    /// The browser leaves the page, and perhaps keeps it to come back to.
+    Left,
 }
 
 /// What the browser believes of the network.

@@ -208,6 +208,19 @@ impl Failure {
 }
 
 impl Call {
+    /// How long the answer may take before the page gives up on it, in ms.
+    ///
+    /// Passwords are hashed in turn, which may take a while. All else is answered by the server within the
+    /// 5 s of `limits.call_timeout_ms`, if only by saying that it doesn't know: past that the connection is
+    /// dead, and the sooner the user learns it the better. A command is sent again by the same name, so
+    /// one that a slower server still works on is not carried out twice.
+    pub const fn answer_within_ms(&self) -> u32 {
+        match self {
+            Self::SignUp(_) | Self::LogIn(_) | Self::ChangePassword(_) => 20_000,
+            _ => 7_000,
+        }
+    }
+
     /// The call as HTTP. The token comes with it from elsewhere.
     pub fn to_http(&self) -> HttpRequest {
         let get = |path: String| HttpRequest {

@@ -10,20 +10,20 @@ use schema::{
 };
 
 /// Below this much time left a session may be called low.
-const LOW_LEFT: Millis = match Millis::new(60_000) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
-/// Below this much time left it is about to end.
-const LAST_LEFT: Millis = match Millis::new(10_000) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
+const LOW_LEFT_MS: i64 = 60_000;
+/// Below this much time left it may be called about to end.
+const LAST_LEFT_MS: i64 = 10_000;
+/// Below this much time left it is about to end, however short it was.
+const SURELY_LAST_LEFT_MS: i64 = 3_000;
+/// Which part of the whole length must be left for it to be called either: a session that is short from
+/// the beginning isn't low all along.
+const LOW_PART: i64 = 5;
 
 /// A live session at an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Countdown {
-    /// How long ago it started.
+    /// For how long it has been served: pauses and the server's downtime don't count. While it is paused,
+    /// the interval in progress doesn't count either.
     pub running_for: Millis,
     /// When the interval in progress ends: nothing while the session is paused.
     pub next_charge_in: Option<Millis>,
@@ -32,10 +32,10 @@ pub struct Countdown {
 }
 
 impl Countdown {
-    /// `session` at the server's time `now`.
-    pub fn at(session: &ActiveSession, now: UnixMillis) -> Self {
+    /// `session`, with `credits` in its wallet, at the server's time `now`.
+    pub fn at(session: &ActiveSession, credits: Credits, now: UnixMillis) -> Self {
         Self {
-            running_for: now.since(session.started_at),
+            running_for: served(session, credits, now),
             next_charge_in: next_boundary(session, now).map(|boundary| boundary.since(now)),
             left: session
                 .depletes_at
@@ -56,19 +56,24 @@ pub enum Level {
 }
 
 impl Level {
-    /// The level of `balance` at the server's time `now`, out of `whole`. A session that is short
-    /// from the beginning isn't low all along: it is once a fifth is left.
-    pub fn of(balance: &LiveBalance, whole: Credits, now: UnixMillis) -> Self {
-        let Some(depletes_at) = balance.session.and_then(|session| session.depletes_at) else {
+    /// The level of `balance` at the server's time `now`. It follows from the time that is left, and from
+    /// how long the credits last in all.
+    pub fn of(balance: &LiveBalance, now: UnixMillis) -> Self {
+        let Some(session) = balance.session else {
             return Self::Fine;
         };
-        let left = depletes_at.since(now);
-        if left > LOW_LEFT || balance.credits.get().saturating_mul(5) > whole.get() {
-            Self::Fine
-        } else if left > LAST_LEFT {
+        let Some(depletes_at) = session.depletes_at else {
+            return Self::Fine;
+        };
+        let left_ms = depletes_at.since(now).get();
+        let whole_ms = depletes_at.since(session.started_at).get();
+        let is_low = left_ms <= LOW_LEFT_MS && left_ms.saturating_mul(LOW_PART) <= whole_ms;
+        if left_ms <= SURELY_LAST_LEFT_MS || (is_low && left_ms <= LAST_LEFT_MS) {
+            Self::Last
+        } else if is_low {
             Self::Low
         } else {
-            Self::Last
+            Self::Fine
         }
     }
 }
@@ -80,6 +85,41 @@ pub fn thousandths(part: Credits, whole: Credits) -> i64 {
     }
     let share = i128::from(part.get()) * 1_000 / i128::from(whole.get());
     i64::try_from(share).unwrap_or(1_000)
+}
+
+/// For how long `session` has been served at `now`. Its charges tell how many intervals are over, and the
+/// end of the one in progress tells how much of that has passed.
+fn served(session: &ActiveSession, credits: Credits, now: UnixMillis) -> Millis {
+    let since_start = now.since(session.started_at);
+    let (price, interval_ms) = (
+        session.credits_per_interval.get(),
+        session.interval_ms.get(),
+    );
+    if price == 0 {
+        return since_start;
+    }
+    let charged = session.consumed.get() / price;
+    let served_ms = match session.next_charge_at {
+        None => charged.saturating_mul(interval_ms),
+        Some(next) => {
+            // Charged at the start, the interval in progress is among those charged already.
+            let over = charged - i64::from(is_charged_at_start(session, credits, next));
+            (over + 1)
+                .saturating_mul(interval_ms)
+                .saturating_add(now.get() - next.get())
+        }
+    };
+    Millis::new(served_ms.max(0)).map_or(since_start, |served| served.min(since_start))
+}
+
+/// Whether the interval in progress, which ends at `next`, is paid for already. Then all the credits are
+/// for those after it, and the session ends by that much later.
+fn is_charged_at_start(session: &ActiveSession, credits: Credits, next: UnixMillis) -> bool {
+    let affordable = credits.get() / session.credits_per_interval.get();
+    let lasting_ms = affordable.checked_mul(session.interval_ms.get());
+    session
+        .depletes_at
+        .is_some_and(|depletes_at| Some(depletes_at.get() - next.get()) == lasting_ms)
 }
 
 /// When the interval in progress at `now` ends. The message names the end of the one that was in
@@ -130,7 +170,7 @@ mod tests {
     #[test]
     fn moves_between_messages() {
         let check = |now: i64, running_for: i64, next: i64, left: i64| {
-            let countdown = Countdown::at(&session(), unix(now));
+            let countdown = Countdown::at(&session(), amount(73), unix(now));
             assert_eq!(countdown.running_for.get(), running_for, "{now}");
             assert_eq!(
                 countdown.next_charge_in.map(Millis::get),
@@ -156,38 +196,82 @@ mod tests {
             depletes_at: None,
             ..session()
         };
-        let countdown = Countdown::at(&paused, unix(165_000));
+        let countdown = Countdown::at(&paused, amount(73), unix(165_000));
         assert_eq!((countdown.next_charge_in, countdown.left), (None, None));
+        assert_eq!(
+            countdown.running_for.get(),
+            27 * 6_000,
+            "the intervals that are over"
+        );
     }
 
     #[test]
-    fn low_is_said_once_a_fifth_and_a_minute_are_left() {
-        let check = |credits: i64, whole: i64, now: i64, level: Level| {
-            let balance = LiveBalance {
-                credits: amount(credits),
-                as_of: unix(0),
-                session: Some(session()),
+    fn time_that_is_free_is_no_time_of_the_session() {
+        // 27 intervals are over and 2 s of the next one have passed, whatever the start was.
+        let check = |started_at: i64, charged_early: i64, served: i64| {
+            let charged_early_ms = charged_early * 6_000;
+            let session = ActiveSession {
+                started_at: unix(started_at),
+                consumed: amount(27 + charged_early),
+                depletes_at: Some(unix(169_000 + 72 * 6_000 + charged_early_ms)),
+                ..session()
             };
+            let countdown = Countdown::at(&session, amount(73), unix(165_000));
             assert_eq!(
-                Level::of(&balance, amount(whole), unix(now)),
-                level,
-                "{credits} of {whole} at {now}"
+                countdown.running_for.get(),
+                served,
+                "{started_at} {charged_early}"
             );
         };
-        check(73, 100, 165_000, Level::Fine);
-        check(11, 100, 540_999, Level::Fine);
-        check(10, 100, 541_000, Level::Low);
-        check(2, 100, 590_999, Level::Low);
-        check(1, 100, 591_000, Level::Last);
-        check(0, 100, 601_000, Level::Last);
-        check(10, 49, 541_000, Level::Fine);
+        check(1_000, 0, 164_000);
+        check(0, 0, 164_000);
+        check(0, 1, 164_000);
+        check(1_001, 0, 163_999);
+    }
+
+    #[test]
+    fn low_and_last_are_said_towards_the_end_of_long_and_short_sessions() {
+        let check = |lasts: i64, left: i64, level: Level| {
+            let session = ActiveSession {
+                started_at: unix(1_000_000),
+                depletes_at: Some(unix(1_000_000 + lasts)),
+                ..session()
+            };
+            let balance = LiveBalance {
+                credits: amount(7),
+                as_of: unix(0),
+                session: Some(session),
+            };
+            let now = unix(1_000_000 + lasts - left);
+            assert_eq!(Level::of(&balance, now), level, "{left} of {lasts}");
+        };
+        for (lasts, low_from, last_from) in [
+            (600_000, 60_000, 10_000),
+            (100_000, 20_000, 10_000),
+            (30_000, 6_000, 6_000),
+            (5_000, 3_000, 3_000),
+        ] {
+            check(lasts, low_from + 1, Level::Fine);
+            check(
+                lasts,
+                last_from + 1,
+                if low_from > last_from {
+                    Level::Low
+                } else {
+                    Level::Fine
+                },
+            );
+            check(lasts, last_from, Level::Last);
+            check(lasts, 0, Level::Last);
+        }
+        check(2_000, 2_000, Level::Last);
 
         let idle = LiveBalance {
             credits: Credits::ZERO,
             as_of: unix(0),
             session: None,
         };
-        assert_eq!(Level::of(&idle, amount(100), unix(9)), Level::Fine);
+        assert_eq!(Level::of(&idle, unix(9)), Level::Fine);
     }
 
     #[test]

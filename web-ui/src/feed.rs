@@ -1,5 +1,7 @@
 //! A list that the server hands out in pages, newest first, and that grows at the top meanwhile.
 
+use std::rc::Rc;
+
 use schema::{
     EntryId, SessionId,
     ledger::{LedgerEntry, LedgerPage},
@@ -7,7 +9,7 @@ use schema::{
 };
 
 /// Something that stands in a feed.
-pub trait Row {
+pub trait Row: Clone {
     /// What tells it from the others.
     type Id: PartialEq;
 
@@ -83,7 +85,8 @@ pub enum FeedStatus {
 /// A feed as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feed<R> {
-    rows: Vec<R>,
+    /// Shared, so that a copy costs nothing and is known to be the same without a look at each row.
+    rows: Rc<Vec<R>>,
     next_cursor: Option<String>,
     status: FeedStatus,
     latest: u32,
@@ -92,7 +95,7 @@ pub struct Feed<R> {
 impl<R> Default for Feed<R> {
     fn default() -> Self {
         Self {
-            rows: Vec::new(),
+            rows: Rc::default(),
             next_cursor: None,
             status: FeedStatus::Unasked,
             latest: 0,
@@ -165,7 +168,7 @@ impl<R: Row> Feed<R> {
             .into_iter()
             .filter(|row| !self.rows.iter().any(|known| known.id() == row.id()));
         let fresh: Vec<R> = fresh.collect();
-        self.rows.extend(fresh);
+        Rc::make_mut(&mut self.rows).extend(fresh);
         self.next_cursor = page.next_cursor;
     }
 
@@ -178,10 +181,10 @@ impl<R: Row> Feed<R> {
             .and_then(|oldest| self.rows.iter().position(|row| row.id() == oldest.id()));
         let mut rows = page.rows;
         match meets {
-            Some(place) => rows.extend(self.rows.drain(place + 1..)),
+            Some(place) => rows.extend(self.rows.iter().skip(place + 1).cloned()),
             None => self.next_cursor = page.next_cursor,
         }
-        self.rows = rows;
+        self.rows = rows.into();
     }
 }
 
@@ -189,7 +192,7 @@ impl<R: Row> Feed<R> {
 mod tests {
     use super::*;
 
-    #[derive(Debug, PartialEq, Eq)]
+    #[derive(Clone, Debug, PartialEq, Eq)]
     struct Number(u8);
 
     impl Row for Number {

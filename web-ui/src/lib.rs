@@ -15,6 +15,7 @@ pub mod words;
 pub mod countdown;
 pub mod feed;
 pub mod spark;
+pub mod unsettled;
 
 pub mod api;
 pub mod model;

@@ -11,7 +11,7 @@ use crate::{
     clock::{LocalTime, ServerClock},
     countdown::Level,
     feed::Feed,
-    notice::Notices,
+    notice::{NoticeNumber, Notices},
     spark::Spark,
 };
 
@@ -127,8 +127,9 @@ pub struct Dashboard {
     pub email: Option<String>,
     /// The balance, once one is known.
     pub live: Option<Live>,
-    /// What the ring's full turn stands for: what there was when the session started, and what came
-    /// in since.
+    /// What the ring's full turn stands for: what there was when the live session started and what came
+    /// in since; without a session the balance itself. It follows from the balance alone, so that the
+    /// ring means the same after a reload.
     pub whole: Credits,
     /// How near the end is.
     pub level: Level,
@@ -136,8 +137,12 @@ pub struct Dashboard {
     pub called_low: Option<SessionId>,
     /// The connection.
     pub link: Link,
+    /// The email of the user whom this page showed before another tab logged in.
+    pub followed_from: Option<String>,
     /// What the user asked for and has no answer to.
     pub pending: Option<Pending>,
+    /// The notice that says that a command's outcome is unknown.
+    pub doubt: Option<NoticeNumber>,
     /// How the last session ended, if one ended while the page was open.
     pub last_end: Option<SessionEnd>,
     /// Whether the card is up that says so.
@@ -178,10 +183,12 @@ pub struct Live {
     pub balance: LiveBalance,
     /// The server's clock.
     pub clock: ServerClock,
+    /// When the server was heard last, by the page's own clock.
+    pub heard_at: LocalTime,
 }
 
 /// The connection to the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// The socket that counts.
     pub socket: SocketNumber,
@@ -189,6 +196,19 @@ pub struct Link {
     pub phase: LinkPhase,
     /// How many attempts in a row have failed.
     pub failures: u32,
+    /// Why the server wants no connection now, in its own words.
+    pub refusal: Option<String>,
+}
+
+impl Link {
+    /// Whether there was an attempt to connect that failed, and none has worked since.
+    pub const fn is_lost(&self) -> bool {
+        match self.phase {
+            LinkPhase::Connecting { .. } => self.failures > 0,
+            LinkPhase::Live { .. } => false,
+            LinkPhase::Waiting { .. } => true,
+        }
+    }
 }
 
 /// What a connection is doing.
@@ -266,6 +286,18 @@ pub struct SessionEnd {
 }
 
 impl SessionEnd {
+    /// How the session of `record` ended, if it did.
+    pub fn of(record: &SessionRecord) -> Option<Self> {
+        Some(Self {
+            session_id: record.session_id,
+            started_at: Some(record.started_at),
+            ended_at: record.ended_at?,
+            reason: record.end_reason?,
+            consumed: record.credits_consumed,
+            served: Some(record.served_ms),
+        })
+    }
+
     /// How long it was: as served, or as the clock went where that is all there is to tell.
     pub fn length(&self) -> Option<Millis> {
         self.served
@@ -296,8 +328,11 @@ impl Dashboard {
                 socket: SocketNumber::default().next(),
                 phase: LinkPhase::Connecting { since: now },
                 failures: 0,
+                refusal: None,
             },
+            followed_from: None,
             pending: None,
+            doubt: None,
             last_end: None,
             is_end_card_up: false,
             unexplained: None,
@@ -310,9 +345,25 @@ impl Dashboard {
         }
     }
 
+    /// How the last session ended, as far as it is known: also of one that ended before the page was opened.
+    pub fn latest_end(&self) -> Option<SessionEnd> {
+        let newest = self.sessions.rows().first();
+        self.last_end.or_else(|| newest.and_then(SessionEnd::of))
+    }
+
     /// The live session, if there is one.
     pub fn session(&self) -> Option<ActiveSession> {
         self.live.and_then(|live| live.balance.session)
+    }
+
+    /// The instant that the screen is true for: `now` as long as messages come, and after that the
+    /// instant of the last one. What has happened since is not known, and downtime is free, so no time
+    /// runs on without the server.
+    pub fn known_until(&self, now: LocalTime) -> LocalTime {
+        match self.live {
+            Some(live) if !self.is_live() => live.heard_at,
+            _ => now,
+        }
     }
 
     /// Whether messages come through the connection.

@@ -83,10 +83,16 @@ impl Notices {
         self.push(Tone::Plain, text, None, Some(now.after(BRIEF)));
     }
 
+    /// Says something that the user has to know. It stays until it is dismissed.
+    pub fn insist(&mut self, text: String) {
+        self.push(Tone::Plain, text, None, None);
+    }
+
     /// Says that something failed, and when it is tried again, if that is known. It stays until it is
-    /// dismissed or the trouble is over.
-    pub fn complain(&mut self, text: String, retry: Option<Retry>) {
+    /// dismissed or the trouble is over. Returns the notice's number.
+    pub fn complain(&mut self, text: String, retry: Option<Retry>) -> NoticeNumber {
         self.push(Tone::Bad, text, retry, None);
+        self.last_number
     }
 
     /// Says `text` where something else was said.

@@ -6,7 +6,7 @@ use schema::{Millis, UnixMillis};
 use crate::{
     clock::LocalTime,
     model::{Dashboard, LinkPhase, PendingPhase, Screen, State},
-    reducer::CONNECT_WITHIN,
+    reducer::{CONNECT_WITHIN, SILENCE_MAX},
 };
 
 /// How often the line of the last minutes moves on while nothing else does.
@@ -53,13 +53,15 @@ fn on_dashboard(dashboard: &Dashboard, now: LocalTime) -> [Option<Millis>; 4] {
     let link = match dashboard.link.phase {
         LinkPhase::Connecting { since } => Some(since.after(CONNECT_WITHIN).since(now)),
         LinkPhase::Waiting { until } => Some(to_next_second(until.since(now))),
-        LinkPhase::Live { .. } => None,
+        LinkPhase::Live { heard_at } => Some(heard_at.after(SILENCE_MAX).since(now)),
     };
     let pending = dashboard.pending.and_then(|pending| match pending.phase {
         PendingPhase::Unknown { retry_at } => Some(retry_at.since(now)),
         PendingPhase::Sent | PendingPhase::Done => None,
     });
-    let second = dashboard.live.and_then(|live| {
+    // Without the server no time runs on.
+    let counting = dashboard.live.filter(|_| dashboard.is_live());
+    let second = counting.and_then(|live| {
         let session = live.balance.session?;
         // What is shown changes when this is a whole number of seconds away.
         let mark = session
@@ -126,14 +128,22 @@ mod tests {
             session,
         };
         let clock = ServerClock::new(unix(0), LocalTime::new(0));
-        dashboard.live = Some(Live { balance, clock });
+        dashboard.live = Some(Live {
+            balance,
+            clock,
+            heard_at: LocalTime::new(0),
+        });
         dashboard.link.phase = LinkPhase::Live {
             heard_at: LocalTime::new(0),
         };
         (state, dashboard)
     }
 
-    fn wake((state, dashboard): (State, Box<Dashboard>), now: i64) -> Option<i64> {
+    /// When to look again after `now`, at which the server was heard if it is heard at all.
+    fn wake((state, mut dashboard): (State, Box<Dashboard>), now: i64) -> Option<i64> {
+        if let LinkPhase::Live { heard_at } = &mut dashboard.link.phase {
+            *heard_at = LocalTime::new(now);
+        }
         let state = State {
             screen: Screen::Dashboard(dashboard),
             ..state
@@ -166,6 +176,28 @@ mod tests {
         );
         assert_eq!(wake(dashboard(Some(session)), 249), Some(LEAST.get()));
         assert_eq!(wake(dashboard(None), 100), Some(IDLE.get()));
+
+        let (state, mut lost) = dashboard(Some(session));
+        lost.link.phase = LinkPhase::Waiting {
+            until: LocalTime::new(9_000),
+        };
+        assert_eq!(
+            wake((state, lost), 100),
+            Some(900),
+            "without the server no countdown moves"
+        );
+    }
+
+    #[test]
+    fn silence_is_noticed() {
+        let (state, dashboard) = dashboard(None);
+        let state = State {
+            screen: Screen::Dashboard(dashboard),
+            ..state
+        };
+        let silent_for = SILENCE_MAX.get() - 100;
+        let wait = next_wake(&state, LocalTime::new(silent_for));
+        assert_eq!(wait.map(Millis::get), Some(100));
     }
 
     #[test]

@@ -2,50 +2,37 @@
 
 use schema::{Credits, CreditsChange, Millis, ledger::EntryKind, session::EndReason};
 
-/// A date and time of day where the reader is.
+/// A day where the reader is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LocalDateTime {
+pub struct LocalDay {
     /// The year.
     pub year: u32,
-    /// The month, from 1.
-    pub month: u32,
-    /// The day of the month, from 1.
-    pub day: u32,
-    /// The hour, from 0 to 23.
-    pub hour: u32,
-    /// The minute.
-    pub minute: u32,
-    /// The second.
-    pub second: u32,
     /// The days since some day that is the same for all.
-    pub day_number: i64,
+    pub number: i64,
 }
 
-impl LocalDateTime {
-    /// `14:02:11`.
-    pub fn time(self) -> String {
-        format!(
-            "{}:{}:{}",
-            two_digits(self.hour),
-            two_digits(self.minute),
-            two_digits(self.second)
-        )
-    }
+/// How much has to be said of a day so that the reader knows which one is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DayForm {
+    /// `Today`.
+    Today,
+    /// `Yesterday`.
+    Yesterday,
+    /// Day and month.
+    InThisYear,
+    /// Day, month and year.
+    InAnotherYear,
+}
 
-    /// `14:02`.
-    pub fn short_time(self) -> String {
-        format!("{}:{}", two_digits(self.hour), two_digits(self.minute))
-    }
-
-    /// `Today, 14:02`, `Yesterday, 18:15`, `3 Nov, 09:30` or `24 Dec 2025, 09:30`.
-    pub fn relative_to(self, today: Self) -> String {
-        let day = match today.day_number - self.day_number {
-            0 => "Today".to_owned(),
-            1 => "Yesterday".to_owned(),
-            _ if today.year == self.year => format!("{} {}", self.day, month_name(self.month)),
-            _ => format!("{} {} {}", self.day, month_name(self.month), self.year),
-        };
-        format!("{day}, {}", self.short_time())
+impl LocalDay {
+    /// How to name this day on the day `today`.
+    pub const fn form(self, today: Self) -> DayForm {
+        match today.number - self.number {
+            0 => DayForm::Today,
+            1 => DayForm::Yesterday,
+            _ if today.year == self.year => DayForm::InThisYear,
+            _ => DayForm::InAnotherYear,
+        }
     }
 }
 
@@ -63,23 +50,42 @@ pub fn unit(amount: Credits) -> &'static str {
     }
 }
 
-/// `12,345`, with a true minus sign where it is negative.
+/// `12,345`, as the reader's browser writes it, with a true minus sign where it is negative.
 pub fn number(number: i64) -> String {
-    let digits = number.unsigned_abs().to_string();
-    let mut text = String::from(if number < 0 { "−" } else { "" });
-    for (place, digit) in digits.char_indices() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    thousandths(number.saturating_mul(1_000))
 }
 
 /// `+100`, `−27`, `0`.
 pub fn change(change: CreditsChange) -> String {
     let sign = if change.get() > 0 { "+" } else { "" };
     format!("{sign}{}", number(change.get()))
+}
+
+/// A number of thousandths as a decimal number: `12,345.6`.
+#[cfg(target_arch = "wasm32")]
+fn thousandths(thousandths: i64) -> String {
+    crate::browser::locale::decimal(thousandths)
+}
+
+/// Outside a browser numbers are written as English does.
+#[cfg(not(target_arch = "wasm32"))]
+fn thousandths(thousandths: i64) -> String {
+    let (whole, rest) = (
+        thousandths.unsigned_abs() / 1_000,
+        thousandths.unsigned_abs() % 1_000,
+    );
+    let digits = whole.to_string();
+    let mut text = String::from(if thousandths < 0 { "−" } else { "" });
+    for (place, digit) in digits.char_indices() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if rest > 0 {
+        text.push_str(format!(".{rest:03}").trim_end_matches('0'));
+    }
+    text
 }
 
 /// `44 s`, `2 min 44 s`, `3 h 5 min`, `2 days 4 h`: what has begun is left out, so use it for time
@@ -93,13 +99,15 @@ pub fn time_left(left: Millis) -> String {
     seconds(seconds_up(left))
 }
 
-/// `7:16`, `1:07:16`: the time left where there is little room.
-pub fn short_time_left(left: Millis) -> String {
+/// `2 days`, `3 h`, `8 min` or, in the last minute, `44 s`: the time left where there is little room and it
+/// should not change every second. All but the seconds are rounded down, so nobody is promised too much.
+pub fn rough_time_left(left: Millis) -> String {
     let seconds = seconds_up(left);
-    let (hours, minutes, seconds) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
-    match hours {
-        0 => format!("{minutes}:{}", two_digits(seconds)),
-        _ => format!("{hours}:{}:{}", two_digits(minutes), two_digits(seconds)),
+    match seconds {
+        0..60 => format!("{} s", number(seconds)),
+        60..3_600 => format!("{} min", number(seconds / 60)),
+        3_600..172_800 => format!("{} h", number(seconds / 3_600)),
+        _ => format!("{} days", number(seconds / 86_400)),
     }
 }
 
@@ -115,9 +123,7 @@ pub fn rate(price: Credits, interval: Millis) -> String {
         (60, 0) => "minute".to_owned(),
         (3_600, 0) => "hour".to_owned(),
         (whole, 0) => seconds(whole),
-        (whole @ 0..60, rest) => {
-            format!("{whole}.{} s", format!("{rest:03}").trim_end_matches('0'))
-        }
+        (0..60, _) => format!("{} s", thousandths(interval.get())),
         _ => length(interval),
     };
     format!("{} every {every}", credits(price))
@@ -147,27 +153,14 @@ pub const fn movement(kind: EntryKind) -> &'static str {
 
 fn seconds(seconds: i64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    let [d, h, min, s] = [days, hours, minutes, seconds % 60].map(number);
     match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
-        (0, _, _) => format!("{hours} h {minutes} min"),
-        (1, _, _) => format!("1 day {hours} h"),
-        _ => format!("{} days {hours} h", number(days)),
+        (0, 0, 0) => format!("{s} s"),
+        (0, 0, _) => format!("{min} min {s} s"),
+        (0, _, _) => format!("{h} h {min} min"),
+        (1, _, _) => format!("{d} day {h} h"),
+        _ => format!("{d} days {h} h"),
     }
-}
-
-fn two_digits(number: impl std::fmt::Display) -> String {
-    format!("{number:0>2}")
-}
-
-fn month_name(month: u32) -> &'static str {
-    const NAMES: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    month
-        .checked_sub(1)
-        .and_then(|month| NAMES.get(month as usize))
-        .unwrap_or(&"")
 }
 
 #[cfg(test)]
@@ -198,23 +191,23 @@ mod tests {
 
     #[test]
     fn lengths() {
-        let check = |millis: i64, passed: &str, left: &str, short: &str| {
+        let check = |millis: i64, passed: &str, left: &str, rough: &str| {
             assert_eq!(length(ms(millis)), passed, "{millis}");
             assert_eq!(time_left(ms(millis)), left, "{millis}");
-            assert_eq!(short_time_left(ms(millis)), short, "{millis}");
+            assert_eq!(rough_time_left(ms(millis)), rough, "{millis}");
         };
-        check(0, "0 s", "0 s", "0:00");
-        check(1, "0 s", "1 s", "0:01");
-        check(59_001, "59 s", "1 min 0 s", "1:00");
-        check(164_000, "2 min 44 s", "2 min 44 s", "2:44");
-        check(3_599_001, "59 min 59 s", "1 h 0 min", "1:00:00");
-        check(11_100_000, "3 h 5 min", "3 h 5 min", "3:05:00");
-        check(100_000_000, "1 day 3 h", "1 day 3 h", "27:46:40");
+        check(0, "0 s", "0 s", "0 s");
+        check(1, "0 s", "1 s", "1 s");
+        check(59_001, "59 s", "1 min 0 s", "1 min");
+        check(164_000, "2 min 44 s", "2 min 44 s", "2 min");
+        check(3_599_001, "59 min 59 s", "1 h 0 min", "1 h");
+        check(11_100_000, "3 h 5 min", "3 h 5 min", "3 h");
+        check(100_000_000, "1 day 3 h", "1 day 3 h", "27 h");
         check(
             200_000_000_000,
             "2,314 days 19 h",
             "2,314 days 19 h",
-            "55555:33:20",
+            "2,314 days",
         );
     }
 
@@ -234,46 +227,19 @@ mod tests {
 
     #[test]
     fn days() {
-        let today = LocalDateTime {
-            year: 2026,
-            month: 3,
-            day: 1,
-            hour: 0,
-            minute: 5,
-            second: 9,
-            day_number: 500,
+        let check = |year, number, form| {
+            let today = LocalDay {
+                year: 2026,
+                number: 500,
+            };
+            assert_eq!(LocalDay { year, number }.form(today), form, "{number}");
         };
-        let check = |at: LocalDateTime, words: &str| assert_eq!(at.relative_to(today), words);
-        check(today, "Today, 00:05");
-        check(
-            LocalDateTime {
-                month: 2,
-                day: 28,
-                hour: 18,
-                day_number: 499,
-                ..today
-            },
-            "Yesterday, 18:05",
-        );
-        check(
-            LocalDateTime {
-                month: 2,
-                day: 27,
-                day_number: 498,
-                ..today
-            },
-            "27 Feb, 00:05",
-        );
-        check(
-            LocalDateTime {
-                year: 2025,
-                month: 12,
-                day: 31,
-                day_number: 440,
-                ..today
-            },
-            "31 Dec 2025, 00:05",
-        );
-        assert_eq!(today.time(), "00:05:09");
+        check(2026, 500, DayForm::Today);
+        check(2026, 499, DayForm::Yesterday);
+        check(2025, 499, DayForm::Yesterday);
+        check(2026, 498, DayForm::InThisYear);
+        check(2026, 501, DayForm::InThisYear);
+        check(2025, 440, DayForm::InAnotherYear);
+        check(2027, 550, DayForm::InAnotherYear);
     }
 }

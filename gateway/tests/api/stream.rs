@@ -210,6 +210,36 @@ async fn who_counts_down_alone_hears_of_changes_only() {
     assert_eq!(rate.next().await["type"], "session_stopped");
 }
 
+#[tokio::test]
+async fn a_client_that_wants_a_heartbeat_hears_one_whatever_happens_to_its_wallet() {
+    let server = TestServer::with(&[("tariff.interval_ms", "3600000")]).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    for updates in ["all", "rate"] {
+        let path = format!("/?token={token}&heartbeat_ms=1000&updates={updates}");
+        let mut idle = Socket::open(&server, &path, &[]).await.unwrap();
+        let first = idle.next().await;
+        for _ in 0..2 {
+            assert_eq!(idle.next().await, first, "the balance again, and no event");
+        }
+        start(&server, &token).await;
+        idle.next_of("session_started").await;
+        let mut live = idle.next_of("credit_update").await;
+        while live["active"] == json!(false) {
+            live = idle.next_of("credit_update").await;
+        }
+        assert_eq!(idle.next().await, live, "also while a session runs");
+        stop(&server, &token).await;
+    }
+    for wrong in ["999", "60001", "-1", "soon", ""] {
+        let path = format!("/api/stream?heartbeat_ms={wrong}");
+        get(&path)
+            .token(&token)
+            .send(&server)
+            .await
+            .expect_failure(422, "invalid_field");
+    }
+}
+
 /// An open event stream.
 struct Events {
     lines: Lines<BufReader<OwnedReadHalf>>,

@@ -13,8 +13,12 @@
     reason = "a test that panics has failed"
 )]
 
+mod looks;
 mod page;
+mod proxy;
 mod server;
+mod states;
+mod truth;
 mod wait;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf};

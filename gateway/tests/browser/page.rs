@@ -1,6 +1,6 @@
 //! The page in a real Chromium, and what a person does with it.
 
-use browser::{Browser, Client, Element, Locator, WindowHandle};
+use browser::{Browser, Client, Element, Locator, WindowHandle, devtools};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -187,8 +187,27 @@ impl Page {
         serde_json::from_value(self.run("return window.shown", Vec::new()).await).unwrap()
     }
 
-    async fn run(&self, script: &str, arguments: Vec<Value>) -> Value {
+    // --- what only a test does ---
+
+    /// Runs `script` in the page, and returns what it returns.
+    pub(crate) async fn run(&self, script: &str, arguments: Vec<Value>) -> Value {
         self.client.execute(script, arguments).await.unwrap()
+    }
+
+    /// Runs `script` in the page, and returns what it hands to its last argument.
+    pub(crate) async fn run_async(&self, script: &str) -> Value {
+        self.client.execute_async(script, Vec::new()).await.unwrap()
+    }
+
+    /// Tells the browser something by its own protocol.
+    pub(crate) async fn devtools(&self, command: &str, parameters: Value) {
+        devtools(&self.client, command, parameters).await.unwrap();
+    }
+
+    /// Presses a key, as WebDriver writes it, where the keyboard's focus is.
+    pub(crate) async fn press(&self, key: &str) {
+        let focused = self.client.active_element().await.unwrap();
+        focused.send_keys(key).await.unwrap();
     }
 }
 

@@ -58,6 +58,42 @@ impl Server {
         self.wait_until_ready().await;
     }
 
+    /// Does what an operator does from the command line, beside the running server.
+    pub(crate) async fn operate(&self, arguments: &[&str]) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_minute-credit"));
+        command
+            .args(arguments)
+            .env_remove("DATABASE_URL")
+            .env_remove("REDIS_URL")
+            .env("DATA_DIR", self.folder.join("data"));
+        let ending = tokio::task::spawn_blocking(move || command.output());
+        let output = ending.await.unwrap().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+    }
+
+    /// Gives the user with this email credits, or takes them away.
+    pub(crate) async fn change_credits(&self, email: &str, by: i64) {
+        let verb = if by < 0 { "revoke" } else { "grant" };
+        let amount = by.abs().to_string();
+        let arguments = [
+            "credits",
+            verb,
+            email,
+            &amount,
+            "--reason",
+            "a test",
+            "--operator",
+            "tests",
+        ];
+        self.operate(&arguments).await;
+    }
+
+    /// The file in which it keeps its data.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.folder.join("data").join("minute-credit.db")
+    }
+
     /// The page's address.
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/", self.port)

@@ -266,6 +266,10 @@ fn streaming(call: Call) -> Call {
     let position = ObjectBuilder::new()
         .schema_type(Type::String)
         .pattern(Some("^[0-9]{1,15}:[0-9]{1,15}$"));
+    let heartbeat = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(1_000))
+        .maximum(Some(60_000));
     call.takes(in_query(
         "since",
         "Where the client was, as `EPOCH:SEQ` of the last message that it got: the events since then \
@@ -277,6 +281,12 @@ fn streaming(call: Call) -> Call {
         "`all`: the balance at every change. `rate`: only when the rate, the session or the wallet \
          changes, and every 30 seconds; the client counts down between.",
         updates.build(),
+    ))
+    .takes(in_query(
+        "heartbeat_ms",
+        "For how long the stream may be silent, in ms: after that the balance is told again. By that a \
+         browser's page, which sees no pings, can tell a dead connection from a quiet one.",
+        heartbeat.build(),
     ))
     .knows::<StreamMessage>()
     .refuses(&[

@@ -9,9 +9,11 @@ use std::{
 };
 
 use anyhow::Context;
-use fantoccini::ClientBuilder;
+use fantoccini::{ClientBuilder, wd::WebDriverCompatibleCommand};
+use hyper::Method;
 use hyper_util::client::legacy::connect::HttpConnector;
-use serde_json::json;
+use serde_json::{Value, json};
+use url::{ParseError, Url};
 
 pub use fantoccini::{Client, Locator, elements::Element, wd::WindowHandle};
 
@@ -76,6 +78,34 @@ impl Browser {
             .close()
             .await
             .context("the browser does not close")
+    }
+}
+
+/// Sends `command` of Chrome's own protocol to the window that `client` drives, with `parameters`, and returns
+/// its result. `WebDriver` has no word for a dark screen, a narrow one or another language.
+pub async fn devtools(client: &Client, command: &str, parameters: Value) -> anyhow::Result<Value> {
+    let call = DevTools {
+        body: json!({ "cmd": command, "params": parameters }).to_string(),
+    };
+    client
+        .issue_cmd(call)
+        .await
+        .with_context(|| format!("the browser does not do {command}"))
+}
+
+#[derive(Debug)]
+struct DevTools {
+    body: String,
+}
+
+impl WebDriverCompatibleCommand for DevTools {
+    fn endpoint(&self, base_url: &Url, session_id: Option<&str>) -> Result<Url, ParseError> {
+        let session = session_id.unwrap_or_default();
+        base_url.join(&format!("session/{session}/goog/cdp/execute"))
+    }
+
+    fn method_and_body(&self, _request_url: &Url) -> (Method, Option<String>) {
+        (Method::POST, Some(self.body.clone()))
     }
 }
 

@@ -6,9 +6,6 @@ use web_sys::{AbortSignal, Headers, RequestInit, Response};
 
 use crate::api::{Answer, Call, Failure, Token};
 
-/// How long an answer may take. Longer than the server's own limits, so that its word comes first.
-const ANSWER_WITHIN_MS: u32 = 20_000;
-
 /// Sends `call` with `token` and reads the answer.
 pub async fn send(call: &Call, token: Option<&Token>) -> Result<Answer, Failure> {
     let (status, retry_after, body) = exchange(call, token)
@@ -35,7 +32,9 @@ async fn exchange(
     let init = RequestInit::new();
     init.set_method(request.method);
     init.set_headers(&headers);
-    init.set_signal(Some(&AbortSignal::timeout_with_u32(ANSWER_WITHIN_MS)));
+    init.set_signal(Some(&AbortSignal::timeout_with_u32(
+        call.answer_within_ms(),
+    )));
     if let Some(body) = request.body {
         init.set_body(&body.into());
     }

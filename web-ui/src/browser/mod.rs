@@ -3,10 +3,11 @@
 //! Nothing here decides anything.
 
 pub mod fetch;
+pub mod focus_trail;
+pub mod locale;
 pub mod socket;
 pub mod storage;
 
-use schema::UnixMillis;
 use wasm_bindgen::JsCast as _;
 use web_sys::{Document, HtmlElement, Window};
 
@@ -14,7 +15,6 @@ use crate::{
     action::Target,
     clock::{LocalTime, Moment},
     components::page::Page,
-    words::LocalDateTime,
 };
 
 /// Mounts the page where the skeleton is. Should the program ever break, the page says so.
@@ -41,6 +41,17 @@ pub fn document() -> Option<Document> {
     window()?.document()
 }
 
+/// Puts the page's own address in place of one that it was opened at by mistake. Tells whether it was.
+pub fn leave_wrong_address() -> bool {
+    let path = window().and_then(|window| window.location().pathname().ok());
+    let is_wrong = path.is_some_and(|path| path != "/" && path != "/index.html");
+    if is_wrong && let Some(history) = window().and_then(|window| window.history().ok()) {
+        // Where it stays the old one, a reload says the same again.
+        let _ = history.replace_state_with_url(&wasm_bindgen::JsValue::NULL, "", Some("/"));
+    }
+    is_wrong
+}
+
 /// The time by the page's own clock, which no one can set back.
 pub fn now() -> LocalTime {
     let millis = window()
@@ -61,25 +72,6 @@ pub fn moment() -> Moment {
     Moment {
         now: now(),
         entropy: u128::from_le_bytes(bytes),
-    }
-}
-
-/// `instant` as a date and time of day where the reader is.
-pub fn local(instant: UnixMillis) -> LocalDateTime {
-    const DAY_MS: i64 = 86_400_000;
-    const MINUTE_MS: i64 = 60_000;
-    let millis = instant.get();
-    #[expect(clippy::cast_precision_loss, reason = "an instant stays within 2^53")]
-    let date = js_sys::Date::new(&(millis as f64).into());
-    let local_ms = millis - whole(date.get_timezone_offset()) * MINUTE_MS;
-    LocalDateTime {
-        year: date.get_full_year(),
-        month: date.get_month() + 1,
-        day: date.get_date(),
-        hour: date.get_hours(),
-        minute: date.get_minutes(),
-        second: date.get_seconds(),
-        day_number: local_ms.div_euclid(DAY_MS),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
     action::Action,
     api::{Answer, Call, Failure, Token, escaped},
     model::SocketNumber,
+    reducer::HEARTBEAT,
 };
 
 /// A socket. It is closed when it is dropped, and says nothing more then.
@@ -38,7 +39,9 @@ impl Socket {
             let opened = open_by_ticket(number, &token, &dispatch).await;
             match (waiting.upgrade(), opened) {
                 (Some(place), Ok(socket)) => *place.borrow_mut() = Some(socket),
-                (Some(_), Err(code)) => dispatch.emit(Action::SocketClosed(number, code)),
+                (Some(_), Err(NotOpened { code, reason })) => {
+                    dispatch.emit(Action::SocketClosed(number, code, reason));
+                }
                 (None, _) => {}
             }
         });
@@ -53,19 +56,34 @@ impl Drop for Open {
     }
 }
 
-/// Opens a websocket. The error is the code that it would have been closed with.
+/// Why there is no websocket, as one that was there would be closed.
+struct NotOpened {
+    code: u16,
+    reason: String,
+}
+
+impl NotOpened {
+    const fn without_a_word() -> Self {
+        Self {
+            code: CloseCode::ABNORMAL,
+            reason: String::new(),
+        }
+    }
+}
+
+/// Opens a websocket.
 async fn open_by_ticket(
     number: SocketNumber,
     token: &Token,
     dispatch: &Callback<Action>,
-) -> Result<Open, u16> {
+) -> Result<Open, NotOpened> {
     let ticket = match fetch::send(&Call::Ticket, Some(token)).await {
         Ok(Answer::Ticket(ticket)) => ticket,
-        Ok(_) => return Err(CloseCode::ABNORMAL),
-        Err(failure) => return Err(code_of(&failure)),
+        Ok(_) => return Err(NotOpened::without_a_word()),
+        Err(failure) => return Err(not_opened(&failure)),
     };
-    let address = address(&ticket).ok_or(CloseCode::ABNORMAL)?;
-    let raw = WebSocket::new(&address).map_err(|_| CloseCode::ABNORMAL)?;
+    let address = address(&ticket).ok_or_else(NotOpened::without_a_word)?;
+    let raw = WebSocket::new(&address).map_err(|_| NotOpened::without_a_word())?;
     let said = {
         let dispatch = dispatch.clone();
         EventListener::new(&raw, "message", move |event| {
@@ -83,10 +101,10 @@ async fn open_by_ticket(
     let closed = {
         let dispatch = dispatch.clone();
         EventListener::once(&raw, "close", move |event| {
-            let code = event
-                .dyn_ref::<CloseEvent>()
-                .map_or(CloseCode::ABNORMAL, CloseEvent::code);
-            dispatch.emit(Action::SocketClosed(number, code));
+            let closed = event.dyn_ref::<CloseEvent>();
+            let code = closed.map_or(CloseCode::ABNORMAL, CloseEvent::code);
+            let reason = closed.map(CloseEvent::reason).unwrap_or_default();
+            dispatch.emit(Action::SocketClosed(number, code, reason));
         })
     };
     Ok(Open {
@@ -96,13 +114,17 @@ async fn open_by_ticket(
 }
 
 /// What a refused ticket means for the socket.
-fn code_of(failure: &Failure) -> u16 {
-    if failure.ends_login() {
+fn not_opened(failure: &Failure) -> NotOpened {
+    let code = if failure.ends_login() {
         CloseCode::NotAllowed.number()
     } else if failure.retry_after().is_some() {
         CloseCode::TryLater.number()
     } else {
-        CloseCode::ABNORMAL
+        return NotOpened::without_a_word();
+    };
+    NotOpened {
+        code,
+        reason: failure.sentence(),
     }
 }
 
@@ -114,8 +136,9 @@ fn address(ticket: &Token) -> Option<String> {
         "ws"
     };
     Some(format!(
-        "{scheme}://{}/ws?ticket={}",
+        "{scheme}://{}/ws?ticket={}&heartbeat_ms={}",
         location.host().ok()?,
-        escaped(ticket.as_str())
+        escaped(ticket.as_str()),
+        HEARTBEAT.get()
     ))
 }

@@ -1,6 +1,6 @@
 //! The dashboard: what belongs where.
 
-use yew::{Callback, Html, Properties, classes, function_component, html};
+use yew::{Callback, ContextProvider, Html, Properties, classes, function_component, html};
 
 use super::{
     account::AccountPanel,
@@ -42,7 +42,9 @@ pub(super) fn DashboardView(props: &Props) -> Html {
             { wallet_panel::view(dashboard, *now, dispatch) }
             { session_panel::view(dashboard, *now) }
             { spark_line::view(dashboard, *now) }
-            <History tab={dashboard.tab} rows={history::Rows::of(dashboard, *now)} dispatch={dispatch.clone()} />
+            <ContextProvider<LocalTime> context={dashboard.known_until(*now)}>
+                <History tab={dashboard.tab} rows={history::Rows::of(dashboard, *now)} dispatch={dispatch.clone()} />
+            </ContextProvider<LocalTime>>
         </main>
     }
 }

@@ -9,6 +9,7 @@ use yew::{
 use crate::{
     action::Action,
     model::{Entry, EntryMode, Field},
+    words,
 };
 
 /// What the card shows.
@@ -149,7 +150,7 @@ fn form_error(props: &Props) -> Html {
     };
     let retry = match props.retry_in_s {
         Some(0) => " You can try again now.".to_owned(),
-        Some(seconds) => format!(" Try again in {seconds} s."),
+        Some(seconds) => format!(" Try again in {} s.", words::number(seconds)),
         None => String::new(),
     };
     html! { <p data-testid="form-error">{ error.clone() }<span class="num">{ retry }</span></p> }

@@ -32,8 +32,8 @@ pub(super) fn Header(props: &Props) -> Html {
         <header>
             <span class="mark">{ icon::mark() }<b>{ "Minute-Credit" }</b></span>
             if let Some((link, email)) = &props.link {
-                { connection(*link, props) }
-                <span class="email" title={email.clone()}>{ email.clone() }</span>
+                { connection(link, props) }
+                <bdi class="email" title={email.clone()} data-testid="email-shown">{ email.clone() }</bdi>
                 <button id="account-button" class="ghost" type="button" data-testid="account" aria-controls="account"
                     aria-expanded={props.is_account_open.to_string()}
                     onclick={props.dispatch.reform(|_| Action::AccountToggled)}>{ "Account" }</button>
@@ -45,7 +45,7 @@ pub(super) fn Header(props: &Props) -> Html {
 }
 
 /// The connection's state for the eye, with a way to hurry, and in calmer words for the ear.
-fn connection(link: Link, props: &Props) -> Html {
+fn connection(link: &Link, props: &Props) -> Html {
     let (look, words, said) = match link.phase {
         LinkPhase::Live { .. } => ("live", "Live".to_owned(), "Connected."),
         LinkPhase::Connecting { .. } if link.failures == 0 => ("busy", "Connecting".to_owned(), ""),
@@ -54,17 +54,17 @@ fn connection(link: Link, props: &Props) -> Html {
             "Reconnecting".to_owned(),
             "Connection lost, reconnecting.",
         ),
+        LinkPhase::Waiting { .. } if !props.is_online => {
+            ("lost", "Offline".to_owned(), "You are offline.")
+        }
         LinkPhase::Waiting { until } => {
-            let seconds = words::seconds_up(until.since(props.now)).max(1);
-            if props.is_online {
-                (
-                    "lost",
-                    format!("Reconnecting in {seconds} s"),
-                    "Connection lost, reconnecting.",
-                )
+            let seconds = words::number(words::seconds_up(until.since(props.now)).max(1));
+            let said = if link.refusal.is_some() {
+                "No live connection: the server wants none now."
             } else {
-                ("lost", "Offline".to_owned(), "You are offline.")
-            }
+                "Connection lost, reconnecting."
+            };
+            ("lost", format!("Reconnecting in {seconds} s"), said)
         }
     };
     let is_waiting = matches!(link.phase, LinkPhase::Waiting { .. });

@@ -1,21 +1,22 @@
 //! The lists of sessions and of the wallet's movements, behind tabs.
 
 use schema::{
+    Credits,
     ledger::LedgerEntry,
     session::{ActiveSession, SessionRecord},
 };
 use web_sys::KeyboardEvent;
-use yew::{Callback, Html, Properties, function_component, html};
+use yew::{Callback, Html, Properties, function_component, html, use_context};
 
 use super::{sessions_table, wallet_table};
 use crate::{
     action::Action,
-    browser,
-    clock::LocalTime,
+    browser::{self, locale},
+    clock::{LocalTime, ServerClock},
     countdown::Countdown,
     feed::{Feed, FeedStatus, Row},
     model::{Dashboard, Tab},
-    words::LocalDateTime,
+    words::{self, LocalDay},
 };
 
 /// What a list shows.
@@ -25,10 +26,10 @@ pub(super) struct Rows {
     pub(super) sessions: Feed<SessionRecord>,
     /// The movements.
     pub(super) ledger: Feed<LedgerEntry>,
-    /// The live session, how long it runs and what is left.
+    /// The live session and what is left.
     pub(super) live: Option<LiveRow>,
-    /// The time of day here.
-    pub(super) today: Option<LocalDateTime>,
+    /// The day that it is here.
+    pub(super) today: Option<LocalDay>,
 }
 
 /// The live session as a row.
@@ -36,32 +37,26 @@ pub(super) struct Rows {
 pub(super) struct LiveRow {
     /// Its facts.
     pub(super) session: ActiveSession,
-    /// For how many whole seconds it has run.
-    pub(super) running_s: i64,
     /// The balance.
-    pub(super) credits: schema::Credits,
+    pub(super) credits: Credits,
+    /// The server's clock.
+    pub(super) clock: ServerClock,
 }
 
 impl Rows {
-    /// What to show of `dashboard` at `now`. Equal until something on the screen changes.
+    /// What to show of `dashboard` at `now`. Equal until the server says something new or the day ends: what
+    /// passes with each second is [`RunningFor`]'s, so that the list isn't drawn anew for it.
     pub(super) fn of(dashboard: &Dashboard, now: LocalTime) -> Self {
-        let time = dashboard.live.map(|live| live.clock.at(now));
-        let live = dashboard.live.zip(time).and_then(|(live, time)| {
-            let session = live.balance.session?;
-            let running_s = Countdown::at(&session, time).running_for.get() / 1_000;
+        let live = dashboard.live.and_then(|live| {
             Some(LiveRow {
-                session,
-                running_s,
+                session: live.balance.session?,
                 credits: live.balance.credits,
+                clock: live.clock,
             })
         });
-        // Only the day matters here, so the list isn't drawn anew each second.
-        let today = time.map(|time| LocalDateTime {
-            hour: 0,
-            minute: 0,
-            second: 0,
-            ..browser::local(time)
-        });
+        let today = dashboard
+            .live
+            .map(|live| locale::day_of(live.clock.at(now)));
         Self {
             sessions: dashboard.sessions.clone(),
             ledger: dashboard.ledger.clone(),
@@ -69,6 +64,26 @@ impl Rows {
             today,
         }
     }
+}
+
+/// What a running session's length follows from.
+#[derive(PartialEq, Properties)]
+pub(super) struct RunningForProps {
+    /// The session.
+    pub(super) live: LiveRow,
+}
+
+/// How long the live session runs. It alone is drawn anew each second, by the time around it.
+#[function_component]
+pub(super) fn RunningFor(props: &RunningForProps) -> Html {
+    let LiveRow {
+        session,
+        credits,
+        clock,
+    } = props.live;
+    let time = use_context::<LocalTime>().map(|now| clock.at(now));
+    let length = time.map(|time| Countdown::at(&session, credits, time).running_for);
+    html! { <bdi>{ length.map(words::length) }</bdi> }
 }
 
 /// What the panel shows.
@@ -115,7 +130,7 @@ pub(super) fn History(props: &Props) -> Html {
                 { tab_button(Tab::Sessions, *tab, dispatch) }
                 { tab_button(Tab::Wallet, *tab, dispatch) }
             </div>
-            <div class="list" role="tabpanel" id="list" aria-labelledby={tab_id(*tab)}>
+            <div class="list" role="tabpanel" id="list" tabindex="-1" aria-labelledby={tab_id(*tab)}>
                 { list }
                 { foot }
             </div>
@@ -160,7 +175,7 @@ fn chosen_by_key(open: Tab, key: &str) -> Option<Tab> {
 fn foot<R: Row>(feed: &Feed<R>, dispatch: &Callback<Action>) -> Html {
     match feed.status() {
         FeedStatus::Failed(why) => html! {
-            <div class="trouble" role="alert" data-testid="history-error">
+            <div class="failed" role="alert" data-testid="history-error">
                 <p>{ "The list could not be loaded. " }{ why.clone() }</p>
                 <button class="plain" type="button" data-testid="history-retry"
                     onclick={dispatch.reform(|_| Action::RetryPressed)}>{ "Try again" }</button>

@@ -15,5 +15,6 @@ mod notices;
 mod session_panel;
 mod sessions_table;
 mod spark_line;
+mod title;
 mod wallet_panel;
 mod wallet_table;

@@ -25,7 +25,7 @@ pub(super) struct Props {
 #[function_component]
 pub(super) fn NoticeList(props: &Props) -> Html {
     html! {
-        <section class="notices" aria-label="Notices" aria-live="polite">
+        <section class="notices" aria-label="Notices" aria-live="polite" tabindex="-1">
             { for props.notices.iter().map(|notice| one(notice, props)) }
         </section>
     }
@@ -34,7 +34,7 @@ pub(super) fn NoticeList(props: &Props) -> Html {
 fn one(notice: &Notice, props: &Props) -> Html {
     let (look, drawing) = match notice.tone {
         Tone::Good => ("good", icon::done()),
-        Tone::Plain => ("plain", icon::info()),
+        Tone::Plain => ("news", icon::info()),
         Tone::Bad => ("bad", icon::warning()),
     };
     let number = notice.number;
@@ -55,9 +55,9 @@ fn retry(retry: Option<Retry>, now: LocalTime) -> Html {
     };
     let text = match (by, words::seconds_up(at.since(now))) {
         (RetriedBy::User, 0) => " You can try again now.".to_owned(),
-        (RetriedBy::User, seconds) => format!(" Try again in {seconds} s."),
+        (RetriedBy::User, seconds) => format!(" Try again in {} s.", words::number(seconds)),
         (RetriedBy::Page, 0) => " Trying again…".to_owned(),
-        (RetriedBy::Page, seconds) => format!(" Trying again in {seconds} s."),
+        (RetriedBy::Page, seconds) => format!(" Trying again in {} s.", words::number(seconds)),
     };
     html! { <span class="num" aria-hidden="true">{ text }</span> }
 }

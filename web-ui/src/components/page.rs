@@ -7,11 +7,13 @@ use wasm_bindgen::JsCast as _;
 use web_sys::{KeyboardEvent, StorageEvent, VisibilityState};
 use yew::{Callback, Component, Context, Html, html};
 
-use super::{dashboard::DashboardView, entry::EntryCard, header::Header, notices::NoticeList};
+use super::{
+    dashboard::DashboardView, entry::EntryCard, header::Header, notices::NoticeList, title::Title,
+};
 use crate::{
     action::{Action, Effect, Network, Target},
     api::Token,
-    browser::{self, fetch, socket::Socket, storage},
+    browser::{self, fetch, focus_trail::FocusTrail, socket::Socket, storage},
     clock::LocalTime,
     countdown::Countdown,
     model::{Dashboard, Screen, State},
@@ -25,7 +27,9 @@ pub struct Page {
     socket: Option<Socket>,
     timer: Option<Timeout>,
     focus: Option<Target>,
-    title: String,
+    /// Where the keyboard's focus was before the page is drawn anew.
+    focused: FocusTrail,
+    title: Title,
     _listeners: Vec<EventListener>,
 }
 
@@ -36,12 +40,16 @@ impl Component for Page {
     fn create(ctx: &Context<Self>) -> Self {
         let dispatch = ctx.link().callback(|action| action);
         dispatch.emit(Action::Opened(storage::token()));
+        if browser::leave_wrong_address() {
+            dispatch.emit(Action::OpenedAtWrongAddress);
+        }
         Self {
             state: reducer::initial(),
             socket: None,
             timer: None,
             focus: None,
-            title: String::new(),
+            focused: FocusTrail::default(),
+            title: Title::default(),
             _listeners: listen(&dispatch),
             dispatch,
         }
@@ -55,6 +63,7 @@ impl Component for Page {
             self.run(effect);
         }
         self.plan_tick();
+        self.focused = FocusTrail::here();
         true
     }
 
@@ -73,7 +82,7 @@ impl Component for Page {
         };
         let link = match &self.state.screen {
             Screen::Entry(_) => None,
-            Screen::Dashboard(dashboard) => Some((dashboard.link, dashboard.email.clone())),
+            Screen::Dashboard(dashboard) => Some((dashboard.link.clone(), dashboard.email.clone())),
         };
         let is_account_open = matches!(
             &self.state.screen,
@@ -90,16 +99,12 @@ impl Component for Page {
     }
 
     fn rendered(&mut self, _ctx: &Context<Self>, _first_render: bool) {
-        if let Some(target) = self.focus.take() {
-            browser::focus(target);
+        match self.focus.take() {
+            Some(target) => browser::focus(target),
+            None => self.focused.pick_up(),
         }
-        let title = title(&self.state, browser::now());
-        if title != self.title
-            && let Some(document) = browser::document()
-        {
-            document.set_title(&title);
-            self.title = title;
-        }
+        self.title
+            .show(title(&self.state, browser::now()), browser::now());
     }
 }
 
@@ -137,7 +142,7 @@ fn wait_ms(wait: Millis) -> u32 {
     u32::try_from(wait.get()).unwrap_or(u32::MAX).min(60_000)
 }
 
-/// `73 credits · 7:16 left` while a session runs.
+/// `73 credits · 7 min left` while a session runs.
 fn title(state: &State, now: LocalTime) -> String {
     const NAME: &str = "Minute-Credit";
     let Screen::Dashboard(dashboard) = &state.screen else {
@@ -150,8 +155,11 @@ fn running_title(dashboard: &Dashboard, now: LocalTime) -> Option<String> {
     let live = dashboard.live?;
     let session = live.balance.session?;
     let credits = words::credits(live.balance.credits);
-    Some(match Countdown::at(&session, live.clock.at(now)).left {
-        Some(left) => format!("{credits} · {} left", words::short_time_left(left)),
+    let time = live.clock.at(dashboard.known_until(now));
+    let left = Countdown::at(&session, live.balance.credits, time).left;
+    Some(match left {
+        _ if dashboard.link.is_lost() => format!("{credits} · no connection"),
+        Some(left) => format!("{credits} · {} left", words::rough_time_left(left)),
         None => format!("{credits} · paused"),
     })
 }
@@ -188,6 +196,14 @@ fn listen(dispatch: &Callback<Action>) -> Vec<EventListener> {
             }
         }
     };
+    let left = {
+        let dispatch = dispatch.clone();
+        move |_: &web_sys::Event| dispatch.emit(Action::Left)
+    };
+    let back = {
+        let dispatch = dispatch.clone();
+        move |_: &web_sys::Event| dispatch.emit(Action::Shown)
+    };
     let pressed = {
         let dispatch = dispatch.clone();
         move |event: &web_sys::Event| {
@@ -203,6 +219,8 @@ fn listen(dispatch: &Callback<Action>) -> Vec<EventListener> {
         EventListener::new(&window, "online", network(Network::Online)),
         EventListener::new(&window, "offline", network(Network::Offline)),
         EventListener::new(&window, "storage", stored),
+        EventListener::new(&window, "pagehide", left),
+        EventListener::new(&window, "pageshow", back),
         EventListener::new(&document, "visibilitychange", shown),
         EventListener::new(&document, "keydown", pressed),
     ]

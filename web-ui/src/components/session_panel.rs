@@ -3,7 +3,7 @@
 use yew::{Html, html};
 
 use crate::{
-    browser,
+    browser::locale,
     clock::LocalTime,
     countdown::Countdown,
     model::{Dashboard, SessionEnd},
@@ -15,21 +15,25 @@ type Fact = (&'static str, String);
 
 /// The panel.
 pub(super) fn view(dashboard: &Dashboard, now: LocalTime) -> Html {
-    let (title, facts) = match (dashboard.live.zip(dashboard.session()), &dashboard.last_end) {
+    let (title, facts) = match (
+        dashboard.live.zip(dashboard.session()),
+        dashboard.latest_end(),
+    ) {
         (Some((live, session)), _) => {
-            let countdown = Countdown::at(&session, live.clock.at(now));
+            let time = live.clock.at(dashboard.known_until(now));
+            let countdown = Countdown::at(&session, live.balance.credits, time);
             let runs_out = session
                 .depletes_at
-                .map_or_else(|| "–".to_owned(), |at| browser::local(at).time());
+                .map_or_else(|| "–".to_owned(), |at| locale::moment(at, time));
             let facts = [
                 ("Running for", words::length(countdown.running_for)),
                 ("Cost so far", words::credits(session.consumed)),
-                ("Started", browser::local(session.started_at).time()),
+                ("Started", locale::moment(session.started_at, time)),
                 ("Runs out at", runs_out),
             ];
             ("This session", Some(facts))
         }
-        (None, Some(end)) => ("Last session", Some(ended(end))),
+        (None, Some(end)) => ("Last session", Some(ended(&end, dashboard, now))),
         (None, None) => ("This session", None),
     };
     html! {
@@ -44,16 +48,19 @@ pub(super) fn view(dashboard: &Dashboard, now: LocalTime) -> Html {
     }
 }
 
-fn ended(end: &SessionEnd) -> [Fact; 4] {
+fn ended(end: &SessionEnd, dashboard: &Dashboard, now: LocalTime) -> [Fact; 4] {
+    let time = dashboard
+        .live
+        .map_or(end.ended_at, |live| live.clock.at(now));
     let length = end.length().map_or_else(|| "–".to_owned(), words::length);
     [
         ("Lasted", length),
         ("Cost", words::credits(end.consumed)),
-        ("Ended", browser::local(end.ended_at).time()),
+        ("Ended", locale::moment(end.ended_at, time)),
         ("Ended by", words::ended_by(end.reason).to_owned()),
     ]
 }
 
 fn fact((name, value): Fact) -> Html {
-    html! { <><dt>{ name }</dt><dd>{ value }</dd></> }
+    html! { <><dt>{ name }</dt><dd><bdi>{ value }</bdi></dd></> }
 }

@@ -1,10 +1,14 @@
 //! The list of sessions.
 
-use schema::{Millis, session::SessionRecord};
+use schema::session::SessionRecord;
 use yew::{Html, html};
 
-use super::history::{LiveRow, Rows, empty, skeleton};
-use crate::{browser, feed::FeedStatus, words, words::LocalDateTime};
+use super::history::{LiveRow, Rows, RunningFor, empty, skeleton};
+use crate::{
+    browser::locale,
+    feed::FeedStatus,
+    words::{self, LocalDay},
+};
 
 /// The list: the live session first, then the others.
 pub(super) fn view(rows: &Rows) -> Html {
@@ -37,34 +41,32 @@ pub(super) fn view(rows: &Rows) -> Html {
     }
 }
 
-fn live_row(live: &LiveRow, today: Option<LocalDateTime>) -> Html {
+fn live_row(live: &LiveRow, today: Option<LocalDay>) -> Html {
     let session = &live.session;
-    let started = started(session.started_at, today);
-    let length = words::length(Millis::new(live.running_s * 1_000).unwrap_or(Millis::ZERO));
     html! {
         <tr key={session.session_id.get()} data-testid="sessions-row" data-session={session.session_id.to_string()}>
-            <td>{ started }<span class="sub">{ length.clone() }</span></td>
-            <td>{ length }</td>
+            <td>{ started(session.started_at, today) }<span class="sub"><RunningFor live={*live} /></span></td>
+            <td><RunningFor live={*live} /></td>
             <td><span class="tag live">{ "Live" }</span></td>
-            <td>{ words::number(session.consumed.get()) }</td>
+            <td><bdi>{ words::number(session.consumed.get()) }</bdi></td>
         </tr>
     }
 }
 
-fn row(record: &SessionRecord, today: Option<LocalDateTime>) -> Html {
+fn row(record: &SessionRecord, today: Option<LocalDay>) -> Html {
     let length = words::length(record.served_ms);
     let ended_by = record.end_reason.map_or("Not over", words::ended_by);
     html! {
         <tr key={record.session_id.get()} data-testid="sessions-row" data-session={record.session_id.to_string()}>
-            <td>{ started(record.started_at, today) }<span class="sub">{ length.clone() }</span></td>
-            <td>{ length }</td>
+            <td>{ started(record.started_at, today) }<span class="sub"><bdi>{ length.clone() }</bdi></span></td>
+            <td><bdi>{ length }</bdi></td>
             <td><span class="tag">{ ended_by }</span></td>
-            <td>{ words::number(record.credits_consumed.get()) }</td>
+            <td><bdi>{ words::number(record.credits_consumed.get()) }</bdi></td>
         </tr>
     }
 }
 
-fn started(at: schema::UnixMillis, today: Option<LocalDateTime>) -> String {
-    let at = browser::local(at);
-    at.relative_to(today.unwrap_or(at))
+fn started(at: schema::UnixMillis, today: Option<LocalDay>) -> Html {
+    let today = today.unwrap_or_else(|| locale::day_of(at));
+    html! { <bdi>{ locale::day_and_time(at, today) }</bdi> }
 }

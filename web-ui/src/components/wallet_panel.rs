@@ -3,16 +3,17 @@
 use schema::{
     Credits,
     session::{ActiveSession, LiveBalance},
+    websocket::TOO_MANY_CONNECTIONS,
 };
 use yew::{Callback, Html, classes, html};
 
 use super::icon;
 use crate::{
     action::Action,
-    browser,
+    browser::locale,
     clock::LocalTime,
     countdown::{Countdown, Level, thousandths},
-    model::{Dashboard, PendingPhase, SessionEnd, Verb},
+    model::{Dashboard, Live, PendingPhase, SessionEnd, Verb},
     reducer, words,
 };
 
@@ -23,9 +24,12 @@ const COUNTED_INTERVAL_MS: i64 = 2_000;
 pub(super) fn view(dashboard: &Dashboard, now: LocalTime, dispatch: &Callback<Action>) -> Html {
     let balance = dashboard.live.map(|live| live.balance);
     html! {
-        <section class="panel wallet" aria-label="Balance">
+        <section class={classes!("panel", "wallet", dashboard.link.is_lost().then_some("stale"))} aria-label="Balance" tabindex="-1">
             { ring(dashboard, balance) }
-            <div class="below">{ below(dashboard, now, dispatch) }</div>
+            <div class="below">
+                { below(dashboard, now, dispatch) }
+                { trouble(dashboard) }
+            </div>
             { button(dashboard, balance, dispatch) }
         </section>
     }
@@ -38,9 +42,8 @@ fn ring(dashboard: &Dashboard, balance: Option<LiveBalance>) -> Html {
     } else {
         share
     };
-    let is_stale = balance.is_some() && !dashboard.is_live();
     html! {
-        <div class={classes!("ring", is_stale.then_some("stale"))}>
+        <div class="ring">
             <svg viewBox="0 0 36 36" aria-hidden="true">
                 <circle class="t" cx="18" cy="18" r="15.915" />
                 <circle class={classes!("v", (share == 0).then_some("none"))} pathLength="1000" cx="18" cy="18" r="15.915"
@@ -53,10 +56,10 @@ fn ring(dashboard: &Dashboard, balance: Option<LiveBalance>) -> Html {
 
 fn figure(dashboard: &Dashboard, balance: Option<LiveBalance>) -> Html {
     let Some(balance) = balance else {
-        return html! { <><span class="big num wait" data-testid="balance-wait" aria-label="Loading">{ "–" }</span><span class="unit">{ "credits" }</span></> };
+        return html! { <><span class="big num wait" data-testid="balance-wait"><span aria-hidden="true">{ "–" }</span><span class="unseen">{ "Loading" }</span></span><span class="unit">{ "credits" }</span></> };
     };
     let text = words::number(balance.credits.get());
-    let size = match text.len() {
+    let size = match text.chars().count() {
         0..=3 => None,
         4..=6 => Some("long"),
         _ => Some("longer"),
@@ -68,10 +71,10 @@ fn figure(dashboard: &Dashboard, balance: Option<LiveBalance>) -> Html {
     };
     html! {
         <>
-            <span class={classes!("big", "num", size)} data-testid="balance" data-credits={balance.credits.get().to_string()}>
+            <bdi class={classes!("big", "num", size)} data-testid="balance" data-credits={balance.credits.get().to_string()}>
                 { text }
-            </span>
-            <span class="unit num">{ unit }</span>
+            </bdi>
+            <bdi class="unit num">{ unit }</bdi>
         </>
     }
 }
@@ -81,15 +84,16 @@ fn below(dashboard: &Dashboard, now: LocalTime, dispatch: &Callback<Action>) -> 
     let Some(live) = dashboard.live else {
         return html! { <p class="rate">{ "Waiting for the server…" }</p> };
     };
+    let time = live.clock.at(dashboard.known_until(now));
     if let Some(session) = live.balance.session {
-        return running(
-            dashboard,
-            &session,
-            &Countdown::at(&session, live.clock.at(now)),
-        );
+        let countdown = Countdown::at(&session, live.balance.credits, time);
+        return running(dashboard, &session, &countdown);
     }
     match &dashboard.last_end {
-        Some(end) if dashboard.is_end_card_up => end_card(end, live.balance.credits, dispatch),
+        Some(end) if dashboard.is_end_card_up => {
+            let ended_at = locale::moment(end.ended_at, time);
+            end_card(end, &ended_at, live.balance.credits, dispatch)
+        }
         _ if live.balance.credits.is_zero() => html! {
             <><p class="left">{ "No credits left" }</p><p class="rate">{ "Once credits come in, you can start again." }</p></>
         },
@@ -126,8 +130,37 @@ fn running(dashboard: &Dashboard, session: &ActiveSession, countdown: &Countdown
     }
 }
 
-fn end_card(end: &SessionEnd, left: Credits, dispatch: &Callback<Action>) -> Html {
-    let ended_at = browser::local(end.ended_at).time();
+/// What is shown, as of when, and why nothing newer is known. Only where there is no connection.
+fn trouble(dashboard: &Dashboard) -> Html {
+    let link = &dashboard.link;
+    if !link.is_lost() {
+        return Html::default();
+    }
+    let why = match link.refusal.as_deref() {
+        Some(TOO_MANY_CONNECTIONS) => {
+            "Too many connections of this account are open: close another tab or device".to_owned()
+        }
+        Some(reason) => format!(
+            "The server wants no connection now: {}",
+            reason.trim_end_matches('.')
+        ),
+        None => "No connection to the server".to_owned(),
+    };
+    let as_of = dashboard.live.map(
+        |Live {
+             clock, heard_at, ..
+         }| {
+            let heard_at = clock.at(heard_at);
+            html! { <>{ "As of " }<bdi>{ locale::moment(heard_at, heard_at) }</bdi>{ ". " }</> }
+        },
+    );
+    let runs_on = dashboard.session().map(|_| " The session may run on.");
+    html! {
+        <p class="trouble num" data-testid="as-of">{ as_of }{ why }{ "." }{ runs_on }</p>
+    }
+}
+
+fn end_card(end: &SessionEnd, ended_at: &str, left: Credits, dispatch: &Callback<Action>) -> Html {
     let left = if left.is_zero() {
         String::new()
     } else {

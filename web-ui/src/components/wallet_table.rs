@@ -4,7 +4,12 @@ use schema::{CreditsChange, UnixMillis, ledger::LedgerEntry};
 use yew::{Html, classes, html};
 
 use super::history::{LiveRow, Rows, empty, skeleton};
-use crate::{browser, feed::FeedStatus, words, words::LocalDateTime};
+use crate::{
+    browser::locale,
+    feed::FeedStatus,
+    unsettled,
+    words::{self, LocalDay},
+};
 
 /// The list: what the live session has cost since it was last settled comes first, then what stands
 /// in the ledger.
@@ -33,41 +38,39 @@ pub(super) fn view(rows: &Rows) -> Html {
     }
 }
 
-/// The part of the balance that is charged but not settled. It is not in the ledger yet.
+/// The part of the session's cost that is not in the ledger yet.
 fn live_row(live: &LiveRow, rows: &Rows) -> Html {
-    let settled = rows
-        .ledger
-        .rows()
-        .first()
-        .map_or(live.credits, |entry| entry.balance_after);
-    let charged = settled.checked_sub(live.credits).unwrap_or_default();
+    let charged = unsettled::cost(&live.session, &rows.ledger);
     html! {
         <tr key="live" data-testid="ledger-live">
             <td>{ "Now" }<span class="sub">{ "Session, running" }</span></td>
             <td>{ "Session " }<span class="tag live">{ "Running" }</span></td>
-            <td>{ words::change(CreditsChange::outgoing(charged)) }</td>
-            <td>{ words::number(live.credits.get()) }</td>
+            <td><bdi>{ words::change(CreditsChange::outgoing(charged)) }</bdi></td>
+            <td><bdi>{ words::number(live.credits.get()) }</bdi></td>
         </tr>
     }
 }
 
-fn row(entry: &LedgerEntry, today: Option<LocalDateTime>) -> Html {
-    let what = match &entry.reason {
-        Some(reason) => format!("{}: {reason}", words::movement(entry.kind)),
-        None => words::movement(entry.kind).to_owned(),
+fn row(entry: &LedgerEntry, today: Option<LocalDay>) -> Html {
+    let what = html! {
+        <>
+            { words::movement(entry.kind) }
+            if let Some(reason) = &entry.reason {
+                { ": " }<bdi>{ reason.clone() }</bdi>
+            }
+        </>
     };
     let came_in = entry.amount.get() > 0;
     html! {
         <tr key={entry.entry_id.get()} data-testid="ledger-row" data-entry={entry.entry_id.to_string()}>
-            <td>{ when(entry.at, today) }<span class="sub">{ what.clone() }</span></td>
+            <td><bdi>{ when(entry.at, today) }</bdi><span class="sub">{ what.clone() }</span></td>
             <td>{ what }</td>
-            <td class={classes!(came_in.then_some("in"))}>{ words::change(entry.amount) }</td>
-            <td>{ words::number(entry.balance_after.get()) }</td>
+            <td class={classes!(came_in.then_some("in"))}><bdi>{ words::change(entry.amount) }</bdi></td>
+            <td><bdi>{ words::number(entry.balance_after.get()) }</bdi></td>
         </tr>
     }
 }
 
-fn when(at: UnixMillis, today: Option<LocalDateTime>) -> String {
-    let at = browser::local(at);
-    at.relative_to(today.unwrap_or(at))
+fn when(at: UnixMillis, today: Option<LocalDay>) -> String {
+    locale::day_and_time(at, today.unwrap_or_else(|| locale::day_of(at)))
 }

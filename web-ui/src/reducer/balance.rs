@@ -7,7 +7,7 @@ use schema::{
     websocket::CreditUpdate,
 };
 
-use super::{Context, command, history};
+use super::{Context, command, history, link};
 use crate::{
     clock::ServerClock,
     countdown::{Countdown, Level},
@@ -69,8 +69,18 @@ pub(super) fn answered(context: &mut Context, balance: LiveBalance) {
     }
 }
 
-/// Learns whose token it is.
+/// Learns whose token it is. Where that is somebody else than before, as another tab wanted it, it is
+/// said until it is read: the balance and the buttons are another person's now.
 pub(super) fn whose(context: &mut Context, user: User) {
+    if let Some(before) = context.dashboard.followed_from.take()
+        && before != user.email
+    {
+        context.notices.clear();
+        context.notices.insist(format!(
+            "Another tab logged in as {}. This one shows that account now, and no longer {before}.",
+            user.email
+        ));
+    }
     context.dashboard.email = Some(user.email);
     answered(
         context,
@@ -196,8 +206,8 @@ pub(super) fn added(context: &mut Context, amount: Credits) {
 pub(super) fn tick(context: &mut Context) {
     let dashboard = &mut *context.dashboard;
     let Some(live) = dashboard.live else { return };
-    let now = live.clock.at(context.moment.now);
-    let mut level = Level::of(&live.balance, dashboard.whole, now);
+    let now = live.clock.at(dashboard.known_until(context.moment.now));
+    let mut level = Level::of(&live.balance, now);
     let session = live.balance.session;
     if session.is_some() && session.map(|session| session.session_id) == dashboard.called_low {
         level = level.max(Level::Low);
@@ -221,21 +231,22 @@ fn take(context: &mut Context, balance: LiveBalance, clock: ServerClock) {
     let before = context.dashboard.session();
     let dashboard = &mut *context.dashboard;
     let is_first = dashboard.live.is_none();
-    let live = Live { balance, clock };
-    dashboard.live = Some(live);
+    let moved = dashboard
+        .live
+        .map_or(0, |before| moved(&before.balance, &balance));
+    let live = Live {
+        balance,
+        clock,
+        heard_at: context.moment.now,
+    };
     if is_first {
         dashboard.spark.trace_back(&balance);
+    } else if !dashboard.is_live() {
+        link::break_line(dashboard);
     }
+    dashboard.live = Some(live);
     dashboard.spark.push(balance.as_of, balance.credits);
-    match balance.session {
-        Some(session) => {
-            dashboard.whole = balance
-                .credits
-                .checked_add(session.consumed)
-                .unwrap_or(balance.credits);
-        }
-        None => dashboard.whole = dashboard.whole.max(balance.credits),
-    }
+    dashboard.whole = opening(&balance);
 
     let (old, new) = (
         before.map(|session| session.session_id),
@@ -243,6 +254,10 @@ fn take(context: &mut Context, balance: LiveBalance, clock: ServerClock) {
     );
     if old == new {
         announce_tens(context, live);
+        if moved != 0 {
+            history::reload(context);
+        }
+        say_taken(context, moved);
     } else {
         let explained = context.dashboard.last_end.map(|end| end.session_id);
         if let Some(over) = before.filter(|over| Some(over.session_id) != explained) {
@@ -256,6 +271,38 @@ fn take(context: &mut Context, balance: LiveBalance, clock: ServerClock) {
         }
     }
     tick(context);
+}
+
+/// By how much the wallet has changed from `before` to `now` by something else than the time of the
+/// session that runs in both. Where a session began or ended meanwhile, the difference says nothing.
+fn moved(before: &LiveBalance, now: &LiveBalance) -> i64 {
+    let id = |balance: &LiveBalance| balance.session.map(|session| session.session_id);
+    if id(before) == id(now) {
+        opening(now).get() - opening(before).get()
+    } else {
+        0
+    }
+}
+
+/// What there was when the live session started, and what came in since; without one, what there is.
+fn opening(balance: &LiveBalance) -> Credits {
+    let consumed = balance
+        .session
+        .map_or(Credits::ZERO, |session| session.consumed);
+    balance
+        .credits
+        .checked_add(consumed)
+        .unwrap_or(Credits::MAX)
+}
+
+/// Says that credits were taken out of the wallet. Of credits that come in, the server itself tells.
+fn say_taken(context: &mut Context, moved: i64) {
+    if moved < 0
+        && let Ok(taken) = Credits::new(-moved)
+    {
+        let text = format!("{} taken out of your wallet.", words::credits(taken));
+        context.notices.tell(text, context.moment.now);
+    }
 }
 
 /// A session is live that wasn't before, as far as this page knew.
@@ -288,9 +335,13 @@ fn announce_tens(context: &mut Context, live: Live) {
 fn announce_balance(context: &mut Context, lead: &str, live: Live) {
     let credits = words::credits(live.balance.credits);
     let left = live.balance.session.and_then(|session| {
-        Countdown::at(&session, live.clock.at(context.moment.now))
-            .left
-            .map(words::time_left)
+        Countdown::at(
+            &session,
+            live.balance.credits,
+            live.clock.at(context.moment.now),
+        )
+        .left
+        .map(words::time_left)
     });
     *context.announcement = match left {
         Some(left) => format!("{lead} {credits}, {left} left."),

@@ -83,9 +83,17 @@ pub(super) fn stopped(context: &mut Context, stopped: &SessionStopped) {
     balance::ended(context, facts, Some(stopped.final_credits));
 }
 
-/// The balance was asked for after a command and has come, or won't: there is nothing left to wait
-/// for.
+/// The balance was asked for after a command and has come: there is nothing left to wait for, and the
+/// screen shows what became of a command that was given up.
 pub(super) fn confirmed(context: &mut Context) {
+    unconfirmed(context);
+    if context.dashboard.pending.is_none() {
+        end_doubt(context);
+    }
+}
+
+/// The balance was asked for after a command and won't come: there is nothing left to wait for.
+pub(super) fn unconfirmed(context: &mut Context) {
     if context
         .dashboard
         .pending
@@ -143,8 +151,12 @@ pub(super) fn failed(context: &mut Context, key: IdempotencyKey, failure: &Failu
                 context.moment.now,
             );
         }
-        (Verb::Start, _) => context.complain("The session did not start.", failure),
-        (Verb::Stop, _) => context.complain("The session did not stop.", failure),
+        (Verb::Start, _) => {
+            context.complain("The session did not start.", failure);
+        }
+        (Verb::Stop, _) => {
+            context.complain("The session did not stop.", failure);
+        }
     }
     context.call(Call::Active);
     history::reload(context);
@@ -156,13 +168,14 @@ fn unknown(context: &mut Context, mut pending: Pending, failure: &Failure) {
         Verb::Stop => "stopped",
     };
     pending.unknowns += 1;
+    end_doubt(context);
     context.call(Call::Active);
     if pending.unknowns >= SENDS_MAX {
         context.dashboard.pending = None;
-        context.complain(
-            &format!("It is not known whether the session {done}."),
-            failure,
+        let what = format!(
+            "It is not known whether the session {done}; the page shows it once it is connected."
         );
+        context.dashboard.doubt = Some(context.complain(&what, failure));
         return history::reload(context);
     }
     let wait = failure.retry_after().unwrap_or(RETRY_AFTER);
@@ -177,7 +190,14 @@ fn unknown(context: &mut Context, mut pending: Pending, failure: &Failure) {
         at: retry_at,
         by: RetriedBy::Page,
     };
-    context.notices.complain(text, Some(retry));
+    context.dashboard.doubt = Some(context.notices.complain(text, Some(retry)));
+}
+
+/// Takes away what was said of an unknown outcome. Two such sentences would contradict each other.
+fn end_doubt(context: &mut Context) {
+    if let Some(number) = context.dashboard.doubt.take() {
+        context.notices.dismiss(number);
+    }
 }
 
 fn give(context: &mut Context, verb: Verb) {

@@ -1,7 +1,5 @@
 //! The lists of sessions and of the wallet's movements.
 
-use schema::session::SessionRecord;
-
 use super::{Context, balance};
 use crate::{
     api::{Answer, Call, Failure},
@@ -85,20 +83,8 @@ fn explain_end(context: &mut Context) {
     let last = context.dashboard.last_end.map(|end| end.session_id);
     let rows = context.dashboard.sessions.rows().iter();
     let told = rows.filter(|row| [unexplained, last].contains(&Some(row.session_id)));
-    let ends: Vec<SessionEnd> = told.filter_map(end_of).collect();
+    let ends: Vec<SessionEnd> = told.filter_map(SessionEnd::of).collect();
     for end in ends {
         balance::show_end(context, end);
     }
-}
-
-/// How the session of `record` ended, if it did.
-fn end_of(record: &SessionRecord) -> Option<SessionEnd> {
-    Some(SessionEnd {
-        session_id: record.session_id,
-        started_at: Some(record.started_at),
-        ended_at: record.ended_at?,
-        reason: record.end_reason?,
-        consumed: record.credits_consumed,
-        served: Some(record.served_ms),
-    })
 }

@@ -9,7 +9,7 @@ use super::{Context, GoesOn, balance, command, history};
 use crate::{
     action::{Effect, Network},
     api::Call,
-    model::{LinkPhase, SocketNumber},
+    model::{Dashboard, LinkPhase, SocketNumber},
 };
 
 const fn millis(millis: i64) -> Millis {
@@ -27,9 +27,11 @@ const WAIT_MAX: Millis = millis(30_000);
 const WAIT_BUSY: Millis = millis(10_000);
 /// How long a socket may take until the first balance has come through it.
 pub(crate) const CONNECT_WITHIN: Millis = millis(10_000);
-/// How late a charge's message may be before the socket counts as dead. A browser doesn't tell of a
-/// connection that broke without a word.
-const SILENCE_MAX: Millis = millis(10_000);
+/// After how much silence the server is asked to tell the balance again, whether a session runs or not.
+pub const HEARTBEAT: Millis = millis(5_000);
+/// For how long a socket may be silent before it counts as dead: two heartbeats and some delay. A browser
+/// doesn't tell of a connection that broke without a word.
+pub(crate) const SILENCE_MAX: Millis = millis(11_000);
 
 /// Handles a message of the socket that counts.
 pub(super) fn said(context: &mut Context, number: SocketNumber, message: &ServerMessage) {
@@ -41,12 +43,15 @@ pub(super) fn said(context: &mut Context, number: SocketNumber, message: &Server
     if is_first && !matches!(message, ServerMessage::CreditUpdate(_)) {
         return;
     }
-    link.phase = LinkPhase::Live {
-        heard_at: context.moment.now,
-    };
+    let now = context.moment.now;
+    link.phase = LinkPhase::Live { heard_at: now };
+    if let Some(live) = context.dashboard.live.as_mut().filter(|_| !is_first) {
+        live.heard_at = now;
+    }
     if is_first {
+        let link = &mut context.dashboard.link;
         let was_lost = link.failures > 0;
-        link.failures = 0;
+        (link.failures, link.refusal) = (0, None);
         if was_lost {
             resync(context);
         }
@@ -54,6 +59,7 @@ pub(super) fn said(context: &mut Context, number: SocketNumber, message: &Server
     match *message {
         ServerMessage::CreditUpdate(update) if is_first => {
             balance::first_on_socket(context, update);
+            command::confirmed(context);
         }
         ServerMessage::CreditUpdate(update) => balance::pushed(context, update),
         ServerMessage::SessionStarted { session_id, .. } => {
@@ -92,25 +98,28 @@ pub(super) fn said(context: &mut Context, number: SocketNumber, message: &Server
 }
 
 /// Handles the end of a socket.
-pub(super) fn closed(context: &mut Context, number: SocketNumber, code: u16) -> GoesOn {
+pub(super) fn closed(
+    context: &mut Context,
+    number: SocketNumber,
+    code: u16,
+    reason: String,
+) -> GoesOn {
     if number != context.dashboard.link.socket {
         return GoesOn::Yes;
     }
     if !CloseCode::should_reconnect(code) {
         return GoesOn::No;
     }
+    let is_refused = code == CloseCode::TryLater.number();
+    context.dashboard.link.refusal = (is_refused && !reason.is_empty()).then_some(reason);
     if code == CloseCode::TooSlow.number() && context.dashboard.is_live() {
-        context.dashboard.link.failures = 1;
-        connect(context);
+        connect_anew(context);
+    } else if is_refused {
+        wait(context, WAIT_BUSY);
+        // The server is there and only wants no connection, so the balance comes by another way.
+        context.call(Call::Active);
     } else {
-        wait(
-            context,
-            if code == CloseCode::TryLater.number() {
-                WAIT_BUSY
-            } else {
-                WAIT_FIRST
-            },
-        );
+        wait(context, WAIT_FIRST);
     }
     GoesOn::Yes
 }
@@ -124,9 +133,8 @@ pub(super) fn tick(context: &mut Context) {
             context.effects.push(Effect::Disconnect);
             wait(context, WAIT_FIRST);
         }
-        LinkPhase::Live { heard_at } if is_dead(context, now.since(heard_at)) => {
-            context.dashboard.link.failures = 1;
-            connect(context);
+        LinkPhase::Live { heard_at } if now.since(heard_at) >= SILENCE_MAX => {
+            connect_anew(context);
         }
         _ => {}
     }
@@ -154,6 +162,13 @@ pub(super) fn shown(context: &mut Context) {
     refresh(context);
 }
 
+/// The browser goes elsewhere. A page that it keeps would keep its connection too, which takes one of those
+/// that the user may have, and shows nobody anything.
+pub(super) fn left(context: &mut Context) {
+    context.effects.push(Effect::Disconnect);
+    wait(context, WAIT_FIRST);
+}
+
 /// Asks for the balance over HTTP, where a socket that looks alive may have died unnoticed.
 fn refresh(context: &mut Context) {
     if context.dashboard.is_live() {
@@ -161,13 +176,19 @@ fn refresh(context: &mut Context) {
     }
 }
 
-/// Whether a live socket must have died, since `silence` began. Only a running session makes the
-/// server speak regularly.
-fn is_dead(context: &Context, silence: Millis) -> bool {
-    let Some(session) = context.dashboard.session() else {
-        return false;
-    };
-    session.next_charge_at.is_some() && silence > session.interval_ms.saturating_add(SILENCE_MAX)
+/// Opens another socket in place of one that is of no use any more.
+fn connect_anew(context: &mut Context) {
+    break_line(context.dashboard);
+    context.dashboard.link.failures = 1;
+    connect(context);
+}
+
+/// Ends the line of balances where the server was heard last. What the balance is from there on until
+/// the next message isn't known.
+pub(super) fn break_line(dashboard: &mut Dashboard) {
+    if let Some(live) = dashboard.live {
+        dashboard.spark.break_off(live.clock.at(live.heard_at));
+    }
 }
 
 fn connect(context: &mut Context) {
@@ -185,6 +206,7 @@ fn connect(context: &mut Context) {
 /// Plans the next attempt: the first within `first`, each further one twice as late, by chance up to
 /// half as early.
 fn wait(context: &mut Context, first: Millis) {
+    break_line(context.dashboard);
     let link = &mut context.dashboard.link;
     let doubled = first.get().saturating_mul(1 << link.failures.min(10));
     let wait = context

@@ -13,19 +13,23 @@ mod link;
 mod tests;
 
 pub use balance::{cost, end_headline};
-pub(crate) use link::CONNECT_WITHIN;
+pub use link::HEARTBEAT;
+pub(crate) use link::{CONNECT_WITHIN, SILENCE_MAX};
 
 use crate::{
     action::{Action, Effect, Network, Target},
     api::{Answer, Call, Failure, Token},
     clock::Moment,
     model::{Dashboard, Entry, EntryMode, LoginNumber, Screen, State},
-    notice::{Notices, RetriedBy, Retry},
+    notice::{NoticeNumber, Notices, RetriedBy, Retry},
 };
 
 /// Why a user who was logged in has to do so again.
 const LOGIN_ENDED: &str =
     "You were signed out: this login has expired or was ended elsewhere. Please log in again.";
+
+/// What to add where a session runs on without its page.
+const RUNS_ON: &str = " Your session runs on and uses credits: log in to stop it.";
 
 /// The page before anything has happened.
 pub fn initial() -> State {
@@ -65,14 +69,14 @@ impl Context<'_> {
         ));
     }
 
-    /// Complains of `failure`, as the reason why `what` didn't work.
-    fn complain(&mut self, what: &str, failure: &Failure) {
+    /// Complains of `failure`, as the reason why `what` didn't work. Returns the notice's number.
+    fn complain(&mut self, what: &str, failure: &Failure) -> NoticeNumber {
         let retry = failure.retry_after().map(|wait| Retry {
             at: self.moment.now.after(wait),
             by: RetriedBy::User,
         });
         self.notices
-            .complain(format!("{what} {}", failure.sentence()), retry);
+            .complain(format!("{what} {}", failure.sentence()), retry)
     }
 }
 
@@ -82,6 +86,10 @@ fn step(state: &mut State, action: Action, moment: Moment, effects: &mut Vec<Eff
             if let Some(token) = token {
                 open_dashboard(state, token, moment, effects);
             }
+        }
+        Action::OpenedAtWrongAddress => {
+            let text = "There is no page at that address. This is the start page.".to_owned();
+            state.notices.tell(text, moment.now);
         }
         Action::TokenChanged(token) => token_changed(state, token, moment, effects),
         Action::NoticeDismissed(number) => state.notices.dismiss(number),
@@ -122,7 +130,7 @@ fn step(state: &mut State, action: Action, moment: Moment, effects: &mut Vec<Eff
                         dashboard_step(context, action)
                     });
                     if goes_on == Some(GoesOn::No) {
-                        close_dashboard(state, LOGIN_ENDED.to_owned(), effects);
+                        close_dashboard(state, LOGIN_ENDED, effects);
                     }
                 }
             }
@@ -157,8 +165,11 @@ fn dashboard_step(context: &mut Context, action: Action) -> GoesOn {
             context.dashboard.is_end_card_up = false;
         }
         Action::SocketSaid(number, message) => link::said(context, number, &message),
-        Action::SocketClosed(number, code) => return link::closed(context, number, code),
+        Action::SocketClosed(number, code, reason) => {
+            return link::closed(context, number, code, reason);
+        }
         Action::Shown => link::shown(context),
+        Action::Left => link::left(context),
         Action::Answered(_, _, Err(failure)) if failure.ends_login() => return GoesOn::No,
         Action::Answered(_, call, answer) => answered(context, call, answer),
         // The rest belongs to the other screen, or was dealt with before.
@@ -174,7 +185,7 @@ fn answered(context: &mut Context, call: Call, answer: Result<Answer, Failure>) 
             balance::answered(context, active.balance);
             command::confirmed(context);
         }
-        (Call::Active, Err(_)) => command::confirmed(context),
+        (Call::Active, Err(_)) => command::unconfirmed(context),
         (_, Ok(Answer::Started(started))) => command::started(context, &started),
         (_, Ok(Answer::Stopped(stopped))) => command::stopped(context, &stopped),
         (Call::Start(key) | Call::Stop(key), Err(failure)) => {
@@ -216,14 +227,21 @@ fn open_dashboard(state: &mut State, token: Token, moment: Moment, effects: &mut
     state.screen = Screen::Dashboard(Box::new(dashboard));
     state.login = state.login.next();
     state.notices.clear();
+    state.announcement.clear();
     on_dashboard(state, moment, effects, |context| {
         context.call(Call::WhoAmI);
         history::reload(context);
     });
 }
 
-fn close_dashboard(state: &mut State, reason: String, effects: &mut Vec<Effect>) {
+/// Shows the card in place of the dashboard, with the reason, and with a warning if a session runs on.
+/// Nothing that was said to this user stays for the next one.
+fn close_dashboard(state: &mut State, reason: &str, effects: &mut Vec<Effect>) {
+    let mut reason = reason.to_owned();
     if let Screen::Dashboard(dashboard) = &state.screen {
+        if dashboard.session().is_some() {
+            reason.push_str(RUNS_ON);
+        }
         effects.extend([
             Effect::Disconnect,
             Effect::Forget(dashboard.token.clone()),
@@ -233,6 +251,7 @@ fn close_dashboard(state: &mut State, reason: String, effects: &mut Vec<Effect>)
     state.screen = Screen::Entry(Entry::new(EntryMode::LogIn, Some(reason)));
     state.login = state.login.next();
     state.notices.clear();
+    state.announcement.clear();
 }
 
 fn log_out(state: &mut State, call: Call, effects: &mut Vec<Effect>) {
@@ -244,11 +263,7 @@ fn log_out(state: &mut State, call: Call, effects: &mut Vec<Effect>) {
         Some(dashboard.token.clone()),
         call,
     ));
-    let reason = match dashboard.session() {
-        Some(_) => "You are logged out. Your session runs on and uses credits: log in to stop it.",
-        None => "You are logged out.",
-    };
-    close_dashboard(state, reason.to_owned(), effects);
+    close_dashboard(state, "You are logged out.", effects);
 }
 
 /// Complains with `text` if the server could not be told.
@@ -268,9 +283,22 @@ fn token_changed(
 ) {
     match (&state.screen, token) {
         (Screen::Dashboard(dashboard), Some(token)) if dashboard.token == token => {}
-        (_, Some(token)) => open_dashboard(state, token, moment, effects),
+        (Screen::Dashboard(dashboard), Some(token)) => {
+            let followed_from = dashboard.email.clone();
+            open_dashboard(state, token, moment, effects);
+            on_dashboard(state, moment, effects, |context| {
+                context.dashboard.followed_from = followed_from;
+                let text = "Another tab logged in. This one follows it.".to_owned();
+                context.notices.tell(text, moment.now);
+            });
+        }
+        (Screen::Entry(_), Some(token)) => {
+            open_dashboard(state, token, moment, effects);
+            let text = "You logged in in another tab.".to_owned();
+            state.notices.tell(text, moment.now);
+        }
         (Screen::Dashboard(_), None) => {
-            close_dashboard(state, "You logged out in another tab.".to_owned(), effects);
+            close_dashboard(state, "You logged out in another tab.", effects);
         }
         (Screen::Entry(_), None) => {}
     }

@@ -167,6 +167,19 @@ fn the_history_knows_how_long_it_was_served() {
 }
 
 #[test]
+fn the_last_session_is_known_after_a_reload_too() {
+    let mut test = Test::idle();
+    assert_eq!(test.dashboard().latest_end(), None);
+    let effects = test.act(Action::RetryPressed);
+    let ask = calls(&effects).first().copied().cloned().unwrap();
+    let over = record(1, Some((31_000, EndReason::User)), 5);
+    test.answer(ask, sessions(vec![over]));
+    let end = test.dashboard().latest_end().unwrap();
+    assert_eq!((end.consumed.get(), end.length()), (5, Some(ms(31_000))));
+    assert_eq!(test.notices(), Vec::<&str>::new(), "it is no news");
+}
+
+#[test]
 fn a_list_that_does_not_know_the_end_yet_explains_nothing() {
     let mut test = Test::running();
     test.say(update(0, 600_000, None));
@@ -271,14 +284,61 @@ fn the_ring_counts_from_what_there_was() {
     assert_eq!(test.dashboard().whole.get(), 100);
     test.say(update(140, 61_000, Some(session(1, 0, 150, 10))));
     assert_eq!(test.dashboard().whole.get(), 150, "what came in counts");
+    test.say(update(100, 61_500, Some(session(1, 0, 110, 10))));
+    assert_eq!(test.dashboard().whole.get(), 110, "so does what went");
+    test.say(update(140, 61_700, Some(session(1, 0, 150, 10))));
+    let mut reloaded = Test::opened();
+    reloaded.say(update(140, 61_800, Some(session(1, 0, 150, 10))));
+    assert_eq!(reloaded.dashboard().whole, test.dashboard().whole);
+
     test.say(ended(1, EndReason::User, 62_000, 10, 140));
-    assert_eq!(
-        test.dashboard().whole.get(),
-        150,
-        "and stays until the next start"
-    );
+    assert_eq!(test.dashboard().whole.get(), 140, "nothing is used up");
+    let mut reloaded = Test::opened();
+    reloaded.say(update(140, 63_000, None));
+    assert_eq!(reloaded.dashboard().whole, test.dashboard().whole);
     test.say(update(140, 70_000, Some(session(2, 70_000, 140, 0))));
     assert_eq!(test.dashboard().whole.get(), 140);
+}
+
+#[test]
+fn what_an_operator_does_is_read_again_and_said() {
+    let check = |mut test: Test, message: ServerMessage, notices: &[&str]| {
+        let ask = test.act(Action::TabChosen(Tab::Wallet));
+        let ask = calls(&ask).first().copied().cloned().unwrap();
+        test.answer(ask, movements(&[9], None));
+        let effects = test.say(message);
+        let is_ledger = |call: &&Call| matches!(call, Call::Ledger(_));
+        assert_eq!(reloads(&effects), !notices.is_empty());
+        assert_eq!(calls(&effects).iter().any(is_ledger), !notices.is_empty());
+        assert_eq!(test.notices(), notices);
+    };
+    let taken = ["40 credits taken out of your wallet."];
+    check(Test::idle(), update(60, 50, None), &taken);
+    // One credit of these 41 is the session's own cost.
+    check(
+        Test::running(),
+        update(59, 6_000, Some(session(1, 0, 60, 1))),
+        &taken,
+    );
+    check(Test::idle(), update(100, 50, None), &[]);
+    check(
+        Test::running(),
+        update(99, 6_000, Some(session(1, 0, 100, 1))),
+        &[],
+    );
+
+    // The server itself tells of credits that come in.
+    let mut test = Test::running();
+    assert!(reloads(&test.say(update(
+        150,
+        10,
+        Some(session(1, 0, 150, 0))
+    ))));
+    test.say(ServerMessage::CreditsAdded {
+        amount: amount(50),
+        credits: amount(150),
+    });
+    assert_eq!(test.notices(), ["50 credits added to your wallet."]);
 }
 
 #[test]

@@ -264,12 +264,31 @@ fn asking_has_an_end() {
     let effects = test.refuse(Call::Start(key), Failure::NoConnection);
     assert!(reloads(&effects) && calls(&effects).contains(&&Call::Active));
     assert_eq!(pending(&test), None);
-    assert!(
-        test.notices()
-            .last()
-            .unwrap()
-            .starts_with("It is not known whether the session started.")
-    );
+    let said = test.notices();
+    assert_eq!(said.len(), 1, "nothing that contradicts it: {said:?}");
+    assert!(said[0].starts_with("It is not known whether the session started;"));
+
+    test.refuse(Call::Active, Failure::NoConnection);
+    assert_eq!(test.notices().len(), 1);
+    test.answer(Call::Active, active(balance(100, 9_000, None)));
+    assert_eq!(test.notices().len(), 0, "the page shows what became of it");
+}
+
+#[test]
+fn an_unknown_outcome_is_spoken_of_once_whatever_the_reasons_are() {
+    let mut test = Test::idle();
+    let key = start(&mut test);
+    for failure in [
+        Failure::NoConnection,
+        Failure::TimedOut,
+        no(ErrorCode::OutcomeUnknown, None),
+    ] {
+        test.refuse(Call::Start(key), failure);
+        assert_eq!(test.notices().len(), 1, "{:?}", test.notices());
+        test.answer(Call::Active, active(balance(100, 10, None)));
+        assert_eq!(test.notices().len(), 1, "it is still not known");
+        test.wait(2_000);
+    }
 }
 
 #[test]

@@ -1,7 +1,12 @@
 //! The connection.
 
 use super::*;
-use crate::{action::Network, model::LinkPhase, reducer::CONNECT_WITHIN};
+use crate::{
+    action::Network,
+    countdown::Level,
+    model::LinkPhase,
+    reducer::{CONNECT_WITHIN, HEARTBEAT, SILENCE_MAX},
+};
 
 /// How long the page waits before it connects again, if it waits.
 fn waits(test: &Test) -> Option<i64> {
@@ -103,7 +108,7 @@ fn what_an_old_socket_says_is_void() {
     test.close(1006);
     let before = test.state.clone();
     test.act(Action::SocketSaid(old, update(1, 99_999, None)));
-    test.act(Action::SocketClosed(old, 1008));
+    test.act(Action::SocketClosed(old, 1008, String::new()));
     assert_eq!(test.state, before);
 }
 
@@ -116,17 +121,75 @@ fn a_socket_that_never_speaks_is_given_up() {
 }
 
 #[test]
-fn a_socket_that_falls_silent_while_a_session_runs_is_dead() {
-    let mut test = Test::running();
-    assert_eq!(test.wait(16_000), []);
-    assert!(connects(&test.wait(1)));
+fn a_socket_that_falls_silent_is_dead_whether_a_session_runs_or_not() {
+    for mut test in [Test::idle(), Test::running()] {
+        for _ in 0..3 {
+            assert_eq!(test.wait(SILENCE_MAX.get() - 1), []);
+            let (credits, session) = (test.credits(), test.dashboard().session());
+            test.say(update(credits, 0, session));
+        }
+        assert_eq!(test.wait(SILENCE_MAX.get() - 1), []);
+        assert!(connects(&test.wait(1)));
+        assert!(test.dashboard().link.is_lost());
+    }
+    const { assert!(SILENCE_MAX.get() > 2 * HEARTBEAT.get()) };
+}
 
-    let mut test = Test::idle();
+#[test]
+fn no_time_runs_on_without_the_server() {
+    let mut test = Test::running();
+    test.now = 7_000;
+    test.say(update(99, 6_000, Some(session(1, 0, 100, 1))));
+    let known_until = |test: &Test| {
+        test.dashboard()
+            .known_until(LocalTime::new(test.now + AHEAD_MS))
+    };
+    test.now = 9_000;
+    assert_eq!(known_until(&test), LocalTime::new(9_000 + AHEAD_MS));
+    test.close(1006);
+    for _ in 0..3 {
+        test.wait(60_000);
+        assert_eq!(known_until(&test), LocalTime::new(7_000 + AHEAD_MS));
+        assert_eq!(
+            test.dashboard().level,
+            Level::Fine,
+            "nor does the end come near"
+        );
+    }
+    test.act(Action::ReconnectPressed);
+    test.say(update(90, 190_000, Some(session(1, 120_000, 100, 10))));
+    assert_eq!(known_until(&test), LocalTime::new(test.now + AHEAD_MS));
+}
+
+#[test]
+fn a_refused_connection_says_the_reason_and_the_balance_comes_another_way() {
+    let mut test = Test::opened();
+    for _ in 0..3 {
+        let socket = test.dashboard().link.socket;
+        let reason = "Too many connections".to_owned();
+        let effects = test.act(Action::SocketClosed(socket, 1013, reason.clone()));
+        assert_eq!(calls(&effects), [&Call::Active]);
+        assert_eq!(test.dashboard().link.refusal, Some(reason));
+        test.answer(Call::Active, active(balance(100, test.now, None)));
+        assert_eq!(test.credits(), 100);
+        test.wait(30_000);
+    }
+    test.close(1006);
     assert_eq!(
-        test.wait(1_000_000),
-        [],
-        "without a session there is nothing to say"
+        test.dashboard().link.refusal,
+        None,
+        "it is another trouble now"
     );
+    test.act(Action::ReconnectPressed);
+    let socket = test.dashboard().link.socket;
+    test.act(Action::SocketClosed(
+        socket,
+        1013,
+        "Try again later".to_owned(),
+    ));
+    test.act(Action::ReconnectPressed);
+    test.say(update(100, test.now, None));
+    assert_eq!(test.dashboard().link.refusal, None);
 }
 
 #[test]
@@ -147,6 +210,17 @@ fn hurries_when_there_is_reason_to() {
         calls(&test.act(Action::Shown)),
         [&Call::Active],
         "what looks alive is checked"
+    );
+}
+
+#[test]
+fn a_page_that_is_left_gives_its_connection_back() {
+    let mut test = Test::running();
+    assert_eq!(test.act(Action::Left), [Effect::Disconnect]);
+    assert!(test.dashboard().link.is_lost());
+    assert!(
+        connects(&test.act(Action::Shown)),
+        "the user came back to it"
     );
 }
 

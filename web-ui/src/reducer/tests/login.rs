@@ -19,6 +19,9 @@ fn check_out(test: &Test, effects: &[Effect], reason: &str) {
 const ENDED: &str =
     "You were signed out: this login has expired or was ended elsewhere. Please log in again.";
 
+const ENDED_AND_RUNS_ON: &str = "You were signed out: this login has expired or was ended elsewhere. \
+     Please log in again. Your session runs on and uses credits: log in to stop it.";
+
 #[test]
 fn a_first_visit_shows_the_card() {
     let mut test = Test::new();
@@ -54,7 +57,7 @@ fn any_answer_may_end_the_login() {
         for code in [ErrorCode::InvalidToken, ErrorCode::TokenRequired] {
             let mut test = Test::running();
             let effects = test.refuse(call.clone(), no(code, None));
-            check_out(&test, &effects, ENDED);
+            check_out(&test, &effects, ENDED_AND_RUNS_ON);
         }
     }
 }
@@ -63,7 +66,7 @@ fn any_answer_may_end_the_login() {
 fn the_server_may_close_the_socket_for_good() {
     let mut test = Test::running();
     let effects = test.close(1008);
-    check_out(&test, &effects, ENDED);
+    check_out(&test, &effects, ENDED_AND_RUNS_ON);
 
     let mut test = Test::opened();
     let effects = test.close(1008);
@@ -132,6 +135,55 @@ fn tabs_log_in_and_out_together() {
         (&token("v"), None),
         "nothing of the other user stays"
     );
+}
+
+#[test]
+fn another_user_in_another_tab_is_said_until_it_is_read() {
+    let named = |email: &str| {
+        let user = User {
+            email: email.to_owned(),
+            ..user(100, 0, None)
+        };
+        Answer::User(Box::new(user))
+    };
+    let mut test = Test::idle();
+    test.answer(Call::WhoAmI, named("ada@example.com"));
+    test.act(Action::TokenChanged(Some(token("u"))));
+    assert_eq!(
+        test.notices(),
+        ["Another tab logged in. This one follows it."]
+    );
+    test.answer(Call::WhoAmI, named("bob@example.com"));
+    test.wait(1_000_000);
+    assert_eq!(
+        test.notices(),
+        [
+            "Another tab logged in as bob@example.com. This one shows that account now, and no longer \
+          ada@example.com."
+        ]
+    );
+
+    test.act(Action::TokenChanged(Some(token("v"))));
+    test.answer(Call::WhoAmI, named("bob@example.com"));
+    assert_eq!(
+        test.notices(),
+        ["Another tab logged in. This one follows it."],
+        "the same user again"
+    );
+}
+
+#[test]
+fn nothing_that_was_said_stays_for_the_next_user() {
+    for action in [
+        Action::LogOutPressed,
+        Action::TokenChanged(None),
+        Action::TokenChanged(Some(token("u"))),
+    ] {
+        let mut test = Test::running();
+        assert_ne!(test.state.announcement, "");
+        test.act(action.clone());
+        assert_eq!(test.state.announcement, "", "{action:?}");
+    }
 }
 
 #[test]

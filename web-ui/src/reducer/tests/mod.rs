@@ -96,7 +96,7 @@ impl Test {
     /// The socket that counts closes.
     fn close(&mut self, code: u16) -> Vec<Effect> {
         let socket = self.dashboard().link.socket;
-        self.act(Action::SocketClosed(socket, code))
+        self.act(Action::SocketClosed(socket, code, String::new()))
     }
 
     /// A call of the current login is answered.
