@@ -53,6 +53,10 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 /// same. The journal looks again, under the user's lock.
 const STOP_HELD_BACK_FOR: Duration = Duration::from_millis(500);
 
+/// From how far on it is told that the clock is ahead of the wall clock: less is the moment between two
+/// runs.
+const LEAD_TOLD: Millis = Millis::literal(1_000);
+
 /// How the engine runs.
 #[derive(Clone, Debug)]
 pub struct EngineSettings {
@@ -120,11 +124,12 @@ impl Engine {
         let ids = SessionIds::start(Arc::clone(&store)).await?;
         let process = ProcessId::random();
         let run = store
-            .begin_run(&settings.node, &process, clock.now(), settings.resume)
+            .begin_run(&settings.node, &process, clock.reading(), settings.resume)
             .await?;
         let earlier_runs = store.earlier_runs(&run, UnixMillis::EPOCH).await?;
         let epoch = run.epoch;
         let timeline = Timeline::new(clock.clone(), run, earlier_runs);
+        warn_of_lead(&clock);
 
         let (supervisor, _) = Supervisor::spawn(None, Supervisor, ()).await?;
         let watermark = Watermark::new(timeline.clone());
@@ -371,6 +376,8 @@ impl Engine {
         metrics
             .alive_lag_seconds
             .set(lag.to_duration().as_secs_f64());
+        let lead = timeline.clock().lead().to_duration();
+        metrics.clock_lead_seconds.set(lead.as_secs_f64());
         metrics
     }
 
@@ -468,6 +475,18 @@ impl Engine {
     fn cast(&self, message: SupervisorMessage) {
         // The supervisor is gone only when the process is going.
         let _stopped = self.context.supervisor.cast(message);
+    }
+}
+
+/// Says how far the clock is ahead of the wall clock, if people can notice.
+fn warn_of_lead(clock: &Clock) {
+    let lead = clock.lead();
+    if lead >= LEAD_TOLD {
+        tracing::warn!(
+            lead_s = lead.get() / 1_000,
+            "this node's clock is ahead of the wall clock, which was ahead when the node ran last or is behind \
+             now: times are told ahead by as much, until the node has been stopped for that long"
+        );
     }
 }
 

@@ -79,6 +79,15 @@ impl NodeRun {
     }
 }
 
+/// What a node's runs have recorded of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeTime {
+    /// The greatest instant that a run of the node was alive at, or recorded something with.
+    pub latest: UnixMillis,
+    /// How far the last run's beginning lay ahead of the wall clock.
+    pub lead: Millis,
+}
+
 /// Whether a run goes on with the sessions of the run before it, or ends them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResumePolicy {

@@ -17,10 +17,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::engine::{Started, Stopped};
 
 /// How long a key is kept: 24 hours.
-pub const KEPT_FOR: Millis = match Millis::new(24 * 3_600_000) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
+pub const KEPT_FOR: Millis = Millis::literal(24 * 3_600_000);
 
 /// The name that a client gives a request: 1 to 255 visible ASCII characters. Of its user's alone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

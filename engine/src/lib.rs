@@ -35,5 +35,5 @@ pub mod store;
 pub mod update;
 pub mod wakes;
 
-pub use clock::Clock;
+pub use clock::{Clock, ClockReading};
 pub use engine::{Engine, EngineSettings};

@@ -43,6 +43,7 @@ pub struct EngineMetrics {
     pub(crate) live_sessions: Gauge,
     pub(crate) recording: Gauge,
     pub(crate) alive_lag_seconds: Seconds,
+    pub(crate) clock_lead_seconds: Seconds,
     pub(crate) queue_facts: Gauge,
     pub(crate) calls_waiting: Gauge,
     pub(crate) calls_refused: Counter,
@@ -81,6 +82,7 @@ impl EngineMetrics {
             live_sessions: Gauge::default(),
             recording: Gauge::default(),
             alive_lag_seconds: Seconds::default(),
+            clock_lead_seconds: Seconds::default(),
             queue_facts: Gauge::default(),
             calls_waiting: Gauge::default(),
             calls_refused: Counter::default(),
@@ -148,6 +150,11 @@ impl EngineMetrics {
             "alive_lag_seconds",
             "How much served time a crash at this moment would give away",
             &self.alive_lag_seconds,
+        );
+        name(
+            "clock_lead_seconds",
+            "How far this node's time is ahead of the wall clock, because that was ahead once",
+            &self.clock_lead_seconds,
         );
         name(
             "settlement_lag_seconds",

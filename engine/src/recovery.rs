@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use billing::{Rebase, RecordedSession, Wallet};
 use ractor::ActorRef;
+use schema::UnixMillis;
 
 use crate::{
     context::Context,
@@ -25,7 +26,7 @@ pub async fn adopt_all(
     context: &Arc<Context>,
     supervisor: &ActorRef<SupervisorMessage>,
 ) -> Result<u64, StoreError> {
-    let runs = context.timeline.runs();
+    let (now, runs) = context.timeline.now_and_runs();
     let node = &context.settings.node;
     let read = |after| context.store.live_wallets(node, after, PAGE);
     let mut adopted = 0;
@@ -36,7 +37,7 @@ pub async fn adopt_all(
         // more than two in memory.
         let adopt = async {
             for record in &page {
-                let wallet = rebuild(record, &runs);
+                let wallet = rebuild(record, &runs, now);
                 let runs = runs.all.len();
                 let _stopped = supervisor.cast(SupervisorMessage::Adopt { wallet, runs });
             }
@@ -48,8 +49,8 @@ pub async fn adopt_all(
     Ok(adopted)
 }
 
-/// The wallet that follows from its record and the node's `runs`.
-pub fn rebuild(record: &WalletRecord, runs: &Runs) -> Wallet {
+/// The wallet that follows from its record and the node's `runs`, which last until `now` at least.
+pub fn rebuild(record: &WalletRecord, runs: &Runs, now: UnixMillis) -> Wallet {
     let sessions: Vec<RecordedSession> = ours(record, &runs.current.node)
         .map(|live| live.session.clone())
         .collect();
@@ -60,6 +61,7 @@ pub fn rebuild(record: &WalletRecord, runs: &Runs) -> Wallet {
         &sessions,
         &record.since_checkpoints,
         &runs.all,
+        now,
     )
 }
 

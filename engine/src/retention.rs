@@ -26,17 +26,11 @@ const PORTION: u32 = 1_000;
 /// The pause after each portion.
 const PAUSE: Duration = Duration::from_millis(50);
 /// For how long a notice is kept: processes read it within a second.
-const NOTICES_KEPT_FOR: Millis = match Millis::new(3_600_000) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
+const NOTICES_KEPT_FOR: Millis = Millis::literal(3_600_000);
 
 /// For how long a revoked token is remembered after it would have ended: for so long an ended one may
 /// still show that somebody is the owner of an account.
-pub const REVOKED_TOKENS_KEPT_FOR: Millis = match Millis::new(30 * 24 * 3_600_000) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
+pub const REVOKED_TOKENS_KEPT_FOR: Millis = Millis::literal(30 * 24 * 3_600_000);
 
 /// For how long history is kept; nothing: for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

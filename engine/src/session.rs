@@ -43,10 +43,7 @@ use crate::{
 
 /// How long an actor stays that has nothing to do: whoever starts again at once need not wait for
 /// the wallet to be read. A start and a stop then cost the database half as much as they would.
-const STAY: Millis = match Millis::new(1_000) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
+const STAY: Millis = Millis::literal(1_000);
 
 /// The wait before something is tried again that failed for no reason of the caller's.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -343,7 +340,11 @@ impl SessionState {
             self.load(myself, since);
             return;
         }
-        if let Some(opening) = wallet.unrecorded_start() {
+        // In the order of their instants: what ended before a session started is recorded before it.
+        let due = wallet.settlement_due();
+        let opening = wallet.unrecorded_start();
+        let opening = opening.filter(|opening| due.is_none_or(|due| due.at > opening.started_at));
+        if let Some(opening) = opening {
             let key = self
                 .commands
                 .starting
@@ -352,7 +353,7 @@ impl SessionState {
             let recording = self.recording(Fact::Opening(opening), Vec::from_iter(key));
             let stamp = self.commands.start_stamp.take();
             self.send(myself, recording, stamp);
-        } else if let Some(settlement) = wallet.settlement_due() {
+        } else if let Some(settlement) = due {
             let keys = self
                 .commands
                 .stopping

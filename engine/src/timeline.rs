@@ -193,14 +193,25 @@ impl Timeline {
         }
     }
 
+    /// The time, with the runs that it lies in.
+    pub fn now_and_runs(&self) -> (UnixMillis, Runs) {
+        // In this order: where time goes on in between, it has not come further than the runs say.
+        let now = self.now();
+        (now, self.runs())
+    }
+
     /// The clock, which never stands still: for what is no session's.
     pub fn clock(&self) -> &Clock {
         &self.shared.clock
     }
 }
 
+/// What `latest` holds is an instant that the clock told, or its complement.
 fn instant(millis: i64) -> UnixMillis {
-    UnixMillis::new(millis).unwrap_or(UnixMillis::MAX)
+    match UnixMillis::new(millis) {
+        Ok(instant) => instant,
+        Err(error) => panic!("the time is no instant: {error}"),
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use schema::{Millis, UnixMillis};
 
 use crate::timeline::{Moment, Timeline};
 
+/// The time from one instant to the next.
+const TICK: Millis = Millis::literal(1);
+
 /// Hands out stamps and knows the oldest that is held. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Watermark {
@@ -65,10 +68,8 @@ impl Watermark {
     pub fn reached(&self) -> UnixMillis {
         let held = self.lock();
         let now = self.timeline.now();
-        let one = Millis::new(1).unwrap_or(Millis::ZERO);
-        held.keys()
-            .next()
-            .map_or(now, |oldest| oldest.saturating_sub(one).min(now))
+        let before = |oldest: &UnixMillis| oldest.saturating_sub(TICK).min(now);
+        held.keys().next().map_or(now, before)
     }
 
     /// The map is valid after any panic: each change of it is a single step.

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use engine::{
     Clock, EngineSettings,
     engine::{StartError, Started, StopError},
-    facts::ResumePolicy,
+    facts::{NodeName, ResumePolicy},
     store::Store,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -238,8 +238,9 @@ async fn a_clock_that_jumps_across_a_restart_changes_no_charge() {
         let (world, user, started) = with_a_session(settings()).await;
         pass(20_500).await;
         let wall = world.engine.clock().now().get() + step_ms;
-        let latest = world.store.latest_alive_at().await.unwrap();
-        let clock = Clock::start_from(ms(wall), latest).unwrap();
+        let node = NodeName::new("test").unwrap();
+        let recorded = world.store.node_time(&node).await.unwrap();
+        let clock = Clock::start_from(ms(wall), recorded).unwrap();
         let second = World::begin_on(Arc::clone(&world.store), clock, settings()).await;
         pass(10_000).await;
         if is_resumed {

@@ -125,8 +125,8 @@ async fn run_command(command: Command, settings: Settings) -> anyhow::Result<Exi
 async fn open(settings: &Settings) -> anyhow::Result<(Arc<dyn Store>, Clock)> {
     let failed = |source| ServerError::store(&settings.store.location, source);
     let store = store::open(&settings.store).await.map_err(failed)?;
-    let latest = store.latest_alive_at().await.map_err(failed)?;
-    Ok((store, Clock::start(latest)?))
+    let recorded = store.node_time(&settings.engine.node).await;
+    Ok((store, Clock::of_command(recorded.map_err(failed)?)?))
 }
 
 /// Opens the database, unless that would make an empty one.

@@ -145,7 +145,8 @@ impl Server {
         let ring = key_file::load(&settings.tokens.key)?;
         let tokens = Tokens::new(ring, settings.tokens.lifetime);
         let store = store::open(&settings.store).await.map_err(in_store)?;
-        let clock = Clock::start(store.latest_alive_at().await.map_err(in_store)?)?;
+        let recorded = store.node_time(&settings.engine.node).await;
+        let clock = Clock::start(recorded.map_err(in_store)?)?;
         let access = Access::new(tokens, Tickets::new()?, clock.clone(), Arc::clone(&store));
         let latest_notice = store.latest_notice().await.map_err(in_store)?;
 

@@ -25,6 +25,16 @@ impl UnixMillis {
         }
     }
 
+    /// The instant of a constant, checked when the program is compiled.
+    ///
+    /// # Panics
+    ///
+    /// Where [`UnixMillis::new`] gives an error.
+    pub const fn literal(millis: i64) -> Self {
+        assert!(millis >= 0 && millis <= MAX_SAFE_INTEGER, "not an instant");
+        Self(millis)
+    }
+
     /// The instant as milliseconds since 1970.
     pub const fn get(self) -> i64 {
         self.0
@@ -87,6 +97,19 @@ impl Millis {
             Ok(millis) => Ok(Self(millis)),
             Err(error) => Err(error),
         }
+    }
+
+    /// The length of a constant, checked when the program is compiled.
+    ///
+    /// # Panics
+    ///
+    /// Where [`Millis::new`] gives an error.
+    pub const fn literal(millis: i64) -> Self {
+        assert!(
+            millis >= 0 && millis <= MAX_SAFE_INTEGER,
+            "not a length of time"
+        );
+        Self(millis)
     }
 
     /// The length as a number of milliseconds.

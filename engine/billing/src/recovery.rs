@@ -90,6 +90,9 @@ impl Wallet {
     /// settlement of any session, or the start of a recorded one: the ledger's balance has them, and
     /// they count from their own instants. What became of sessions is decided, not recorded: see
     /// [`Wallet::settlement_due`].
+    ///
+    /// `now` is the latest instant that the runs prove. Nothing counts from a later one: a change that
+    /// was written by a clock that is ahead counts from `now`, as it does in [`Wallet::rebase`].
     pub fn recovered(
         user: UserId,
         version: WalletVersion,
@@ -97,6 +100,7 @@ impl Wallet {
         recorded: &[RecordedSession],
         changes: &[BalanceChange],
         runs: &[Run],
+        now: UnixMillis,
     ) -> Self {
         let sessions = recorded.iter().map(stopped_at_checkpoint).collect();
         let mut wallet = Self::new(user, version, ledger_balance, UnixMillis::EPOCH, sessions);
@@ -108,8 +112,8 @@ impl Wallet {
         for BalanceChange { at, amount } in changes {
             // Before it, the balance was without it.
             wallet.change_balance(-amount.get());
-            let turn = Turn::Balance(Reverse(amount.get()));
-            events.push(Event { at: *at, turn });
+            let (at, turn) = ((*at).min(now), Turn::Balance(Reverse(amount.get())));
+            events.push(Event { at, turn });
         }
         events.sort_unstable();
         for Event { at, turn } in events
@@ -260,6 +264,7 @@ mod tests {
                 &[session],
                 &[],
                 runs,
+                UnixMillis::MAX,
             ),
             id,
         )
@@ -335,6 +340,7 @@ mod tests {
             &[session],
             &[],
             &[run(0, 899_500), last(910_000, Takeover::End)],
+            ms(910_000),
         );
         let end = wallet.session(id).unwrap().end.unwrap();
         assert_eq!((end.at, end.served), (checkpoint.at, checkpoint.served));
@@ -376,6 +382,7 @@ mod tests {
             &[session],
             &[],
             &runs,
+            ms(30_000),
         );
         wallet.advance(ms(30_500));
         let served = wallet.session(id).unwrap().meter.served(ms(30_500));
@@ -445,6 +452,7 @@ mod tests {
                 &[session],
                 &[change],
                 &[run(0, 30_000), last(60_000, Takeover::Resume)],
+                ms(60_000),
             );
             let end = wallet.session(id).unwrap().end.unwrap();
             assert_eq!(

@@ -141,6 +141,14 @@ impl Wallet {
         )
     }
 
+    /// Whether its sessions have used and hold more than it has: by a fault, of ours or of whoever wrote to
+    /// the database by another hand. Such a wallet serves nobody on; somebody is to look at it.
+    pub fn is_overdrawn(&self) -> bool {
+        let committed = self.sessions.iter();
+        let committed = committed.map(|session| session.committed(self.instant));
+        self.left(committed).is_none_or(|left| left < 0)
+    }
+
     /// [`Wallet::left`], as an amount. Every transition leaves all totals covered; a wallet overdrawn
     /// by a fault has nothing left.
     fn less(&self, totals: impl Iterator<Item = Option<Credits>>) -> Credits {
@@ -234,12 +242,20 @@ impl Wallet {
     }
 
     /// Ends the session at its own start, for nothing: its start was recorded, but nobody knows.
+    ///
+    /// # Panics
+    ///
+    /// If something of the session is settled: that would have to be given back.
     pub fn abandon(&mut self, id: SessionId) -> Result<End, StopRejection> {
         let session = self
             .sessions
             .iter_mut()
             .find(|session| session.id == id)
             .ok_or(StopRejection::NoActiveSession)?;
+        assert!(
+            session.settled == Settled::default(),
+            "session {id} was settled, and is to be taken back"
+        );
         let (at, reason) = (session.started_at, EndReason::Engine);
         self.stops.retain(|stop| stop.session != id);
         self.stops.push(Stop {
@@ -317,6 +333,10 @@ impl Wallet {
 
     /// Takes note that `settlement` is durable, as the wallet's version `version`. Returns how the
     /// session ended, if this was its last one; the session is gone then.
+    ///
+    /// # Panics
+    ///
+    /// If the settlement is below the one before it: credits would come from nowhere.
     pub fn settled(&mut self, settlement: &Settlement, version: WalletVersion) -> Option<End> {
         self.version = version;
         let place = self
@@ -324,6 +344,13 @@ impl Wallet {
             .iter()
             .position(|session| session.id == settlement.session)?;
         let session = self.sessions.get_mut(place)?;
+        assert!(
+            settlement.total >= session.settled.total,
+            "session {} settled {} after {}",
+            session.id,
+            settlement.total,
+            session.settled.total
+        );
         self.ledger_balance -= settlement.total.get() - session.settled.total.get();
         session.settled = Settled {
             seq: settlement.seq,
@@ -364,15 +391,14 @@ impl Wallet {
             })
     }
 
-    /// The last settlement of a session that has ended, if there is one to record.
+    /// The last settlement of a session that has ended, if there is one to record. Of several the one
+    /// that ended first: a wallet's facts are recorded in the order of their instants, since what comes
+    /// before a recorded one is taken for what always was.
     pub fn settlement_due(&self) -> Option<Settlement> {
-        self.sessions
-            .iter()
-            .filter(|session| session.is_recorded)
-            .find_map(|session| {
-                let end = session.end?;
-                Some(self.settlement(session, end.consumed, end.served, end.at, Some(end.reason)))
-            })
+        let recorded = self.sessions.iter().filter(|session| session.is_recorded);
+        let ended = recorded.filter_map(|session| Some((session, session.end?)));
+        let (session, end) = ended.min_by_key(|(session, end)| (end.at, session.id))?;
+        Some(self.settlement(session, end.consumed, end.served, end.at, Some(end.reason)))
     }
 
     /// What a live session has cost at the wallet's instant, to be recorded in between; nothing
@@ -477,7 +503,10 @@ impl Wallet {
             .is_some()
         };
         let (mut covered, mut uncovered) = (0, UnixMillis::MAX.get());
-        let instant = |millis| UnixMillis::new(millis).unwrap_or(UnixMillis::MAX);
+        let instant = |millis| match UnixMillis::new(millis) {
+            Ok(instant) => instant,
+            Err(error) => unreachable!("between two instants is none: {error}"),
+        };
         if is_covered(UnixMillis::MAX) {
             return None;
         }

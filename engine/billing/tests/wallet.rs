@@ -544,3 +544,61 @@ fn an_unrecorded_start_can_count_from_later() {
     wallet.restart(ms(8_000), id(1));
     assert_eq!(wallet, before);
 }
+
+/// Rule R: what ended first is recorded first, whatever the ids; of two ends at once the lower id.
+#[test]
+fn ends_are_recorded_in_the_order_of_their_instants() {
+    let check = |stops: &[(i64, i64)], order: &[i64]| {
+        let mut wallet = wallet(1_000);
+        for (slot, number) in (0..).zip(1..=3) {
+            let slot = SlotNumber::new(slot);
+            wallet.start(ms(0), id(number), slot, usual()).unwrap();
+            wallet.start_recorded(id(number), WalletVersion::new(40 + number));
+        }
+        for (at_ms, number) in stops {
+            wallet
+                .stop(ms(*at_ms), id(*number), EndReason::User)
+                .unwrap();
+        }
+        let mut recorded = Vec::new();
+        while let Some(due) = wallet.settlement_due() {
+            recorded.push(due.session.get());
+            wallet.settled(&due, wallet.version().next());
+        }
+        assert_eq!(recorded, order, "{stops:?}");
+    };
+    check(&[(899_000, 2), (900_000, 1)], &[2, 1]);
+    check(&[(899_000, 3), (900_000, 2), (901_000, 1)], &[3, 2, 1]);
+    check(&[(5_000, 1), (5_000, 3), (5_000, 2)], &[1, 2, 3]);
+    check(&[(5_000, 3), (6_000, 1), (6_000, 2)], &[3, 1, 2]);
+}
+
+/// Charged at the start, paused at once, settled, and then ended by the engine.
+#[test]
+fn an_end_never_costs_less_than_is_settled() {
+    let check = |charged_at, pause_ms: Option<i64>, reason, consumed| {
+        let mut wallet = wallet_in_session(100, tariff(3, 6_000, charged_at));
+        if let Some(pause_ms) = pause_ms {
+            wallet.pause(ms(pause_ms));
+        }
+        wallet.advance(ms(900_000));
+        if let Some(interim) = wallet.interim_settlement(id(1)) {
+            wallet.settled(&interim, WalletVersion::new(42));
+        }
+        let stopped = wallet.stop(ms(900_500), id(1), reason).unwrap();
+        assert_eq!(
+            stopped.consumed,
+            credits(consumed),
+            "{charged_at:?} {pause_ms:?}"
+        );
+        let due = wallet.settlement_due().unwrap();
+        assert!(due.total >= wallet.session(id(1)).unwrap().settled.total);
+        wallet.settled(&due, WalletVersion::new(43));
+        assert_eq!(wallet.balance(), credits(100 - consumed));
+    };
+    check(ChargedAt::Start, Some(0), EndReason::Engine, 3);
+    check(ChargedAt::Start, Some(0), EndReason::User, 3);
+    check(ChargedAt::Start, Some(7_000), EndReason::Engine, 6);
+    check(ChargedAt::End, Some(0), EndReason::Engine, 0);
+    check(ChargedAt::End, Some(7_000), EndReason::Engine, 3);
+}

@@ -61,7 +61,7 @@ impl Writer {
         policy: ResumePolicy,
         journal: ActorRef<JournalMessage>,
     ) {
-        let begin = || self.store.next_run(&self.run, cut, clock.now(), policy);
+        let begin = || self.store.next_run(&self.run, cut, clock.reading(), policy);
         // It asks for nothing that a database could refuse for good.
         let message = match self.patiently(Refusals::Repeat, begin).await {
             Ok(run) => JournalMessage::Begun(run),

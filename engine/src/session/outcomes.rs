@@ -171,13 +171,20 @@ impl SessionState {
         let WalletState::Ready(wallet) = &mut self.wallet else {
             return;
         };
-        let settled = wallet
-            .session(settlement.session)
-            .map_or(Credits::ZERO, |session| session.settled.total);
-        let end = wallet.settled(settlement, version);
-        if let Some(charged) = settlement.total.checked_sub(settled) {
+        let before = wallet.session(settlement.session);
+        let charged =
+            before.and_then(|session| settlement.total.checked_sub(session.settled.total));
+        if let Some(charged) = charged {
             self.context.metrics.charged(charged);
+        } else {
+            tracing::error!(
+                user = self.user.get(),
+                session = settlement.session.get(),
+                total = settlement.total.get(),
+                "a settlement was recorded that the wallet knows nothing of"
+            );
         }
+        let end = wallet.settled(settlement, version);
         let final_credits = wallet.balance();
         if let Some(end) = end {
             self.ended(settlement, end, final_credits);

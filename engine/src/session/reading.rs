@@ -46,9 +46,9 @@ impl SessionState {
         let result = result.map(|read| read.map(|read| read.record));
         match (result, &mut self.wallet) {
             (Ok(Some(record)), WalletState::Loading(_)) => {
-                let runs = self.context.timeline.runs();
+                let (now, runs) = self.context.timeline.now_and_runs();
                 self.is_closing = record.is_closing;
-                self.adopt(recovery::rebuild(&record, &runs), runs.all.len());
+                self.adopt(recovery::rebuild(&record, &runs, now), runs.all.len());
                 self.close();
             }
             (Ok(Some(record)), WalletState::Ready(_)) => {
@@ -102,6 +102,7 @@ impl SessionState {
         self.stop_again();
         let now = self.now();
         self.advance();
+        self.tell_if_overdrawn();
         if let Some(started_at) = started_at {
             self.settle_at = next_settlement(started_at, now, self.context.settings.settle_every);
         }
@@ -111,6 +112,19 @@ impl SessionState {
             }
         }
         self.mirror();
+    }
+
+    /// Says loudly that the wallet's sessions cost more than it has, which nothing of ours lets them.
+    fn tell_if_overdrawn(&self) {
+        if let WalletState::Ready(wallet) = &self.wallet
+            && wallet.is_overdrawn()
+        {
+            tracing::error!(
+                user = self.user.get(),
+                version = wallet.version().get(),
+                "the wallet is overdrawn: its sessions end, and somebody is to run `minute-credit verify`"
+            );
+        }
     }
 
     /// Lets the stops that still wait count in a wallet that was read anew, each from its instant.
@@ -143,9 +157,11 @@ impl SessionState {
         if let Some(opening) = wallet.unrecorded_start()
             && is_served_elsewhere
         {
-            // A whole session may have had the slot meanwhile: this one counts from when it is free,
-            // which may lie ahead of our own time if that stands still.
-            let free_at = wallet.instant().max(record.last_instant);
+            // A whole session may have had the slot meanwhile: this one counts from when it is free. That
+            // may lie ahead of our time if that stands still; but another node's clock may be ahead of ours
+            // too, and never says when our sessions start.
+            let clock = self.context.timeline.clock().now();
+            let free_at = wallet.instant().max(record.last_instant.min(clock));
             wallet.restart(free_at, opening.session);
         }
         let credits = wallet.balance();

@@ -7,6 +7,7 @@ use schema::{Credits, UnixMillis, UserId};
 use super::{
     AccountKey, CreateUserError, NewUser, StoreError, TokenGeneration, UserRecord,
     connection::{Connection, Sql, Value},
+    runs,
 };
 
 /// How many fixture users one transaction makes at most, so that each ends well within a call's time.
@@ -29,37 +30,38 @@ pub(super) async fn create(
     connection: &mut Connection,
     user: NewUser,
 ) -> Result<UserRecord, CreateUserError> {
-    let (created_at, grant) = (user.created_at.get(), user.grant.get());
+    let signup = Signup::at(connection, user.created_at).await?;
     let account_key = AccountKey::random();
-    let values: [Value; 5] = [
+    let values: [Value; 6] = [
         user.email.as_str().into(),
         user.password_hash.clone().into(),
-        grant.into(),
-        created_at.into(),
+        user.grant.get().into(),
+        signup.created_at.get().into(),
+        signup.granted_at.get().into(),
         account_key.to_string().into(),
     ];
     // Only the email's index says that somebody has it.
     let sql = Sql {
-        postgres: "INSERT INTO users (email, password, credits, version, last_instant, created_at, updated_at,
+        postgres: "INSERT INTO users (email, password, credits, version, created_at, updated_at, last_instant,
                 account_key)
-             VALUES ($1, $2, $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END, $4, $4, $4, $5)
+             VALUES ($1, $2, $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END, $4, $4, $5, $6)
              ON CONFLICT (lower(email COLLATE \"C\")) DO NOTHING RETURNING id",
-        sqlite: "INSERT INTO users (email, password, credits, version, last_instant, created_at, updated_at,
+        sqlite: "INSERT INTO users (email, password, credits, version, created_at, updated_at, last_instant,
                 account_key)
-             VALUES ($1, $2, $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END, $4, $4, $4, $5)
+             VALUES ($1, $2, $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END, $4, $4, $5, $6)
              ON CONFLICT (lower(email)) DO NOTHING RETURNING id",
     };
     let row: Option<(i64,)> = connection.row(sql, &values).await?;
     let Some((id,)) = row else {
         return Err(CreateUserError::EmailTaken);
     };
-    grant_signup(connection, &[id], user.grant, user.created_at).await?;
+    grant_signup(connection, &[id], user.grant, &signup).await?;
     Ok(UserRecord {
         id: UserId::new(id).map_err(StoreError::from)?,
         email: user.email,
         password_hash: user.password_hash,
         credits: user.grant,
-        created_at: user.created_at,
+        created_at: signup.created_at,
         token_generation: TokenGeneration::default(),
         account_key,
     })
@@ -80,29 +82,53 @@ pub(super) async fn create_fixtures(
         .row(random, &[])
         .await?
         .ok_or_else(|| StoreError::Corrupt("no random text was given".to_owned()))?;
-    let values: [Value; 4] = [
+    let signup = Signup::at(connection, now).await?;
+    let values: [Value; 5] = [
         random.into(),
         count.into(),
         grant.get().into(),
-        now.get().into(),
+        signup.created_at.get().into(),
+        signup.granted_at.get().into(),
     ];
     let sql = Sql {
         postgres: "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $2)
-             INSERT INTO users (email, credits, version, last_instant, created_at, updated_at, account_key)
+             INSERT INTO users (email, credits, version, created_at, updated_at, last_instant, account_key)
              SELECT 'fixture-' || $1 || '-' || n || '@example.invalid', $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END,
-                $4, $4, $4, md5(gen_random_uuid()::TEXT || gen_random_uuid()::TEXT) FROM numbers
+                $4, $4, $5, md5(gen_random_uuid()::TEXT || gen_random_uuid()::TEXT) FROM numbers
              RETURNING id",
         sqlite: "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $2)
-             INSERT INTO users (email, credits, version, last_instant, created_at, updated_at, account_key)
+             INSERT INTO users (email, credits, version, created_at, updated_at, last_instant, account_key)
              SELECT 'fixture-' || $1 || '-' || n || '@example.invalid', $3, CASE WHEN $3 > 0 THEN 1 ELSE 0 END,
-                $4, $4, $4, lower(hex(randomblob(16))) FROM numbers
+                $4, $4, $5, lower(hex(randomblob(16))) FROM numbers
              RETURNING id",
     };
     let rows: Vec<(i64,)> = connection.rows(sql, &values).await?;
     let mut ids: Vec<i64> = rows.into_iter().map(|(id,)| id).collect();
     ids.sort_unstable();
-    grant_signup(connection, &ids, grant, now).await?;
+    grant_signup(connection, &ids, grant, &signup).await?;
     ids.into_iter().map(|id| Ok(UserId::new(id)?)).collect()
+}
+
+/// When a user is created.
+struct Signup {
+    /// What the creator's clock says, for people to read.
+    recorded_at: UnixMillis,
+    /// The same, but no later than what a run has proved, once there was one.
+    created_at: UnixMillis,
+    /// From when the first credits count: no later than what a run has proved. Before the first run
+    /// nothing is.
+    granted_at: UnixMillis,
+}
+
+impl Signup {
+    async fn at(connection: &mut Connection, now: UnixMillis) -> Result<Self, StoreError> {
+        let proved = runs::proved(connection).await?;
+        Ok(Self {
+            recorded_at: now,
+            created_at: proved.map_or(now, |proved| now.min(proved)),
+            granted_at: now.min(proved.unwrap_or(UnixMillis::EPOCH)),
+        })
+    }
 }
 
 /// Writes the ledger entries of the credits that these new users were created with.
@@ -110,18 +136,19 @@ async fn grant_signup(
     connection: &mut Connection,
     users: &[i64],
     grant: Credits,
-    now: UnixMillis,
+    signup: &Signup,
 ) -> Result<(), StoreError> {
     if grant.is_zero() {
         return Ok(());
     }
     let sql = Sql {
         postgres: "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, wallet_version,
-                balance_after, idempotency_key, created_at)
-            SELECT id, $3, 'signup_grant', -1, id, $2, 1, $2, 'signup', $3 FROM UNNEST($1::BIGINT[]) AS new_user (id)",
+                balance_after, idempotency_key, created_at, recorded_at)
+            SELECT id, $3, 'signup_grant', -1, id, $2, 1, $2, 'signup', $3, $4
+            FROM UNNEST($1::BIGINT[]) AS new_user (id)",
         sqlite: "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, wallet_version,
-                balance_after, idempotency_key, created_at)
-            SELECT value, $3, 'signup_grant', -1, value, $2, 1, $2, 'signup', $3 FROM json_each($1)",
+                balance_after, idempotency_key, created_at, recorded_at)
+            SELECT value, $3, 'signup_grant', -1, value, $2, 1, $2, 'signup', $3, $4 FROM json_each($1)",
     };
     connection
         .execute(
@@ -129,7 +156,8 @@ async fn grant_signup(
             &[
                 Value::Ints(users.to_vec()),
                 grant.get().into(),
-                now.get().into(),
+                signup.granted_at.get().into(),
+                signup.recorded_at.get().into(),
             ],
         )
         .await?;

@@ -23,8 +23,9 @@ use super::{
     sqlite, tokens, wallets,
 };
 use crate::{
+    clock::ClockReading,
     facts::{
-        FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletAsked,
+        FactOutcome, NodeName, NodeRun, NodeTime, ProcessId, Recording, ResumePolicy, WalletAsked,
         WalletReading, WalletRecord,
     },
     keys::{IdempotencyKey, KeptAnswer},
@@ -68,15 +69,16 @@ impl Database {
 
     /// Makes a database that was restored from a backup fit to serve: skips `ids` ids of sessions, users
     /// and ledger entries, since clients may know those by now, voids all tokens,
-    /// and shuts out every process that still writes to it. May be repeated, which skips further.
+    /// and shuts out every process that still writes to it. May be repeated, which skips further. `wall` is
+    /// what this machine's wall clock says: that it is behind what is recorded is accepted from then on.
     pub async fn skip_ahead(
         &self,
         ids: u32,
-        now: UnixMillis,
+        wall: UnixMillis,
         policy: ResumePolicy,
     ) -> Result<Resumption, StoreError> {
         self.call_for(SKIP_TIMEOUT, Unit::Write, move |connection| {
-            Box::pin(restored::skip_ahead(connection, ids, now, policy))
+            Box::pin(restored::skip_ahead(connection, ids, wall, policy))
         })
         .await
     }
@@ -196,16 +198,19 @@ impl Store for Database {
             .await
     }
 
-    async fn latest_alive_at(&self) -> Result<Option<UnixMillis>, StoreError> {
-        self.read(|connection| Box::pin(runs::latest_alive_at(connection)))
-            .await
+    async fn node_time(&self, node: &NodeName) -> Result<Option<NodeTime>, StoreError> {
+        let node = node.clone();
+        self.read(move |connection| {
+            Box::pin(async move { runs::node_time(connection, &node).await })
+        })
+        .await
     }
 
     async fn begin_run(
         &self,
         node: &NodeName,
         process: &ProcessId,
-        now: UnixMillis,
+        now: ClockReading,
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError> {
         let (node, process) = (node.clone(), process.clone());
@@ -222,7 +227,7 @@ impl Store for Database {
         &self,
         run: &NodeRun,
         cut: UnixMillis,
-        now: UnixMillis,
+        now: ClockReading,
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError> {
         let run = run.clone();

@@ -8,6 +8,7 @@ use schema::{Credits, CreditsChange, UnixMillis, UserId, ledger::EntryKind};
 use super::{
     AdjustError, Adjustment, EraseError, Erasure, Shortfall, StoreError, TokenGeneration,
     connection::{Connection, Sql},
+    runs,
     wallets::{adjust, leave_notice},
 };
 
@@ -21,6 +22,10 @@ pub(super) async fn set_closing(
     since: Option<UnixMillis>,
     now: UnixMillis,
 ) -> Result<bool, StoreError> {
+    let since = match since {
+        Some(since) => Some(runs::within_proved(connection, since).await?),
+        None => None,
+    };
     let changed = connection
         .execute(
             "UPDATE users SET closing_at = $2 WHERE id = $1 AND erased_at IS NULL",
@@ -36,7 +41,7 @@ pub(super) async fn set_closing(
 
 /// Erases a user who has no live session.
 pub(super) async fn erase(connection: &mut Connection, erasure: Erasure) -> Result<(), EraseError> {
-    let (user, at) = (erasure.user, erasure.at);
+    let user = erasure.user;
     let sql = Sql {
         postgres: "SELECT credits, token_generation, erased_at IS NOT NULL FROM users WHERE id = $1 FOR UPDATE",
         sqlite: "SELECT credits, token_generation, erased_at IS NOT NULL FROM users WHERE id = $1",
@@ -62,6 +67,7 @@ pub(super) async fn erase(connection: &mut Connection, erasure: Erasure) -> Resu
     if !credits.is_zero() {
         take_back(connection, &erasure, credits).await?;
     }
+    let at = runs::within_proved(connection, erasure.at).await?;
     connection
         .execute(
             "UPDATE users SET email = 'erased-' || id, password = NULL, kept_token = NULL,

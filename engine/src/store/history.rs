@@ -26,6 +26,7 @@ struct SessionRow {
 struct EntryRow {
     id: i64,
     at: i64,
+    recorded_at: Option<i64>,
     kind: String,
     amount: i64,
     balance_after: i64,
@@ -81,7 +82,7 @@ pub(super) async fn ledger(
 ) -> Result<Vec<LedgerEntry>, StoreError> {
     let rows: Vec<EntryRow> = connection
         .rows(
-            "SELECT id, at, kind, CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount,
+            "SELECT id, at, recorded_at, kind, CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount,
                 balance_after, session_id, reason
              FROM ledger WHERE user_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
             &[user.get().into(), before.map_or(i64::MAX, EntryId::get).into(), limit.into()],
@@ -114,9 +115,13 @@ impl EntryRow {
         let kind = EntryKind::from_name(&self.kind).ok_or_else(|| {
             StoreError::Corrupt(format!("a ledger entry of the kind {:?}", self.kind))
         })?;
+        // Before the first run nothing is proved: then the writer's clock is all that there is to show.
+        let is_proved = self.at > UnixMillis::EPOCH.get();
+        let shown = self.recorded_at.filter(|_| !is_proved);
+        let at = shown.unwrap_or(self.at);
         Ok(LedgerEntry {
             entry_id: EntryId::new(self.id)?,
-            at: UnixMillis::new(self.at)?,
+            at: UnixMillis::new(at)?,
             kind,
             amount: CreditsChange::try_from(self.amount)?,
             balance_after: Credits::new(self.balance_after)?,

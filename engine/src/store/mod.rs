@@ -52,8 +52,9 @@ use schema::{
 };
 
 use crate::{
+    clock::ClockReading,
     facts::{
-        FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletAsked,
+        FactOutcome, NodeName, NodeRun, NodeTime, ProcessId, Recording, ResumePolicy, WalletAsked,
         WalletReading, WalletRecord,
     },
     keys::{IdempotencyKey, KeptAnswer},
@@ -340,8 +341,9 @@ pub struct Adjustment {
     pub session: Option<SessionId>,
     /// What a revoke does where fewer credits are free than it asks for.
     pub shortfall: Shortfall,
-    /// The writer's clock. It counts from the greatest of this, every node's `alive_at` that
-    /// serves the wallet, and the wallet's last instant.
+    /// The writer's clock, for people to read. Of a wallet with a live session the adjustment counts from
+    /// the latest instant that the session's node has proved, whatever this says; of any other wallet
+    /// from no later one than any node has proved.
     pub at: UnixMillis,
     /// Why, in words.
     pub reason: String,
@@ -495,9 +497,8 @@ pub trait Store: Send + Sync + 'static {
     /// Succeeds if the database answers.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// The greatest instant that any node was alive at, or recorded something with; nothing in an empty
-    /// database.
-    async fn latest_alive_at(&self) -> Result<Option<UnixMillis>, StoreError>;
+    /// What the node's own runs have recorded of time; `None` if it never ran.
+    async fn node_time(&self, node: &NodeName) -> Result<Option<NodeTime>, StoreError>;
 
     /// Begins the node's next run, in one transaction: the run before it, if any, may write no
     /// more. The run starts at `now` or right after all that was recorded, whichever is later.
@@ -505,7 +506,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         node: &NodeName,
         process: &ProcessId,
-        now: UnixMillis,
+        now: ClockReading,
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError>;
 
@@ -516,7 +517,7 @@ pub trait Store: Send + Sync + 'static {
         &self,
         run: &NodeRun,
         cut: UnixMillis,
-        now: UnixMillis,
+        now: ClockReading,
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError>;
 
@@ -586,7 +587,8 @@ pub trait Store: Send + Sync + 'static {
     /// Changes a balance from outside the engine, and leaves a notice for the wallet's owner.
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError>;
 
-    /// The user's wallet as it stands at `now`, or as soon after as an adjustment would count from.
+    /// The user's wallet as it stands at the latest instant that the node of its live session has proved,
+    /// or at `now` if there is none.
     async fn standing(&self, user: UserId, now: UnixMillis)
     -> Result<Option<Standing>, StoreError>;
 

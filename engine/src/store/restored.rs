@@ -4,14 +4,17 @@
 //! entries and users; and a token made since would let whoever holds it in as somebody else. And
 //! tokens that were revoked since would be good again.
 
-use schema::{MAX_SAFE_INTEGER, SessionId, UnixMillis, UserId};
+use schema::{MAX_SAFE_INTEGER, Millis, SessionId, UnixMillis, UserId};
 
 use super::{
     StoreError,
     connection::{Connection, Sql},
     runs, setbacks,
 };
-use crate::facts::{NodeName, ProcessId, ResumePolicy};
+use crate::{
+    clock::ClockReading,
+    facts::{NodeName, ProcessId, ResumePolicy},
+};
 
 /// Where a restored database goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,13 +28,15 @@ pub struct Resumption {
 }
 
 /// Skips `ids` ids of each kind, voids all tokens, and shuts out every process
-/// that still writes to this database. From then on processes may start in it again.
+/// that still writes to this database. From then on processes may start in it again. `wall` is what this
+/// machine's wall clock says.
 pub(super) async fn skip_ahead(
     connection: &mut Connection,
     ids: u32,
-    now: UnixMillis,
+    wall: UnixMillis,
     policy: ResumePolicy,
 ) -> Result<Resumption, StoreError> {
+    let updated_at = runs::within_proved(connection, wall).await?;
     let session_ids_from = skip_session_ids(connection, ids).await?;
     let user_ids_from = skip_row_ids(connection, "users", ids).await?;
     skip_row_ids(connection, "ledger", ids).await?;
@@ -41,10 +46,10 @@ pub(super) async fn skip_ahead(
             "UPDATE users SET token_generation = token_generation + $1, kept_token = NULL,
                 updated_at = CASE WHEN updated_at < $2 THEN $2 ELSE updated_at END
              WHERE erased_at IS NULL",
-            &[ids.into(), now.get().into()],
+            &[ids.into(), updated_at.get().into()],
         )
         .await?;
-    begin_runs(connection, now, policy).await?;
+    begin_runs(connection, wall, policy).await?;
     setbacks::mend(connection).await?;
     Ok(Resumption {
         session_ids_from: SessionId::new(session_ids_from)?,
@@ -55,9 +60,13 @@ pub(super) async fn skip_ahead(
 
 /// A new run for every node, so that whoever holds a block of ids from before may write no more. It
 /// serves nobody: the node's next process goes on from it as from any other.
+///
+/// It begins right after what the node has recorded, whatever this machine's clock says: a command raises
+/// no node's clock. How far that lies ahead of the wall clock is known from then on, and no longer a
+/// reason to refuse to serve.
 async fn begin_runs(
     connection: &mut Connection,
-    now: UnixMillis,
+    wall: UnixMillis,
     policy: ResumePolicy,
 ) -> Result<(), StoreError> {
     let nodes: Vec<(String,)> = connection
@@ -69,6 +78,12 @@ async fn begin_runs(
     for (node,) in nodes {
         let node = NodeName::new(&node)
             .map_err(|_| StoreError::Corrupt(format!("a node is named {node:?}")))?;
+        let recorded = runs::node_time(connection, &node).await?;
+        let after = recorded.and_then(|recorded| recorded.latest.checked_add(Millis::literal(1)));
+        let at =
+            after.ok_or_else(|| StoreError::Corrupt(format!("no time is left for {node:?}")))?;
+        let lead = at.since(wall);
+        let now = ClockReading { at, lead };
         runs::begin(connection, node, ProcessId::random(), now, policy).await?;
     }
     Ok(())

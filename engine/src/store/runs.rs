@@ -1,14 +1,17 @@
 //! Runs of nodes: who may write under a node's name, and when it was alive (law 8).
 
 use billing::{Run, Takeover};
-use schema::UnixMillis;
+use schema::{Millis, UnixMillis};
 
 use super::{
     StoreError,
     connection::{Connection, Sql},
     setbacks::{self, Known},
 };
-use crate::facts::{NodeName, NodeRun, ProcessId, ResumePolicy};
+use crate::{
+    clock::ClockReading,
+    facts::{NodeName, NodeRun, NodeTime, ProcessId, ResumePolicy},
+};
 
 /// Succeeds if the database answers.
 pub(super) async fn ping(connection: &mut Connection) -> Result<(), StoreError> {
@@ -24,20 +27,53 @@ pub(super) async fn ping(connection: &mut Connection) -> Result<(), StoreError> 
         .map(drop)
 }
 
-/// The greatest instant that any node was alive at, or recorded something with.
-pub(super) async fn latest_alive_at(
+/// What the node's runs have recorded of time; `None` of a node that never ran. Each run begins after
+/// all that the one before it recorded, so the last one tells it.
+pub(super) async fn node_time(
     connection: &mut Connection,
-) -> Result<Option<UnixMillis>, StoreError> {
+    node: &NodeName,
+) -> Result<Option<NodeTime>, StoreError> {
+    let row: Option<(i64, i64)> = connection
+        .row(
+            "SELECT CASE WHEN alive_at < last_instant THEN last_instant ELSE alive_at END, lead_ms
+             FROM node_runs WHERE node = $1 ORDER BY epoch DESC LIMIT 1",
+            &[node.as_str().into()],
+        )
+        .await?;
+    row.map(|(latest, lead)| {
+        Ok(NodeTime {
+            latest: UnixMillis::new(latest)?,
+            lead: Millis::new(lead)?,
+        })
+    })
+    .transpose()
+}
+
+/// The latest instant that any node's current run has proved: it was alive then, or recorded something
+/// with it. `None` before the first run.
+///
+/// Nobody else's instants may lie beyond it, whatever their own clocks say: served time is only what
+/// runs prove.
+pub(super) async fn proved(connection: &mut Connection) -> Result<Option<UnixMillis>, StoreError> {
     let row: Option<(Option<i64>,)> = connection
         .row(
-            "SELECT max(CASE WHEN alive_at < last_instant THEN last_instant ELSE alive_at END) FROM node_runs",
+            "SELECT max(CASE WHEN alive_at < last_instant THEN last_instant ELSE alive_at END)
+             FROM node_runs WHERE is_current",
             &[],
         )
         .await?;
-    Ok(row
-        .and_then(|(alive_at,)| alive_at)
-        .map(UnixMillis::new)
-        .transpose()?)
+    let proved = row.and_then(|(proved,)| proved);
+    Ok(proved.map(UnixMillis::new).transpose()?)
+}
+
+/// What a writer at `now` by its own clock may record, where that is only read by people or tells what is
+/// old: no instant beyond what runs have proved, once there was a run.
+pub(super) async fn within_proved(
+    connection: &mut Connection,
+    now: UnixMillis,
+) -> Result<UnixMillis, StoreError> {
+    let proved = proved(connection).await?;
+    Ok(proved.map_or(now, |proved| now.min(proved)))
 }
 
 /// A run in the database.
@@ -92,7 +128,7 @@ pub(super) async fn begin(
     connection: &mut Connection,
     node: NodeName,
     process: ProcessId,
-    now: UnixMillis,
+    now: ClockReading,
     policy: ResumePolicy,
 ) -> Result<NodeRun, StoreError> {
     lock_runs(connection, &node).await?;
@@ -106,17 +142,17 @@ pub(super) async fn begin(
     let run = match before {
         Some((epoch, alive_at, last_instant)) => {
             let ended = Ended::new(epoch, alive_at, last_instant)?;
-            ended.next(node, process, now, policy)?
+            ended.next(node, process, now.at, policy)?
         }
         None => NodeRun {
             node,
             epoch: 1,
             process,
-            started_at: now,
+            started_at: now.at,
             takeover: Takeover::Resume,
         },
     };
-    insert(connection, &run).await?;
+    insert(connection, &run, now).await?;
     Ok(run)
 }
 
@@ -125,7 +161,7 @@ pub(super) async fn next(
     connection: &mut Connection,
     run: NodeRun,
     cut: UnixMillis,
-    now: UnixMillis,
+    now: ClockReading,
     policy: ResumePolicy,
 ) -> Result<NodeRun, StoreError> {
     let NodeRun {
@@ -144,8 +180,8 @@ pub(super) async fn next(
         .await?;
     if let Some((alive_at, last_instant)) = ended {
         let ended = Ended::new(epoch, alive_at, last_instant)?;
-        let run = ended.next(node, process, now, policy)?;
-        insert(connection, &run).await?;
+        let run = ended.next(node, process, now.at, policy)?;
+        insert(connection, &run, now).await?;
         return Ok(run);
     }
     // It is over already. If it was ended by a call of ours whose reply got lost, that began the next.
@@ -211,17 +247,25 @@ async fn lock_runs(connection: &mut Connection, node: &NodeName) -> Result<(), S
     connection.lock(&format!("runs of {}", node.as_str())).await
 }
 
-async fn insert(connection: &mut Connection, run: &NodeRun) -> Result<(), StoreError> {
+/// Inserts the run, which was begun by a clock that said `now`.
+async fn insert(
+    connection: &mut Connection,
+    run: &NodeRun,
+    now: ClockReading,
+) -> Result<(), StoreError> {
+    // It may have had to begin a moment later than the clock said.
+    let lead = now.lead.saturating_add(run.started_at.since(now.at));
     connection
         .execute(
-            "INSERT INTO node_runs (node, epoch, process, started_at, alive_at, resumes, is_current)
-             VALUES ($1, $2, $3, $4, $4, $5 = 1, TRUE)",
+            "INSERT INTO node_runs (node, epoch, process, started_at, alive_at, resumes, is_current, lead_ms)
+             VALUES ($1, $2, $3, $4, $4, $5 = 1, TRUE, $6)",
             &[
                 run.node.as_str().into(),
                 run.epoch.into(),
                 run.process.as_str().into(),
                 run.started_at.get().into(),
                 i64::from(run.takeover == Takeover::Resume).into(),
+                lead.get().into(),
             ],
         )
         .await?;

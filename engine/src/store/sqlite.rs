@@ -52,6 +52,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             include_str!("../../../schema/migrations/sqlite/0005_retention.sql"),
         ),
         migrations::simple(
+            6,
+            "clocks",
+            include_str!("../../../schema/migrations/sqlite/0006_clocks.sql"),
+        ),
+        migrations::simple(
             7,
             "setbacks",
             include_str!("../../../schema/migrations/sqlite/0007_setbacks.sql"),

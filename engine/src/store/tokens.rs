@@ -9,6 +9,7 @@ use schema::{UnixMillis, UserId};
 use super::{
     AccountKey, NewPassword, RevokedToken, StoreError, TokenGeneration, TokenStanding,
     connection::{Connection, Sql, Value},
+    runs,
     wallets::leave_notice,
 };
 
@@ -17,7 +18,8 @@ pub(super) async fn set_password(
     connection: &mut Connection,
     password: NewPassword,
 ) -> Result<bool, StoreError> {
-    let (user, at) = (password.user, password.at);
+    let user = password.user;
+    let at = runs::within_proved(connection, password.at).await?;
     let values: [Value; 5] = [
         user.get().into(),
         password.hash.into(),
@@ -42,6 +44,7 @@ pub(super) async fn void(
     user: UserId,
     now: UnixMillis,
 ) -> Result<bool, StoreError> {
+    let now = runs::within_proved(connection, now).await?;
     let changed = connection
         .execute(
             "UPDATE users SET token_generation = token_generation + 1, kept_token = NULL,

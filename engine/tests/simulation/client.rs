@@ -9,7 +9,7 @@ use engine::{
     store::{AdjustError, Adjustment, Shortfall, Store},
 };
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
-use schema::{Credits, CreditsChange, UserId, ledger::EntryKind, session::EndReason};
+use schema::{Credits, CreditsChange, UnixMillis, UserId, ledger::EntryKind, session::EndReason};
 
 use crate::{
     ACTIVE_MS, Serving,
@@ -258,10 +258,23 @@ impl Client {
         self.history.adjusted += adjusted(&self.store, adjustment).await;
     }
 
+    /// What an operator's clock says, which may be off by up to a year.
+    fn any_instant(&mut self) -> UnixMillis {
+        const YEAR_MS: i64 = 365 * 24 * 3_600_000;
+        let now = self.engine().clock().now();
+        let off_by = match self.chance.random_range(0..4) {
+            0 => 0,
+            1 => self.chance.random_range(-5_000..5_000),
+            2 => self.chance.random_range(-7_200_000..7_200_000),
+            _ => self.chance.random_range(-YEAR_MS..YEAR_MS),
+        };
+        UnixMillis::new(now.get() + off_by).unwrap()
+    }
+
     fn any_adjustment(&mut self) -> Adjustment {
         self.adjustments += 1;
         Adjustment {
-            at: self.engine().clock().now(),
+            at: self.any_instant(),
             idempotency_key: format!("adjustment-{}", self.adjustments),
             ..drawn(&mut self.chance, self.user, &self.history)
         }

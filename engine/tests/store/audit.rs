@@ -246,6 +246,7 @@ fn rebuilt(record: &WalletRecord, runs: &[Run]) -> Wallet {
         &live,
         changes,
         runs,
+        schema::UnixMillis::MAX,
     )
 }
 
@@ -370,9 +371,9 @@ async fn every_tampering_is_found(database: Arc<TestDatabase>) {
         (
             "two live sessions in a slot",
             "INSERT INTO sessions SELECT id + 1000, user_id, slot, node, start_time, NULL, NULL, 0, 0, start_time, 0,
-                tariff_credits, tariff_interval_ms, tariff_charged_at, created_at FROM sessions WHERE id = {s};
+                tariff_credits, tariff_interval_ms, tariff_charged_at, created_at, 5 FROM sessions WHERE id = {s};
              INSERT INTO sessions SELECT id + 2000, user_id, slot, node, start_time, NULL, NULL, 0, 0, start_time, 0,
-                tariff_credits, tariff_interval_ms, tariff_charged_at, created_at FROM sessions WHERE id = {s};
+                tariff_credits, tariff_interval_ms, tariff_charged_at, created_at, 6 FROM sessions WHERE id = {s};
              UPDATE users SET version = version + 2 WHERE id = {u}",
             &[7],
         ),

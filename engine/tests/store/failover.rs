@@ -253,12 +253,14 @@ async fn a_standby_that_lacks_what_was_acknowledged_is_not_written_to() {
     let store = Database::open(&settings).await.unwrap();
     let (node, process) = (support::node("a"), ProcessId::random());
     let within = support::within_a_minute();
-    let begun = store.begin_run(&node, &process, at(100_000), within).await;
+    let begun = store
+        .begin_run(&node, &process, at(100_000).into(), within)
+        .await;
     assert!(matches!(begun, Err(StoreError::WentBack)), "{begun:?}");
     let resumption = store.skip_ahead(1_000, at(100_000), within).await.unwrap();
     assert!(resumption.user_ids_from > lost.id && resumption.session_ids_from > session);
     store
-        .begin_run(&node, &process, at(100_000), within)
+        .begin_run(&node, &process, at(100_000).into(), within)
         .await
         .unwrap();
     let next = store.create_user(new("next")).await.unwrap();

@@ -120,7 +120,7 @@ async fn a_session_is_recorded_from_start_to_end(database: Arc<TestDatabase>) {
         .map(|entry| (entry.kind.as_str(), entry.amount.get()))
         .collect();
     assert_eq!(entries, [("usage", -3), ("signup_grant", 100)]);
-    assert_eq!(store.latest_alive_at().await.unwrap(), Some(at(21_010)));
+    assert_eq!(database.proved_by("a").await, Some(at(21_010)));
     assert_eq!(database.violations().await, []);
 }
 
@@ -412,7 +412,7 @@ async fn a_superseded_run_writes_nothing(database: Arc<TestDatabase>) {
             Err(StoreError::Superseded)
         ));
     }
-    assert_eq!(store.latest_alive_at().await.unwrap(), Some(at(501)));
+    assert_eq!(database.proved_by("a").await, Some(at(501)));
     assert_eq!(database.wallet(user).await.version, version(1));
     assert_eq!(
         store
@@ -435,7 +435,7 @@ async fn a_superseded_run_writes_nothing(database: Arc<TestDatabase>) {
 
 async fn runs_of_a_node_follow_each_other(database: Arc<TestDatabase>) {
     let store = &database.store;
-    assert_eq!(store.latest_alive_at().await.unwrap(), None);
+    assert_eq!(database.proved_by("a").await, None);
     let first = database.run("a").await;
     database.must_record(&first, 4_000, &[]).await;
     database.must_record(&first, 3_000, &[]).await;
@@ -457,7 +457,7 @@ async fn runs_of_a_node_follow_each_other(database: Arc<TestDatabase>) {
         all[1..]
     );
     assert_eq!(store.earlier_runs(&second, at(0)).await.unwrap(), all[..1]);
-    assert_eq!(store.latest_alive_at().await.unwrap(), Some(at(20_000)));
+    assert_eq!(database.proved_by("a").await, Some(at(20_000)));
 }
 
 /// The time that a run is to begin at was read before the run before it had written its last fact.
@@ -468,10 +468,7 @@ async fn a_run_begins_after_all_that_was_recorded(database: Arc<TestDatabase>) {
     let interim = Fact::Settlement(settlement(user, 2, 1, 1, 1, 6_200, 6_200));
     let recorded = database.store.record(&first, None, &[interim.into()]).await;
     assert_eq!(recorded.unwrap(), [RECORDED]);
-    assert_eq!(
-        database.store.latest_alive_at().await.unwrap(),
-        Some(at(6_200))
-    );
+    assert_eq!(database.proved_by("a").await, Some(at(6_200)));
     let second = begin_run(&database.store, "a", 6_100).await;
     assert_eq!(second.started_at, at(6_201));
     assert_eq!(database.violations().await, []);
@@ -485,7 +482,7 @@ async fn a_run_in_place_may_be_begun_again_but_not_after_another_process(
     database.must_record(&first, 4_000, &[]).await;
     let policy = within_a_minute();
     let second = store
-        .next_run(&first, at(4_500), at(64_500), policy)
+        .next_run(&first, at(4_500), at(64_500).into(), policy)
         .await
         .unwrap();
     assert_eq!(
@@ -504,11 +501,13 @@ async fn a_run_in_place_may_be_begun_again_but_not_after_another_process(
         Err(StoreError::Superseded)
     ));
     // The reply got lost; the call is repeated, later and by another clock.
-    let repeated = store.next_run(&first, at(4_500), at(70_000), policy).await;
+    let repeated = store
+        .next_run(&first, at(4_500), at(70_000).into(), policy)
+        .await;
     assert_eq!(repeated.unwrap(), second);
     database.must_record(&second, 65_000, &[]).await;
 
-    let third = store.next_run(&second, at(66_000), at(126_001), policy);
+    let third = store.next_run(&second, at(66_000), at(126_001).into(), policy);
     assert_eq!(
         third.await.unwrap().takeover,
         Takeover::End,
@@ -517,11 +516,13 @@ async fn a_run_in_place_may_be_begun_again_but_not_after_another_process(
     let other = begin_run(&database.another().await, "a", 130_000).await;
     for run in [&first, &second] {
         assert!(matches!(
-            store.next_run(run, at(140_000), at(141_000), policy).await,
+            store
+                .next_run(run, at(140_000), at(141_000).into(), policy)
+                .await,
             Err(StoreError::Superseded)
         ));
     }
-    let alive = store.latest_alive_at().await.unwrap();
+    let alive = database.proved_by("a").await;
     assert_eq!(alive, Some(other.started_at), "nothing was written");
     assert_eq!(database.violations().await, []);
 }

@@ -11,6 +11,7 @@ mod support;
 
 mod accounts;
 mod audit;
+mod clocks;
 mod cluster;
 mod erasure;
 mod failover;

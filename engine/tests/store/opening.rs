@@ -318,7 +318,7 @@ async fn connections_that_the_server_ended_are_replaced() {
                 }
             }
         }
-        assert_eq!(database.store.latest_alive_at().await.unwrap(), Some(at(5)));
+        assert_eq!(database.proved_by("a").await, Some(at(5)));
     })
     .await;
 }

@@ -104,7 +104,8 @@ async fn live_sessions_go_on_after_it(database: Arc<TestDatabase>) {
     let run = begin_run(&database.store, "one", 45_000).await;
     assert_eq!(
         served(&database, &run).await,
-        [(at(0), at(13_000)), (at(40_000), at(40_000))]
+        [(at(0), at(13_000)), (at(13_001), at(13_001))],
+        "the command's own clock raises no node's"
     );
     // Two intervals before the backup, and half of one; the other half of it after.
     let paid = settlement(user, 2, 7, 1, 3, 18_000, 51_000);

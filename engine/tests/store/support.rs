@@ -47,7 +47,7 @@ pub fn within_a_minute() -> ResumePolicy {
 /// A run of another process of the node `name`, from `now` on.
 pub async fn begin_run(store: &Arc<dyn Store>, name: &str, now: i64) -> NodeRun {
     let (node, process) = (node(name), ProcessId::random());
-    let begun = store.begin_run(&node, &process, at(now), within_a_minute());
+    let begun = store.begin_run(&node, &process, at(now).into(), within_a_minute());
     begun.await.unwrap()
 }
 
@@ -240,6 +240,12 @@ impl TestDatabase {
             created_at: at(0),
         };
         self.store.create_user(user).await.unwrap().id
+    }
+
+    /// The greatest instant that the node's runs have proved.
+    pub async fn proved_by(&self, name: &str) -> Option<UnixMillis> {
+        let time = self.store.node_time(&node(name)).await.unwrap();
+        time.map(|time| time.latest)
     }
 
     pub async fn wallet(&self, user: UserId) -> WalletRecord {

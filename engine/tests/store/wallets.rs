@@ -2,12 +2,12 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use billing::BalanceChange;
+use billing::{BalanceChange, Opening, SlotNumber, Wallet};
 use engine::{
-    facts::{Fact, FactOutcome, WalletAsked},
-    store::{AdjustError, Adjusted, Adjustment, Shortfall, Store},
+    facts::{Fact, FactOutcome, WalletAsked, WalletRecord},
+    store::{AdjustError, Adjusted, Adjustment, Erasure, NewUser, Shortfall, Store},
 };
-use schema::{Credits, CreditsChange, UserId, ledger::EntryKind, session::EndReason};
+use schema::{Credits, CreditsChange, UnixMillis, UserId, ledger::EntryKind, session::EndReason};
 use sqlx::postgres::PgListener;
 
 use crate::{
@@ -20,7 +20,10 @@ use crate::{
 on_both! {
     a_grant_is_made_once
     an_adjustment_that_makes_no_sense_is_refused
-    an_adjustment_counts_from_the_latest_instant_known
+    no_clock_but_its_nodes_dates_what_a_wallet_records
+    what_came_before_is_told_by_versions
+    what_ended_first_is_recorded_first
+    signups_and_erasures_are_dated_by_runs
     what_sessions_used_or_hold_cannot_be_revoked
     a_revoke_takes_what_is_free_if_told_to
     a_refund_never_exceeds_what_the_session_cost
@@ -89,7 +92,10 @@ async fn a_grant_is_made_once(database: Arc<TestDatabase>) {
     let (user, other) = (database.user(100).await, database.user(100).await);
     let first = store.adjust(grant(user, 50, "k")).await.unwrap();
     assert!(!first.is_repeat);
-    assert_eq!((first.at, first.balance_after), (at(10), credits(150)));
+    assert_eq!(
+        (first.at, first.balance_after),
+        (UnixMillis::EPOCH, credits(150))
+    );
 
     let again = store
         .adjust(Adjustment {
@@ -125,7 +131,7 @@ async fn a_grant_is_made_once(database: Arc<TestDatabase>) {
     let wallet = store.wallet(user, version(1)).await.unwrap().unwrap();
     assert_eq!((wallet.version, wallet.credits), (version(2), credits(150)));
     let change = BalanceChange {
-        at: at(10),
+        at: UnixMillis::EPOCH,
         amount: CreditsChange::incoming(credits(50)),
     };
     assert_eq!(wallet.changes, [change]);
@@ -243,28 +249,228 @@ async fn an_adjustment_that_makes_no_sense_is_refused(database: Arc<TestDatabase
     assert_eq!(database.violations().await, []);
 }
 
-async fn an_adjustment_counts_from_the_latest_instant_known(database: Arc<TestDatabase>) {
-    let (run, user) = (database.run("a").await, database.user(100).await);
-    let other = database.run("b").await;
-    let adjust = async |key| database.store.adjust(grant(user, 1, key)).await.unwrap().at;
+/// A year, in ms.
+const YEAR: i64 = 365 * 24 * 3_600_000;
+
+/// How far the clock of a writer is off, in ms.
+const OFF_BY: [i64; 7] = [-YEAR, -7_200_000, -1, 0, 90_000, 7_200_000, YEAR];
+
+async fn no_clock_but_its_nodes_dates_what_a_wallet_records(database: Arc<TestDatabase>) {
+    let user = database.user(100).await;
+    let adjust = async |off: i64, what: &str| {
+        let adjustment = Adjustment {
+            at: at(off),
+            ..grant(user, 1, &format!("{what} {off}"))
+        };
+        database.store.adjust(adjustment).await.unwrap().at
+    };
+    for off in OFF_BY {
+        let found = adjust(off, "before the first run").await;
+        assert_eq!(found, UnixMillis::EPOCH, "no run has proved anything");
+    }
+    let (run, other) = (database.run("a").await, database.run("b").await);
     database.must_record(&run, 5_000, &[]).await;
-    assert_eq!(
-        adjust("the writer's clock: no node serves the wallet").await,
-        at(10)
-    );
-
-    database
-        .must_record(&run, 5_000, &[Fact::Opening(opening(user, 2, 1, 4_000))])
-        .await;
     database.must_record(&other, 90_000, &[]).await;
-    assert_eq!(adjust("the node's alive_at").await, at(5_000));
+    for off in OFF_BY {
+        let found = adjust(off, "no session").await;
+        assert_eq!(
+            found,
+            at(off.min(90_000)),
+            "no later than any node has proved"
+        );
+    }
 
-    let interim = settlement(user, 4, 1, 1, 1, 6_500, 10_500);
+    let version = database.wallet(user).await.version.get();
+    database
+        .must_record(
+            &run,
+            5_000,
+            &[Fact::Opening(opening(user, version, 1, 4_000))],
+        )
+        .await;
+    for off in OFF_BY {
+        assert_eq!(adjust(off, "the node's alive_at").await, at(5_000));
+    }
+    let version = database.wallet(user).await.version.get();
+    let interim = settlement(user, version, 1, 1, 1, 6_500, 10_500);
     database
         .must_record(&run, 5_000, &[Fact::Settlement(interim)])
         .await;
-    assert_eq!(adjust("the wallet's last instant").await, at(10_500));
-    assert_eq!(database.wallet(user).await.last_instant, at(10_500));
+    for off in OFF_BY {
+        assert_eq!(adjust(off, "what it recorded last").await, at(10_500));
+    }
+    // What the writers' clocks said stands beside it, and nobody computes with it.
+    let sql = format!(
+        "SELECT count(*) FROM ledger WHERE recorded_at = {}",
+        at(YEAR).get()
+    );
+    assert_eq!(database.number(&sql).await, 4);
+    let sql = "SELECT max(at) FROM ledger";
+    assert_eq!(database.number(sql).await, at(90_000).get());
+    assert_eq!(database.violations().await, []);
+}
+
+/// Another writer's entries may be dated after the start that they came before, and before the start that
+/// they came after.
+async fn what_came_before_is_told_by_versions(database: Arc<TestDatabase>) {
+    let (run, ahead) = (database.run("a").await, database.run("ahead").await);
+    let user = database.user(10).await;
+    database.must_record(&ahead, 7_200_000, &[]).await;
+    let store = &database.store;
+    let early = Adjustment {
+        at: at(7_200_000),
+        ..grant(user, 5, "before the start")
+    };
+    assert_eq!(store.adjust(early).await.unwrap().at, at(7_200_000));
+    assert_eq!(database.wallet(user).await.since_checkpoints, []);
+
+    let start = Fact::Opening(opening(user, 2, 1, 1_000));
+    database.must_record(&run, 2_000, &[start]).await;
+    assert_eq!(database.wallet(user).await.since_checkpoints, []);
+
+    let change = |millis, amount| BalanceChange {
+        at: at(millis),
+        amount: CreditsChange::incoming(credits(amount)),
+    };
+    store
+        .adjust(grant(user, 7, "after the start"))
+        .await
+        .unwrap();
+    let changes = [change(2_000, 7)];
+    assert_eq!(database.wallet(user).await.since_checkpoints, changes);
+    let standing = store.standing(user, at(YEAR)).await.unwrap().unwrap();
+    assert_eq!((standing.at, standing.free), (at(2_000), credits(21)));
+
+    let interim = settlement(user, 4, 1, 1, 1, 6_000, 7_000);
+    let interim = Fact::Settlement(interim);
+    database.must_record(&run, 7_000, &[interim]).await;
+    assert_eq!(database.wallet(user).await.since_checkpoints, []);
+    store
+        .adjust(grant(user, 3, "after the settlement"))
+        .await
+        .unwrap();
+    let changes = [change(7_000, 3)];
+    assert_eq!(database.wallet(user).await.since_checkpoints, changes);
+    assert_eq!(
+        database.number("SELECT wallet_version FROM sessions").await,
+        5
+    );
+}
+
+/// Two sessions on one wallet. The one that ended last has the lower id; were its end recorded first, a
+/// top-up in between would count for the other one as if it had always been there.
+async fn what_ended_first_is_recorded_first(database: Arc<TestDatabase>) {
+    let (run, user) = (database.run("a").await, database.user(1_000).await);
+    for (version, id, slot) in [(1, 2, 1), (2, 1, 0)] {
+        let start = Opening {
+            slot: SlotNumber::new(slot),
+            ..opening(user, version, id, 0)
+        };
+        database.must_record(&run, 0, &[Fact::Opening(start)]).await;
+    }
+    let rebuilt = |record: &WalletRecord, now| {
+        let live: Vec<_> = record
+            .live
+            .iter()
+            .map(|live| live.session.clone())
+            .collect();
+        let (user, version, credits) = (record.user, record.version, record.credits);
+        let changes = &record.since_checkpoints;
+        Wallet::recovered(
+            user,
+            version,
+            credits,
+            &live,
+            changes,
+            &[run.lasting()],
+            now,
+        )
+    };
+    let mut wallet = rebuilt(&database.wallet(user).await, at(0));
+    wallet
+        .stop(at(899_000), session(2), EndReason::User)
+        .unwrap();
+    wallet
+        .stop(at(900_000), session(1), EndReason::User)
+        .unwrap();
+    let first = wallet.settlement_due().unwrap();
+    assert_eq!((first.session, first.at), (session(2), at(899_000)));
+    database
+        .must_record(&run, 899_500, &[Fact::Settlement(first)])
+        .await;
+
+    // The process dies. The other session lives on in the database, and what others write comes after
+    // all that is recorded.
+    let adjusted = database
+        .store
+        .adjust(grant(user, 5, "top-up"))
+        .await
+        .unwrap();
+    assert_eq!(adjusted.at, at(899_500));
+    let record = database.wallet(user).await;
+    let change = BalanceChange {
+        at: at(899_500),
+        amount: CreditsChange::incoming(credits(5)),
+    };
+    assert_eq!(record.since_checkpoints, [change]);
+    let mut wallet = rebuilt(&record, at(899_500));
+    assert_eq!(wallet.sessions().len(), 1);
+    wallet
+        .stop(at(900_000), session(1), EndReason::User)
+        .unwrap();
+    let second = wallet.settlement_due().unwrap();
+    assert_eq!((second.session, second.total), (session(1), credits(150)));
+    database
+        .must_record(&run, 900_000, &[Fact::Settlement(second)])
+        .await;
+    assert_eq!(
+        database.wallet(user).await.credits,
+        credits(1_005 - 149 - 150)
+    );
+    assert_eq!(database.violations().await, []);
+}
+
+async fn signups_and_erasures_are_dated_by_runs(database: Arc<TestDatabase>) {
+    let run = database.run("a").await;
+    database.must_record(&run, 5_000, &[]).await;
+    let store = &database.store;
+    for (off, expected) in [(-YEAR, -YEAR), (4_000, 4_000), (YEAR, 5_000)] {
+        let new = NewUser {
+            email: format!("by-a-clock-{off}@example.org"),
+            password_hash: None,
+            grant: credits(5),
+            created_at: at(off),
+        };
+        let user = store.create_user(new).await.unwrap();
+        assert_eq!(user.created_at, at(expected));
+        let fixture = store.create_fixture_users(1, credits(5), at(off)).await;
+        assert!(store.begin_erasure(user.id, at(off)).await.unwrap());
+        let erasure = Erasure {
+            user: user.id,
+            decided_in: None,
+            operator: "ops".to_owned(),
+            at: at(off),
+        };
+        store.erase_user(erasure).await.unwrap();
+        store
+            .void_tokens(fixture.unwrap()[0], at(off))
+            .await
+            .unwrap();
+    }
+    for (table, column) in [
+        ("users", "created_at"),
+        ("users", "updated_at"),
+        ("users", "last_instant"),
+        ("users", "closing_at"),
+        ("users", "erased_at"),
+        ("ledger", "at"),
+        ("ledger", "created_at"),
+        ("wallet_notices", "created_at"),
+    ] {
+        let sql = format!("SELECT max({column}) FROM {table}");
+        let latest = database.number(&sql).await;
+        assert_eq!(latest, at(5_000).get(), "{table}.{column}");
+    }
     assert_eq!(database.violations().await, []);
 }
 
@@ -282,12 +488,16 @@ async fn what_sessions_used_or_hold_cannot_be_revoked(database: Arc<TestDatabase
             "{amount} at {millis}: {result:?}"
         );
     };
-    // Two intervals are charged and one is held by the node's alive_at, or more by the writer's clock.
-    refused(98, 0).await;
-    refused(90, 60_000).await;
-    let taken = store.adjust(revoke(user, 89, 60_000)).await.unwrap();
+    // Two intervals are charged and one is held by the node's alive_at, whatever the writer's clock says.
+    for millis in OFF_BY {
+        refused(98, millis).await;
+    }
+    database.must_record(&run, 60_000, &[]).await;
+    refused(90, 0).await;
+    let taken = store.adjust(revoke(user, 89, YEAR)).await.unwrap();
     assert_eq!((taken.at, taken.balance_after), (at(60_000), credits(11)));
     // By then the credits have run out: all that is left is used.
+    database.must_record(&run, 66_000, &[]).await;
     refused(1, 66_000).await;
     refused(1, 1_000_000_000).await;
 
@@ -509,26 +719,22 @@ async fn notices_are_told_in_order(database: Arc<TestDatabase>) {
     }
 }
 
+/// They are as old as the nodes that read them say: a writer whose clock is ahead forgets none of them.
 async fn old_notices_are_forgotten(database: Arc<TestDatabase>) {
-    let store = &database.store;
-    let user = database.user(1).await;
-    for (key, millis) in [("a", 0), ("b", 10), ("c", 3_600_005)] {
-        store
-            .adjust(Adjustment {
-                at: at(millis),
-                ..grant(user, 1, key)
-            })
-            .await
-            .unwrap();
+    let (run, user) = (database.run("a").await, database.user(1).await);
+    let ids = async || {
+        let notices = database.store.notices(None, 10).await.unwrap();
+        notices.iter().map(|notice| notice.id).collect::<Vec<_>>()
+    };
+    for (key, alive_at) in [("a", 0), ("b", 10), ("c", 3_600_005)] {
+        database.must_record(&run, alive_at, &[]).await;
+        let adjustment = Adjustment {
+            at: at(YEAR),
+            ..grant(user, 1, key)
+        };
+        database.store.adjust(adjustment).await.unwrap();
     }
-    let ids: Vec<_> = store
-        .notices(None, 10)
-        .await
-        .unwrap()
-        .iter()
-        .map(|notice| notice.id)
-        .collect();
-    assert_eq!(ids, [2, 3]);
+    assert_eq!(ids().await, [2, 3]);
 }
 
 async fn adjustments_and_settlements_at_once_lose_nothing(database: Arc<TestDatabase>) {

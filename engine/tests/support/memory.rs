@@ -17,9 +17,10 @@ use billing::{
     Wallet, WalletVersion,
 };
 use engine::{
+    ClockReading,
     engine::{Started, Stopped},
     facts::{
-        Fact, FactOutcome, LiveSession, NodeName, NodeRun, ProcessId, Recording, Refusal,
+        Fact, FactOutcome, LiveSession, NodeName, NodeRun, NodeTime, ProcessId, Recording, Refusal,
         ResumePolicy, WalletAsked, WalletReading, WalletRecord,
     },
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
@@ -120,6 +121,8 @@ struct SessionRow {
     user: UserId,
     node: NodeName,
     recorded: RecordedSession,
+    /// The wallet's version by the session's start or its last settlement.
+    version: WalletVersion,
     end: Option<(UnixMillis, EndReason)>,
     left_at_end: Option<Credits>,
 }
@@ -134,9 +137,14 @@ struct RunRow {
     alive_at: UnixMillis,
     last_instant: UnixMillis,
     is_current: bool,
+    lead: Millis,
 }
 
 impl RunRow {
+    fn proved(&self) -> UnixMillis {
+        self.alive_at.max(self.last_instant)
+    }
+
     fn recorded(&self) -> Run {
         Run {
             from: self.run.started_at,
@@ -378,16 +386,16 @@ impl Data {
             .sessions
             .values()
             .filter(|session| session.user == user && session.end.is_none());
-        let checkpoints = of_user
-            .clone()
-            .map(|session| session.recorded.checkpoint.at);
+        let checkpoints = of_user.clone().map(|session| session.version);
         let own = self.ledger.iter().filter(|(owner, ..)| *owner == user);
         let usage = own
             .clone()
             .filter(|(.., entry)| entry.kind == EntryKind::Usage);
-        let latest = checkpoints.chain(usage.map(|(.., entry)| entry.at)).max();
-        let since_checkpoints = own.filter(|(.., entry)| {
-            entry.kind != EntryKind::Usage && latest.is_some_and(|latest| entry.at > latest)
+        let latest = checkpoints
+            .chain(usage.map(|(_, version, _)| *version))
+            .max();
+        let since_checkpoints = own.filter(|(_, version, entry)| {
+            entry.kind != EntryKind::Usage && latest.is_some_and(|latest| *version > latest)
         });
         let from_outside = self.ledger.iter().filter(|(owner, version, entry)| {
             *owner == user
@@ -426,14 +434,14 @@ impl Data {
         &mut self,
         node: &NodeName,
         process: &ProcessId,
-        now: UnixMillis,
+        now: ClockReading,
         policy: ResumePolicy,
     ) -> NodeRun {
         let before = self.runs.iter_mut().rfind(|row| row.run.node == *node);
-        let (epoch, started_at, takeover) = before.map_or((1, now, Takeover::Resume), |row| {
+        let (epoch, started_at, takeover) = before.map_or((1, now.at, Takeover::Resume), |row| {
             row.is_current = false;
-            let latest = row.alive_at.max(row.last_instant);
-            let started_at = now.max(UnixMillis::new(latest.get() + 1).unwrap());
+            let after = UnixMillis::new(row.proved().get() + 1).unwrap();
+            let started_at = now.at.max(after);
             let takeover = policy.takeover(row.alive_at, started_at);
             (row.run.epoch + 1, started_at, takeover)
         });
@@ -449,6 +457,7 @@ impl Data {
             alive_at: started_at,
             last_instant: UnixMillis::EPOCH,
             is_current: true,
+            lead: now.lead,
         });
         run
     }
@@ -523,6 +532,7 @@ impl Data {
             user: opening.user,
             node: node.clone(),
             recorded,
+            version: opening.version.next(),
             end: None,
             left_at_end: None,
         };
@@ -652,6 +662,7 @@ impl Data {
             at: settlement.at,
             served: settlement.served,
         };
+        session.version = settlement.version.next();
         session.end = settlement.end.map(|reason| (settlement.at, reason));
         session.left_at_end = settlement.end.map(|_| left);
         if !difference.is_zero() {
@@ -688,12 +699,7 @@ impl Data {
                 Err(AdjustError::KeyConflict)
             };
         }
-        let current = self.runs.iter().filter(|run| run.is_current);
-        let alive_at = current.map(|run| run.alive_at).max();
-        let at = adjustment
-            .at
-            .max(wallet.last_instant)
-            .max(alive_at.unwrap_or(UnixMillis::EPOCH));
+        let at = self.instant(adjustment.at, &wallet);
         let amount = self.permitted(&adjustment, &wallet, at)?;
         let balance = wallet.credits;
         let balance_after = balance
@@ -706,7 +712,7 @@ impl Data {
             .ok_or(AdjustError::UserUnknown)?;
         row.credits = balance_after;
         row.version = row.version.next();
-        row.last_instant = at;
+        row.last_instant = row.last_instant.max(at);
         let version = row.version;
         let entry = LedgerEntry {
             entry_id,
@@ -732,6 +738,18 @@ impl Data {
         self.adjusted
             .insert(key, (adjustment.kind, adjustment.session, adjusted));
         Ok(adjusted)
+    }
+
+    /// From when it counts what a writer does at `now` by its own clock: no later than the runs prove.
+    fn instant(&self, now: UnixMillis, wallet: &WalletRecord) -> UnixMillis {
+        let current = || self.runs.iter().filter(|row| row.is_current);
+        let serves = |row: &&RunRow| wallet.live.iter().any(|live| live.node == row.run.node);
+        if let Some(proved) = current().filter(serves).map(RunRow::proved).max() {
+            return proved;
+        }
+        let proved = current().map(RunRow::proved).max();
+        let proved = proved.unwrap_or(UnixMillis::EPOCH);
+        now.max(wallet.last_instant).min(proved)
     }
 
     /// What may be moved: a revoke takes no more than is free, and all refunds of a session give no
@@ -792,6 +810,7 @@ impl Data {
             &recorded,
             &wallet.since_checkpoints,
             &runs,
+            at,
         );
         wallet.advance(at);
         wallet.free()
@@ -804,15 +823,20 @@ impl Store for MemoryStore {
         self.up().map(|_| ())
     }
 
-    async fn latest_alive_at(&self) -> Result<Option<UnixMillis>, StoreError> {
-        Ok(self.up()?.runs.iter().map(|run| run.alive_at).max())
+    async fn node_time(&self, node: &NodeName) -> Result<Option<NodeTime>, StoreError> {
+        let data = self.up()?;
+        let last = data.runs.iter().rfind(|row| row.run.node == *node);
+        Ok(last.map(|row| NodeTime {
+            latest: row.proved(),
+            lead: row.lead,
+        }))
     }
 
     async fn begin_run(
         &self,
         node: &NodeName,
         process: &ProcessId,
-        now: UnixMillis,
+        now: ClockReading,
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError> {
         Ok(self.up()?.begin_run(node, process, now, policy))
@@ -822,7 +846,7 @@ impl Store for MemoryStore {
         &self,
         run: &NodeRun,
         cut: UnixMillis,
-        now: UnixMillis,
+        now: ClockReading,
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError> {
         let fate = self.fate().await?;

@@ -47,11 +47,15 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
     super::require_existing(settings)?;
     let failed = |source| ServerError::store(location, source);
     let database = Database::open(&settings.store).await.map_err(failed)?;
-    let latest = database.latest_alive_at().await.map_err(failed)?;
-    let now = engine::Clock::start(latest)?.now();
-    let ids = arguments.ids.unwrap_or_else(|| ids_since(latest, now));
+    let recorded = database.node_time(&settings.engine.node).await;
+    let recorded = recorded.map_err(failed)?;
+    let clock = engine::Clock::of_command(recorded)?;
+    let backup = recorded.map(|recorded| recorded.latest);
+    let ids = arguments
+        .ids
+        .unwrap_or_else(|| ids_since(backup, clock.now()));
     let resumption = database
-        .skip_ahead(ids, now, settings.engine.resume)
+        .skip_ahead(ids, clock.wall(), settings.engine.resume)
         .await
         .with_context(|| format!("{kind} may not be fit to serve: repeat"))?;
     database.close().await;

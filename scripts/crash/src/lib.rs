@@ -14,6 +14,7 @@ pub mod report;
 pub mod service;
 
 pub mod client;
+pub mod clocks;
 pub mod operator;
 pub mod user;
 pub mod watcher;

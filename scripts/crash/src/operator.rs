@@ -7,6 +7,7 @@ use schema::{Credits, SessionId};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
+    clocks::Clocks,
     history::{Adjustment, Attempt, Operation, Outcome, Recorder, Reply, Request, UserIndex},
     program::{self, Program},
     user::{Account, Phase},
@@ -54,6 +55,8 @@ pub struct Operator {
     pub phase: watch::Receiver<Phase>,
     /// Decides.
     pub random: StdRng,
+    /// Sets the clocks of the commands wrong, if they are to be.
+    pub clocks: Option<Clocks>,
 }
 
 impl Operator {
@@ -141,7 +144,11 @@ impl Operator {
 
     /// Runs the command once, and sometimes kills it.
     async fn attempt(&mut self, arguments: &[&str]) -> Outcome {
-        let mut child = match self.program.command(arguments).spawn() {
+        let mut command = self.program.command(arguments);
+        if let Some(clocks) = &mut self.clocks {
+            clocks.skew_command(&mut command);
+        }
+        let mut child = match command.spawn() {
             Ok(child) => child,
             Err(error) => return Outcome::Postponed(error.to_string()),
         };

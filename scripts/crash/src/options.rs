@@ -27,6 +27,15 @@ pub enum Faults {
     All,
 }
 
+/// Which wall clocks the servers and the operators' commands run by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WallClocks {
+    /// This machine's.
+    Right,
+    /// Each has one of its own, which is seconds, hours or days ahead or behind.
+    Skewed,
+}
+
 /// Crashes a Minute-Credit server again and again under load, and accounts for every operation.
 ///
 /// Users start, stop and watch sessions over HTTP and websockets, and an operator changes wallets by
@@ -54,6 +63,9 @@ pub struct Options {
     /// What is done to the server
     #[arg(long, value_enum, default_value_t = Faults::Kill)]
     pub faults: Faults,
+    /// By which wall clocks the servers and the operators' commands run
+    #[arg(long, value_enum, default_value_t = WallClocks::Right)]
+    pub clocks: WallClocks,
     /// Replays the decisions of an earlier run, as far as timing allows; without it they are new
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,

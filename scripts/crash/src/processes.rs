@@ -6,6 +6,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use crate::{
+    clocks::Clocks,
     history::Recorder,
     program::Program,
     server::{Log, Server},
@@ -24,6 +25,8 @@ pub enum Limits {
 pub struct Processes {
     program: Program,
     limits: Limits,
+    /// Sets the clock of each server wrong, if it is to be.
+    clocks: Option<Clocks>,
     server: Option<Server>,
     address: watch::Sender<Option<SocketAddr>>,
     recorder: Recorder,
@@ -35,6 +38,7 @@ impl Processes {
     pub fn new(
         program: Program,
         limits: Limits,
+        clocks: Option<Clocks>,
         address: watch::Sender<Option<SocketAddr>>,
         recorder: Recorder,
         log: Log,
@@ -42,6 +46,7 @@ impl Processes {
         Self {
             program,
             limits,
+            clocks,
             server: None,
             address,
             recorder,
@@ -125,11 +130,15 @@ impl Processes {
         Ok(())
     }
 
-    fn spawn(&self) -> anyhow::Result<Server> {
-        let command = match self.limits {
+    fn spawn(&mut self) -> anyhow::Result<Server> {
+        let mut command = match self.limits {
             Limits::Off => self.program.command(&["serve"]),
             Limits::FileSize => self.program.serve_with_limit(),
         };
+        if let Some(clocks) = &mut self.clocks {
+            let off_s = clocks.skew_server(&mut command);
+            self.log.line(&format!("--- its clock is off by {off_s} s"));
+        }
         Server::spawn(command, &self.recorder, &self.log)
     }
 }

@@ -11,11 +11,12 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 use crate::{
     checker::{self, Terms},
     client::{Address, Client},
+    clocks::Clocks,
     history::{Recorder, UserIndex},
     moment::Stopwatch,
     nemesis::Nemesis,
     operator::{Abilities, Operator},
-    options::{Faults, Options, Store},
+    options::{Faults, Options, Store, WallClocks},
     processes::{Limits, Processes},
     program::Program,
     records::Records,
@@ -28,6 +29,9 @@ use crate::{
 
 /// More than this much service lost by one crash is wrong even on a busy machine.
 const LAG_MAX_MS: i64 = 3_000;
+/// The streams of decisions about clocks; users have those from 2 on.
+const CLOCKS_OF_SERVERS: u64 = u64::MAX;
+const CLOCKS_OF_OPERATORS: u64 = u64::MAX - 1;
 /// How long users may take to come to an end, once there are no faults any more.
 const PEACE: Duration = Duration::from_secs(90);
 
@@ -94,7 +98,15 @@ impl<'a> Run<'a> {
             _ => Limits::Off,
         };
         let recorder_of = recorder.clone();
-        let processes = Processes::new(program.clone(), limits, tell, recorder_of, log.clone());
+        let clocks = clocks_of(options, seed, CLOCKS_OF_SERVERS)?;
+        let processes = Processes::new(
+            program.clone(),
+            limits,
+            clocks,
+            tell,
+            recorder_of,
+            log.clone(),
+        );
         let random = decisions(seed, 0);
         let nemesis = Nemesis::new(processes, networks, recorder.clone(), log, random, options);
         Ok(Self {
@@ -163,6 +175,7 @@ impl<'a> Run<'a> {
             recorder: self.recorder.clone(),
             phase: phase.clone(),
             random: decisions(self.seed, 1),
+            clocks: clocks_of(self.options, self.seed, CLOCKS_OF_OPERATORS)?,
         };
         cast.spawn(operator.run());
         for (account, stream) in accounts.iter().zip(2..) {
@@ -266,6 +279,14 @@ impl<'a> Run<'a> {
         }
         let kept = is_kept.then(|| self.folder.keep());
         Ok(Outcome { report, kept })
+    }
+}
+
+/// What sets clocks wrong, where that is asked for.
+fn clocks_of(options: &Options, seed: u64, stream: u64) -> anyhow::Result<Option<Clocks>> {
+    match options.clocks {
+        WallClocks::Right => Ok(None),
+        WallClocks::Skewed => Clocks::new(decisions(seed, stream)).map(Some),
     }
 }
 

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{
     nemesis::Networks,
-    options::{Faults, Options, Store},
+    options::{Faults, Options, Store, WallClocks},
     program::Program,
     proxy::Proxy,
 };
@@ -96,6 +96,13 @@ pub async fn set_up(options: &Options, dir: &Path, name: &str) -> anyhow::Result
             "MINUTE_CREDIT__SETTLEMENT__EVERY_MS",
             SETTLE_EVERY_MS.to_string(),
         );
+    let program = match options.clocks {
+        WallClocks::Right => program,
+        // A clock that is hours ahead is no downtime of hours: sessions are to go on, and tokens to be good.
+        WallClocks::Skewed => program
+            .with("MINUTE_CREDIT__RECOVERY__RESUME_WITHIN_MS", "1000000000")
+            .with("MINUTE_CREDIT__TOKENS__LIFETIME_HOURS", "240"),
+    };
     // Nothing is wrong with a database whose audit takes long.
     let auditor = program
         .clone()

@@ -10,10 +10,7 @@ use super::{BalanceChange, Rebase, Session, Wallet};
 use crate::{Meter, recovery::MeterTurn};
 
 /// The time from one instant to the next.
-const TICK: Millis = match Millis::new(1) {
-    Ok(millis) => millis,
-    Err(_) => Millis::ZERO,
-};
+const TICK: Millis = Millis::literal(1);
 
 /// That a session was to be stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,12 +105,7 @@ impl Wallet {
         let never_began = start
             .end
             .is_some_and(|end| end.reason == EndReason::Depleted && end.at == start.started_at);
-        let committed = self
-            .sessions
-            .iter()
-            .map(|session| session.committed(self.instant));
-        let is_overdrawn = self.left(committed).is_none_or(|left| left < 0);
-        (never_began || is_overdrawn).then_some(start.id)
+        (never_began || self.is_overdrawn()).then_some(start.id)
     }
 
     /// Somebody else changes the balance at `at`.

@@ -115,7 +115,8 @@ impl Session {
     /// Ends at `at`, unless it has ended, and returns its end.
     ///
     /// At a depletion the next interval does not begin, and an end by the engine before anything was
-    /// served is free; else the charge is what a live session would have.
+    /// served is free; else the charge is what a live session would have. It is never less than what is
+    /// settled: a session that was charged at its start and paused at once may have settled that.
     pub(super) fn end(&mut self, at: UnixMillis, reason: EndReason) -> End {
         *self.end.get_or_insert_with(|| {
             let at = at
@@ -133,11 +134,13 @@ impl Session {
             } else {
                 self.tariff.price_of(intervals)
             };
-            // A live session's charge is always covered; an amount beyond all amounts can't be one.
+            let Some(consumed) = consumed else {
+                panic!("session {} cost more than a wallet can hold", self.id);
+            };
             End {
                 at,
                 reason,
-                consumed: consumed.unwrap_or(Credits::MAX),
+                consumed: consumed.max(self.settled.total),
                 served,
             }
         })

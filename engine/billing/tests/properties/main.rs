@@ -6,6 +6,7 @@
     reason = "a test that panics has failed"
 )]
 
+mod clocks;
 mod cuts;
 mod extremes;
 mod model;

@@ -258,6 +258,7 @@ impl World {
                     &recorded,
                     &self.database.since_checkpoints(),
                     &self.runs,
+                    ms(back),
                 );
             }
         }

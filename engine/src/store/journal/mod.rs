@@ -178,21 +178,25 @@ async fn insert_sessions(
                 .map(|opening| Some(opening.tariff.charged_at().as_str()))
                 .collect(),
         ),
+        ints(|opening| opening.version.next().get()),
     ]);
     let inserted: Vec<(i64,)> = connection
         .rows(
             Sql {
                 postgres: "INSERT INTO sessions (id, user_id, slot, node, start_time, credits_consumed, settled_seq,
-                        settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at, created_at)
+                        settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at, created_at,
+                        wallet_version)
                     SELECT id, user_id, slot, $1, start_time, 0, 0, start_time, 0, price, interval_ms, charged_at,
-                        start_time
+                        start_time, version
                     FROM UNNEST($2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[],
-                        $8::TEXT[]) AS fact (id, user_id, slot, start_time, price, interval_ms, charged_at)
+                        $8::TEXT[], $9::BIGINT[])
+                        AS fact (id, user_id, slot, start_time, price, interval_ms, charged_at, version)
                     ON CONFLICT DO NOTHING RETURNING id",
                 sqlite: "INSERT INTO sessions (id, user_id, slot, node, start_time, credits_consumed, settled_seq,
-                        settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at, created_at)
+                        settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at, created_at,
+                        wallet_version)
                     SELECT value ->> 0, value ->> 1, value ->> 2, $1, value ->> 3, 0, 0, value ->> 3, 0, value ->> 4,
-                        value ->> 5, value ->> 6, value ->> 3
+                        value ->> 5, value ->> 6, value ->> 3, value ->> 7
                     FROM json_each($2) WHERE TRUE
                     ON CONFLICT DO NOTHING RETURNING id",
             },
@@ -230,23 +234,27 @@ async fn settle_sessions(
                 .map(|settling| settling.settlement.end.map(EndReason::as_str))
                 .collect(),
         ),
+        ints(|settling| settling.settlement.version.next().get()),
     ]);
     let settled: Vec<(i64,)> = connection
         .rows(
             Sql {
                 postgres: "UPDATE sessions SET credits_consumed = total, settled_seq = seq, settled_at = at,
-                        served_ms = served, end_reason = reason, end_time = CASE WHEN reason IS NOT NULL THEN at END
+                        served_ms = served, end_reason = reason, end_time = CASE WHEN reason IS NOT NULL THEN at END,
+                        wallet_version = version
                     FROM UNNEST($2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[], $6::BIGINT[], $7::BIGINT[],
-                        $8::BIGINT[], $9::TEXT[])
-                        AS fact (session, wallet, seq, total, served, at, difference, reason)
+                        $8::BIGINT[], $9::TEXT[], $10::BIGINT[])
+                        AS fact (session, wallet, seq, total, served, at, difference, reason, version)
                     WHERE id = session AND CASE WHEN user_id = wallet AND node = $1 AND settled_seq = seq - 1
                         AND credits_consumed = total - difference THEN end_time IS NULL ELSE FALSE END
                     RETURNING id",
                 sqlite: "UPDATE sessions SET credits_consumed = total, settled_seq = seq, settled_at = at,
-                        served_ms = served, end_reason = reason, end_time = CASE WHEN reason IS NOT NULL THEN at END
+                        served_ms = served, end_reason = reason, end_time = CASE WHEN reason IS NOT NULL THEN at END,
+                        wallet_version = version
                     FROM (SELECT value ->> 0 AS session, value ->> 1 AS wallet, value ->> 2 AS seq,
                             value ->> 3 AS total, value ->> 4 AS served, value ->> 5 AS at,
-                            value ->> 6 AS difference, value ->> 7 AS reason FROM json_each($2)) AS fact
+                            value ->> 6 AS difference, value ->> 7 AS reason, value ->> 8 AS version
+                            FROM json_each($2)) AS fact
                     WHERE id = session AND +user_id = wallet AND +node = $1 AND +settled_seq = seq - 1
                         AND +credits_consumed = total - difference AND +end_time IS NULL
                     RETURNING id",

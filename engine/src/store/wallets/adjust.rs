@@ -46,9 +46,12 @@ pub(in crate::store) async fn adjust(
         return Err(AdjustError::UserUnknown);
     };
     let runs = runs_of(connection, &wallet).await?;
-    let at = instant(adjustment.at, &wallet, &runs);
+    let at = instant(connection, adjustment.at, &wallet, &runs).await?;
     let amount = match adjustment.kind {
-        EntryKind::Revoke => takeable(&adjustment, standing(wallet.clone(), &runs, at).free)?,
+        EntryKind::Revoke => {
+            let standing = standing(wallet.clone(), &runs, at)?;
+            takeable(&adjustment, standing.free)?
+        }
         EntryKind::Refund => {
             refuse_beyond_cost(connection, &adjustment).await?;
             adjustment.amount
@@ -62,7 +65,8 @@ pub(in crate::store) async fn adjust(
 
     connection
         .execute(
-            "UPDATE users SET credits = $2, version = version + 1, last_instant = $3,
+            "UPDATE users SET credits = $2, version = version + 1,
+                last_instant = CASE WHEN last_instant < $3 THEN $3 ELSE last_instant END,
                 updated_at = CASE WHEN updated_at < $3 THEN $3 ELSE updated_at END
              WHERE id = $1",
             &[
@@ -92,7 +96,7 @@ pub(in crate::store) async fn adjust(
     })
 }
 
-/// The user's wallet as it stands at `now`, or as soon after as it counts from.
+/// The user's wallet as it stands at what the node of its live session has proved, else at `now`.
 pub(in crate::store) async fn standing_of(
     connection: &mut Connection,
     user: UserId,
@@ -102,8 +106,8 @@ pub(in crate::store) async fn standing_of(
         return Ok(None);
     };
     let runs = runs_of(connection, &wallet).await?;
-    let at = instant(now, &wallet, &runs);
-    Ok(Some(standing(wallet, &runs, at)))
+    let at = proved_by(&runs).unwrap_or(now);
+    standing(wallet, &runs, at).map(Some)
 }
 
 /// The house's account that the adjustment moves from or to; nothing where no operator can make it.
@@ -153,7 +157,8 @@ async fn refuse_beyond_cost(
             &[session.into(), adjustment.user.get().into()],
         )
         .await?;
-    let refunded = Credits::new(refunded.map_or(0, |(sum,)| sum)).map_err(StoreError::from)?;
+    let (refunded,) = refunded.ok_or_else(|| StoreError::Corrupt("a sum is missing".to_owned()))?;
+    let refunded = Credits::new(refunded).map_err(StoreError::from)?;
     let spent = Credits::new(spent).map_err(StoreError::from)?;
     refunded
         .checked_change(adjustment.amount)
@@ -176,7 +181,7 @@ async fn insert_entry(
     } else {
         (wallet_account, house)
     };
-    let values: [Value; 12] = [
+    let values: [Value; 13] = [
         adjustment.user.get().into(),
         at.get().into(),
         adjustment.kind.as_str().into(),
@@ -189,12 +194,13 @@ async fn insert_entry(
         adjustment.reason.as_str().into(),
         adjustment.operator.as_str().into(),
         adjustment.idempotency_key.as_str().into(),
+        adjustment.at.get().into(),
     ];
     let entry: Option<(i64,)> = connection
         .row(
             "INSERT INTO ledger (user_id, at, kind, from_account, to_account, amount, session_id, wallet_version,
-                balance_after, reason, operator, idempotency_key, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $2) RETURNING id",
+                balance_after, reason, operator, idempotency_key, created_at, recorded_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $2, $13) RETURNING id",
             &values,
         )
         .await?;
@@ -247,35 +253,74 @@ async fn repeat(
     })))
 }
 
-/// The runs, in order, of each node that serves the wallet.
+/// A node that serves a wallet, as its runs tell.
+struct Serving {
+    /// Its runs, in order.
+    runs: Vec<Run>,
+    /// The latest instant that they prove.
+    proved: UnixMillis,
+}
+
+/// The nodes that serve the wallet, by name.
 async fn runs_of(
     connection: &mut Connection,
     wallet: &WalletRecord,
-) -> Result<HashMap<String, Vec<Run>>, StoreError> {
-    let mut runs: HashMap<String, Vec<Run>> = HashMap::new();
+) -> Result<HashMap<String, Serving>, StoreError> {
+    let mut serving: HashMap<String, Serving> = HashMap::new();
     for session in &wallet.live {
         let node = &session.node;
-        if !runs.contains_key(node.as_str()) {
-            let all = runs::since(connection, node, UnixMillis::EPOCH).await?;
-            let all = all.iter().map(RunRow::run).collect::<Result<_, _>>()?;
-            runs.insert(node.as_str().to_owned(), all);
+        if serving.contains_key(node.as_str()) {
+            continue;
         }
+        // In this order: a run that begins in between counts from after what is proved by now.
+        let recorded = runs::node_time(connection, node).await?;
+        let runs = runs::since(connection, node, UnixMillis::EPOCH).await?;
+        let runs = runs.iter().map(RunRow::run).collect::<Result<_, _>>()?;
+        let recorded = recorded.ok_or_else(|| {
+            let (node, session) = (node.as_str(), session.session.id);
+            StoreError::Corrupt(format!(
+                "node {node} serves session {session} and never ran"
+            ))
+        })?;
+        let proved = recorded.latest;
+        serving.insert(node.as_str().to_owned(), Serving { runs, proved });
     }
-    Ok(runs)
+    Ok(serving)
 }
 
-/// The instant from which what a writer does at `now` by its own clock counts: none that a node which
-/// serves the wallet has passed.
-fn instant(now: UnixMillis, wallet: &WalletRecord, runs: &HashMap<String, Vec<Run>>) -> UnixMillis {
-    let alive_at = runs.values().flatten().map(|run| run.to);
-    alive_at.fold(now.max(wallet.last_instant), UnixMillis::max)
+/// The latest instant that the nodes which serve a wallet have proved; `None` if no node serves it.
+fn proved_by(serving: &HashMap<String, Serving>) -> Option<UnixMillis> {
+    serving.values().map(|node| node.proved).max()
+}
+
+/// The instant from which counts what a writer does at `now` by its own clock.
+///
+/// Where a node serves the wallet that is the latest instant that the node has proved: whatever the
+/// writer's clock says, no session is charged for time that its node has not told of, and nothing that
+/// was recorded is decided anew. Else it only places the entry among the wallet's others, since no
+/// session's cost follows from it.
+async fn instant(
+    connection: &mut Connection,
+    now: UnixMillis,
+    wallet: &WalletRecord,
+    serving: &HashMap<String, Serving>,
+) -> Result<UnixMillis, StoreError> {
+    if let Some(proved) = proved_by(serving) {
+        return Ok(proved);
+    }
+    let proved = runs::proved(connection).await?.unwrap_or(UnixMillis::EPOCH);
+    Ok(now.max(wallet.last_instant).min(proved))
 }
 
 /// The wallet as it stands at `at`, if its sessions run on until then.
-fn standing(record: WalletRecord, runs: &HashMap<String, Vec<Run>>, at: UnixMillis) -> Standing {
+fn standing(
+    record: WalletRecord,
+    serving: &HashMap<String, Serving>,
+    at: UnixMillis,
+) -> Result<Standing, StoreError> {
     let mut sessions: Vec<Session> = Vec::with_capacity(record.live.len());
     let (user, version, credits) = (record.user, record.version, record.credits);
-    for (node, runs) in runs {
+    for (node, Serving { runs, .. }) in serving {
         let recorded = record.live.iter().filter(|live| live.node.as_str() == node);
         let recorded: Vec<_> = recorded.map(|live| live.session.clone()).collect();
         let mut runs = runs.clone();
@@ -283,20 +328,24 @@ fn standing(record: WalletRecord, runs: &HashMap<String, Vec<Run>>, at: UnixMill
             current.to = UnixMillis::MAX;
         }
         let changes = &record.since_checkpoints;
-        let wallet = Wallet::recovered(user, version, credits, &recorded, changes, &runs);
+        let wallet = Wallet::recovered(user, version, credits, &recorded, changes, &runs, at);
         sessions.extend(wallet.sessions());
     }
     let mut wallet = Wallet::new(user, version, credits, UnixMillis::EPOCH, sessions);
     wallet.advance(at);
-    let consumed = wallet.sessions().iter().map(|session| {
-        let charge = session.charge(at);
-        (session.id, charge.unwrap_or(Credits::MAX))
-    });
-    Standing {
+    let mut consumed = Vec::with_capacity(wallet.sessions().len());
+    for session in wallet.sessions() {
+        let charge = session.charge(at).ok_or_else(|| {
+            let id = session.id;
+            StoreError::Corrupt(format!("session {id} has cost more than a wallet can hold"))
+        })?;
+        consumed.push((session.id, charge));
+    }
+    Ok(Standing {
         at,
         balance: wallet.balance(),
         free: wallet.free(),
-        consumed: consumed.collect(),
+        consumed,
         record,
-    }
+    })
 }

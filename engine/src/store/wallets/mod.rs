@@ -13,6 +13,7 @@ use schema::{UnixMillis, UserId};
 use super::{
     Notice, StoreError,
     connection::{Connection, Value},
+    runs,
 };
 
 /// How long a notice is kept, in ms: owners read them within a second.
@@ -51,12 +52,14 @@ pub(super) async fn latest_notice(connection: &mut Connection) -> Result<i64, St
     Ok(row.and_then(|(id,)| id).unwrap_or(0))
 }
 
-/// Leaves word that the user's row was written, and forgets old notices.
+/// Leaves word that the user's row was written, and forgets old notices: none that the nodes may not have
+/// read yet, however far ahead the clock of the writer is.
 pub(super) async fn leave_notice(
     connection: &mut Connection,
     user: UserId,
     now: UnixMillis,
 ) -> Result<(), StoreError> {
+    let now = runs::within_proved(connection, now).await?;
     // One writer at a time, so that notices become visible in the order of their numbers: whoever has
     // read one would never go back for a lesser one.
     connection.lock("notices").await?;

@@ -41,6 +41,7 @@ struct LiveRow {
     tariff_credits: i64,
     tariff_interval_ms: i64,
     tariff_charged_at: String,
+    wallet_version: Option<i64>,
 }
 
 /// A change of a balance since a version that was asked for, in the database.
@@ -245,10 +246,10 @@ async fn with_live_sessions(
                 // The OFFSET keeps the planner from walking through all sessions, see `postgres`.
                 postgres: "SELECT live.* FROM UNNEST($1::BIGINT[]) AS asked (wallet) CROSS JOIN LATERAL
                     (SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
-                        served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
+                        served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at, wallet_version
                      FROM sessions WHERE end_time IS NULL AND user_id = wallet OFFSET 0) AS live ORDER BY id",
                 sqlite: "SELECT id, user_id, slot, node, start_time, credits_consumed, settled_seq, settled_at,
-                        served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
+                        served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at, wallet_version
                     FROM sessions INDEXED BY sessions_live
                     WHERE end_time IS NULL AND user_id IN (SELECT value FROM json_each($1)) ORDER BY id",
             },
@@ -285,6 +286,9 @@ async fn with_live_sessions(
 
 /// What others changed of each of these users' balances since the last settlement of any session, or
 /// the start of a live one, in the order of the wallets' versions.
+///
+/// The versions tell what came since, and no instant does: whoever wrote it may have had a clock that was
+/// hours ahead of the session's node, or behind it.
 async fn since_checkpoints(
     connection: &mut Connection,
     users: &[WalletRow],
@@ -292,14 +296,18 @@ async fn since_checkpoints(
 ) -> Result<HashMap<i64, Vec<BalanceChange>>, StoreError> {
     let mut latest: HashMap<i64, i64> = HashMap::new();
     for session in sessions {
-        let since = latest.entry(session.user_id).or_insert(session.settled_at);
-        *since = (*since).max(session.settled_at);
+        let version = session.wallet_version.ok_or_else(|| {
+            let id = session.id;
+            StoreError::Corrupt(format!("session {id} is live, of no version of its wallet"))
+        })?;
+        let since = latest.entry(session.user_id).or_insert(version);
+        *since = (*since).max(version);
     }
     // Of most wallets nothing was recorded since, and the ledger need not be asked.
     let is_changed = |user: &&WalletRow| {
         latest
             .get(&user.id)
-            .is_some_and(|since| user.last_instant > *since)
+            .is_some_and(|since| user.version > *since)
     };
     let changed: Vec<i64> = users
         .iter()
@@ -316,11 +324,11 @@ async fn since_checkpoints(
                 postgres: "SELECT user_id, at, kind = 'usage' AS is_usage,
                         CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount
                     FROM UNNEST($1::BIGINT[], $2::BIGINT[]) AS changed (wallet, since)
-                    JOIN ledger ON user_id = wallet AND at > since ORDER BY user_id, wallet_version",
+                    JOIN ledger ON user_id = wallet AND wallet_version > since ORDER BY user_id, wallet_version",
                 sqlite: "SELECT user_id, at, kind = 'usage' AS is_usage,
                         CASE WHEN to_account = user_id THEN amount ELSE -amount END AS amount
                     FROM (SELECT value ->> 0 AS wallet, value ->> 1 AS since FROM json_each($1))
-                    JOIN ledger ON user_id = wallet AND at > since ORDER BY user_id, wallet_version",
+                    JOIN ledger ON user_id = wallet AND wallet_version > since ORDER BY user_id, wallet_version",
             },
             &[Value::Rows(vec![Column::Ints(changed), Column::Ints(since)])],
         )
