@@ -92,6 +92,8 @@ pub struct PastSession {
     pub consumed: Credits,
     /// How many settlements there were, with that of the end.
     pub settlements: i64,
+    /// The wallet's version by the last of them.
+    pub version: WalletVersion,
 }
 
 /// A ledger entry.
@@ -300,7 +302,7 @@ const USERS: Table<8> = Table {
     ],
 };
 
-const SESSIONS: Table<14> = Table {
+const SESSIONS: Table<15> = Table {
     name: "sessions",
     columns: [
         "id",
@@ -317,6 +319,7 @@ const SESSIONS: Table<14> = Table {
         "tariff_interval_ms",
         "tariff_charged_at",
         "created_at",
+        "wallet_version",
     ],
 };
 
@@ -357,7 +360,7 @@ impl PastUser {
 }
 
 impl PastSession {
-    fn cells<'r>(&self, number: i64, ids: &Ids, size: &'r PastSize) -> [Cell<'r>; 14] {
+    fn cells<'r>(&self, number: i64, ids: &Ids, size: &'r PastSize) -> [Cell<'r>; 15] {
         [
             Cell::Int(ids.first_session + number),
             Cell::Int(ids.first_user + i64::from(self.user)),
@@ -373,6 +376,7 @@ impl PastSession {
             Cell::Int(size.tariff.interval().get()),
             Cell::Text(size.tariff.charged_at().as_str()),
             Cell::Int(self.started_at.get()),
+            Cell::Int(self.version.get()),
         ]
     }
 }

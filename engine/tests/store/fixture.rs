@@ -58,6 +58,7 @@ fn session(user: u32, [from, to]: [i64; 2], reason: EndReason, cost: i64) -> Pas
         served: Millis::new(to - from).unwrap(),
         consumed: credits(cost),
         settlements: 1,
+        version: WalletVersion::new(3),
     }
 }
 

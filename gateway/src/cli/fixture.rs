@@ -87,7 +87,8 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
     let location = &settings.store.location;
     let failed = |source| ServerError::store(location, source);
     let database = Arc::new(Database::open(&settings.store).await.map_err(failed)?);
-    let clock = Clock::start(database.latest_alive_at().await.map_err(failed)?)?;
+    let recorded = database.node_time(&settings.engine.node).await;
+    let clock = Clock::of_command(recorded.map_err(failed)?)?;
 
     // A past comes before every run of the node, and the users of nobody's past may come after one.
     let past = match arguments.history {
