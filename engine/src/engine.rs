@@ -13,8 +13,8 @@ use std::{
     time::Duration,
 };
 
-use billing::Tariff;
-use ractor::{Actor, ActorRef, DerivedActorRef};
+use billing::{Tariff, WalletVersion};
+use ractor::{Actor, DerivedActorRef};
 use schema::{
     Millis, UnixMillis, UserId,
     session::{EndReason, LiveBalance},
@@ -35,7 +35,7 @@ use crate::{
     keys::{Answer, KeyTurn, KeyTurns, RequestKey},
     metrics::EngineMetrics,
     metronome::Metronome,
-    mirror::{self, Mirror, MirrorArguments},
+    mirror::{Mirror, MirrorArguments, NoTls, RedisUrl},
     notices, recovery,
     reply::Reply,
     retention::{self, RetentionSettings},
@@ -80,8 +80,8 @@ pub struct EngineSettings {
     pub unpaid_sessions_per_hour_max: usize,
     /// For how long history is kept.
     pub retention: RetentionSettings,
-    /// Where the live state is mirrored, if anywhere: a `redis://` address. May hold a password.
-    pub redis_url: Option<String>,
+    /// Where the live state is mirrored, if anywhere.
+    pub redis_url: Option<RedisUrl>,
 }
 
 /// Why the engine did not start.
@@ -90,9 +90,9 @@ pub enum EngineStartError {
     /// The database failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
-    /// The mirror's address or connection can't be used.
-    #[error("the mirror at REDIS_URL can't be used: {0}")]
-    Mirror(String),
+    /// The mirror can't speak TLS.
+    #[error("the mirror at REDIS_URL can't be used")]
+    Mirror(#[from] NoTls),
     /// An actor could not be started.
     #[error("an actor did not start")]
     Actor(#[from] ractor::SpawnErr),
@@ -145,8 +145,17 @@ impl Engine {
         .await?;
         let mirror = match &settings.redis_url {
             Some(url) => {
-                let (supervisor, metrics) = (supervisor.clone(), Arc::clone(&metrics));
-                Some(start_mirror(url, settings.settle_every, supervisor, metrics).await?)
+                // A value is renewed at every settlement; one that missed two has nobody to renew it.
+                let ttl_seconds = (2 * settings.settle_every.get() / 1_000).max(1);
+                let arguments = MirrorArguments {
+                    redis: url.clone(),
+                    config: url.config()?,
+                    ttl_seconds,
+                    store: Arc::clone(&store),
+                    supervisor: supervisor.clone(),
+                    metrics: Arc::clone(&metrics),
+                };
+                Some(Mirror::start(arguments).await?)
             }
             None => None,
         };
@@ -300,19 +309,37 @@ impl Engine {
         let (_permit, _) = self.admit(user, None).await?;
         match self.ask(user, Request::Balance).await?? {
             Some(balance) => Ok(balance),
-            None => self.recorded_balance(user).await,
+            None => Ok(self.recorded_balance(user).await?.0),
         }
     }
 
-    /// The balance of a user without a live session: as the ledger has it.
-    async fn recorded_balance(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
+    /// The same for somebody who watches the user: what comes in from now on is told as an event.
+    #[tracing::instrument(level = "debug", skip_all, fields(user = user.get()))]
+    pub async fn balance_for_watcher(&self, user: UserId) -> Result<LiveBalance, BalanceError> {
+        let (_permit, _) = self.admit(user, None).await?;
+        if let Some(balance) = self.ask(user, Request::Balance).await?? {
+            return Ok(balance);
+        }
+        let (balance, version) = self.recorded_balance(user).await?;
+        self.cast(SupervisorMessage::Told { user, version });
+        Ok(balance)
+    }
+
+    /// The balance of a user without a live session, as the ledger has it, and the wallet's version.
+    async fn recorded_balance(
+        &self,
+        user: UserId,
+    ) -> Result<(LiveBalance, WalletVersion), BalanceError> {
         let since = FIRST_READING;
         match self.context.wallets.get(WalletAsked { user, since }).await {
-            Ok(Some(reading)) => Ok(LiveBalance {
-                credits: reading.record.credits,
-                as_of: self.context.timeline.now(),
-                session: None,
-            }),
+            Ok(Some(reading)) => {
+                let balance = LiveBalance {
+                    credits: reading.record.credits,
+                    as_of: self.context.timeline.now(),
+                    session: None,
+                };
+                Ok((balance, reading.record.version))
+            }
             Ok(None) => Err(BalanceError::UserUnknown),
             Err(error) => {
                 tracing::warn!(
@@ -508,22 +535,4 @@ fn wallets_of(store: Arc<dyn Store>, timeline: Timeline, settings: &EngineSettin
         let unpaid_since = counts_unpaid.then(|| UnpaidSessions::since(timeline.now()));
         Box::pin(async move { store.wallets(&asked, unpaid_since).await })
     })
-}
-
-async fn start_mirror(
-    url: &str,
-    settle_every: Millis,
-    supervisor: ActorRef<SupervisorMessage>,
-    metrics: Arc<EngineMetrics>,
-) -> Result<Mirror, EngineStartError> {
-    let config = mirror::config_from_url(url).map_err(EngineStartError::Mirror)?;
-    // A value is renewed at every settlement; one that missed two has nobody to renew it.
-    let ttl_seconds = (2 * settle_every.get() / 1_000).max(1);
-    Ok(Mirror::start(MirrorArguments {
-        config,
-        ttl_seconds,
-        supervisor,
-        metrics,
-    })
-    .await?)
 }

@@ -37,3 +37,4 @@ pub mod wakes;
 
 pub use clock::{Clock, ClockReading};
 pub use engine::{Engine, EngineSettings};
+pub use mirror::{InvalidRedisUrl, RedisUrl};

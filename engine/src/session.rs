@@ -109,7 +109,10 @@ pub enum SessionMessage {
 /// What a session starts from.
 pub enum Origin {
     /// The database, to be read at the first occasion.
-    Database,
+    Database {
+        /// The version of the wallet since which changes are news to those who watch it.
+        since: WalletVersion,
+    },
     /// A wallet as recovery rebuilt it.
     Recovered {
         /// The wallet.
@@ -158,6 +161,8 @@ pub struct SessionState {
     user: UserId,
     context: Arc<Context>,
     wallet: WalletState,
+    /// The version since which changes are news when the wallet is read for the first time.
+    news_since: WalletVersion,
     /// How many of our node's runs the wallet knows.
     runs: usize,
     watched: Watched,
@@ -201,6 +206,7 @@ impl Actor for SessionActor {
         let mut state = SessionState {
             user,
             wallet: WalletState::Loading(Vec::new()),
+            news_since: FIRST_READING,
             runs: 0,
             watched,
             reload: Reload::NotNeeded,
@@ -219,7 +225,10 @@ impl Actor for SessionActor {
             context,
         };
         match origin {
-            Origin::Database => state.load(&myself, FIRST_READING),
+            Origin::Database { since } => {
+                state.news_since = since;
+                state.load(&myself, since);
+            }
             Origin::Recovered { wallet, runs } => {
                 state.adopt(wallet, runs);
                 state.follow_up(&myself);
@@ -319,7 +328,7 @@ impl SessionState {
     fn record_next(&mut self, myself: &ActorRef<SessionMessage>) {
         let WalletState::Ready(wallet) = &self.wallet else {
             if self.reload == Reload::Needed {
-                self.load(myself, FIRST_READING);
+                self.load(myself, self.news_since);
             }
             return;
         };
@@ -457,6 +466,10 @@ impl SessionState {
             let idle = SupervisorMessage::Idle {
                 session: myself.get_id(),
                 user: self.user,
+                version: match &self.wallet {
+                    WalletState::Ready(wallet) => Some(wallet.version()),
+                    WalletState::Loading(_) => None,
+                },
                 handled: self.handled,
             };
             let _stopped = self.context.supervisor.cast(idle);

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use billing::Wallet;
+use billing::{Wallet, WalletVersion};
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use schema::UserId;
 use tokio::sync::oneshot;
@@ -18,7 +18,9 @@ use tokio::sync::oneshot;
 use crate::{
     context::Context,
     engine::{StartError, StopError},
-    session::{Origin, Request, SessionActor, SessionArguments, SessionMessage, Watched},
+    session::{
+        FIRST_READING, Origin, Request, SessionActor, SessionArguments, SessionMessage, Watched,
+    },
 };
 
 /// The wait before a failed session is started again, so that one that fails at once can't spin.
@@ -43,12 +45,21 @@ pub enum SupervisorMessage {
     },
     /// A caller's request; from the engine.
     Request(UserId, Request),
+    /// A watcher is told the balance of a user without a session; from the engine.
+    Told {
+        /// Whose.
+        user: UserId,
+        /// The version of the wallet that it is of.
+        version: WalletVersion,
+    },
     /// A session has nothing left to do; from that session.
     Idle {
         /// Which actor says so.
         session: ActorId,
         /// Whose.
         user: UserId,
+        /// The version of the wallet that it knows; None if it never read it.
+        version: Option<WalletVersion>,
         /// How many requests it has handled.
         handled: u64,
     },
@@ -58,6 +69,8 @@ pub enum SupervisorMessage {
     Barrier(oneshot::Sender<()>),
     /// Have every session show its state to the mirror; from the mirror.
     Mirror,
+    /// Tell which of these users have no session actor; from the mirror.
+    WithoutSession(Vec<UserId>, oneshot::Sender<HashSet<UserId>>),
     /// Have every session look at the time, which stands still or goes on since; from the journal.
     TimeChanged,
 }
@@ -79,8 +92,9 @@ pub struct SupervisorState {
     sessions: HashMap<UserId, Entry>,
     /// Users whose session failed, with the requests that wait until it is back.
     restarting: HashMap<UserId, Vec<Request>>,
-    /// Users whose balance somebody watches.
-    watched: HashSet<UserId>,
+    /// Users whose balance somebody watches, each with the version of the wallet that the watchers have
+    /// been told of while no session is there: what came in since is news. `FIRST_READING` if none was.
+    watched: HashMap<UserId, WalletVersion>,
 }
 
 impl Actor for Supervisor {
@@ -112,16 +126,24 @@ impl Actor for Supervisor {
             SupervisorMessage::Request(user, request) => {
                 state.route(&myself, user, request).await;
             }
+            SupervisorMessage::Told { user, version } => state.told(user, version),
             SupervisorMessage::Idle {
                 session,
                 user,
+                version,
                 handled,
-            } => state.retire(session, user, handled),
+            } => state.retire(session, user, version, handled),
             SupervisorMessage::Restart(user) => state.restart(&myself, user).await,
             SupervisorMessage::Barrier(reply) => {
                 let _gone = reply.send(());
             }
             SupervisorMessage::Mirror => state.tell_all(|| SessionMessage::Mirror),
+            SupervisorMessage::WithoutSession(users, reply) => {
+                let is_without = |user: &UserId| {
+                    !state.sessions.contains_key(user) && !state.restarting.contains_key(user)
+                };
+                let _gone = reply.send(users.into_iter().filter(is_without).collect());
+            }
             SupervisorMessage::TimeChanged => state.tell_all(|| SessionMessage::TimeChanged),
         }
         Ok(())
@@ -152,9 +174,13 @@ impl SupervisorState {
     ) {
         if let Request::Watch(watched) = request {
             match watched {
-                Watched::Yes => self.watched.insert(user),
-                Watched::No => self.watched.remove(&user),
-            };
+                Watched::Yes => {
+                    self.watched.entry(user).or_insert(FIRST_READING);
+                }
+                Watched::No => {
+                    self.watched.remove(&user);
+                }
+            }
         }
         if let Some(waiting) = self.restarting.get_mut(&user) {
             waiting.push(request);
@@ -164,14 +190,15 @@ impl SupervisorState {
             let needs_session = match &request {
                 Request::Start(..) => true,
                 // A dashboard without a session is to see credits that come in.
-                Request::Notice => self.watched.contains(&user),
+                Request::Notice => self.watched.contains_key(&user),
                 Request::Stop(..) | Request::Balance(_) | Request::Watch(_) => false,
             };
             if !needs_session {
                 answer_without_session(request);
                 return;
             }
-            self.spawn(myself, user, Origin::Database).await;
+            let since = self.told_since(user);
+            self.spawn(myself, user, Origin::Database { since }).await;
         }
         if let Some(entry) = self.sessions.get_mut(&user) {
             entry.sent += 1;
@@ -186,7 +213,7 @@ impl SupervisorState {
             tracing::error!(user = user.get(), "a session was asked for too early");
             return;
         };
-        let watched = if self.watched.contains(&user) {
+        let watched = if self.watched.contains_key(&user) {
             Watched::Yes
         } else {
             Watched::No
@@ -211,17 +238,41 @@ impl SupervisorState {
     }
 
     /// Lets a session go that has handled all that was sent to it and has nothing left to do.
-    fn retire(&mut self, session: ActorId, user: UserId, handled: u64) {
+    fn retire(
+        &mut self,
+        session: ActorId,
+        user: UserId,
+        version: Option<WalletVersion>,
+        handled: u64,
+    ) {
         let is_done = |entry: &Entry| entry.session.get_id() == session && entry.sent == handled;
         if self.sessions.get(&user).is_some_and(is_done)
             && let Some(entry) = self.sessions.remove(&user)
         {
             let _failed = entry.session.cast(SessionMessage::Retire);
+            if let (Some(told), Some(version)) = (self.watched.get_mut(&user), version) {
+                *told = version;
+            }
             // After a crowd the memory comes back.
             if self.sessions.capacity() > 4 * self.sessions.len() + SPARE_MAX {
                 self.sessions.shrink_to(2 * self.sessions.len());
             }
         }
+    }
+
+    /// A watcher of a user without a session was told the balance as of `version`. Others may have been
+    /// told an earlier one, and what came in between is still news to them.
+    fn told(&mut self, user: UserId, version: WalletVersion) {
+        if let Some(told) = self.watched.get_mut(&user)
+            && *told == FIRST_READING
+        {
+            *told = version;
+        }
+    }
+
+    /// The version since which changes of the wallet are news to those who watch it.
+    fn told_since(&self, user: UserId) -> WalletVersion {
+        self.watched.get(&user).copied().unwrap_or(FIRST_READING)
     }
 
     /// Takes note that a session failed. It is started again once the journal is through with what
@@ -249,7 +300,8 @@ impl SupervisorState {
 
     async fn restart(&mut self, myself: &ActorRef<SupervisorMessage>, user: UserId) {
         let waiting = self.restarting.remove(&user).unwrap_or_default();
-        self.spawn(myself, user, Origin::Database).await;
+        let since = self.told_since(user);
+        self.spawn(myself, user, Origin::Database { since }).await;
         for request in waiting {
             self.route(myself, user, request).await;
         }

@@ -22,6 +22,7 @@ use fred::{
     prelude::Config,
     types::Builder,
 };
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use schema::{UserId, mirror::MirroredSession};
 use support::{
     memory::MemoryStore,
@@ -68,6 +69,13 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([format!("-{name}"), self.server.id().to_string()])
+            .status();
+        assert!(sent.unwrap().success());
+    }
+
     async fn client(&self) -> Client {
         let config = Config::from_url(&self.url()).unwrap();
         until(async || {
@@ -103,7 +111,7 @@ async fn shown(client: &Client, user: UserId) -> Option<MirroredSession> {
 
 async fn world_with(redis: &Redis) -> World {
     let settings = EngineSettings {
-        redis_url: Some(redis.url()),
+        redis_url: Some(redis.url().parse().unwrap()),
         ..settings()
     };
     World::begin_on(
@@ -185,4 +193,79 @@ async fn billing_goes_on_without_redis_and_the_mirror_is_rebuilt() {
     }
     world.stop(before).await.unwrap();
     world.stop(during).await.unwrap();
+}
+
+/// Whether the mirror says that it has its Redis.
+fn is_up(world: &World) -> bool {
+    let mut registry = Registry::default();
+    world.engine.metrics().register(&mut registry);
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    text.contains("mirror_up 1")
+}
+
+/// A Redis that could not be reached still has what it had, and is told what became of that.
+#[tokio::test]
+async fn what_redis_kept_while_it_was_away_is_corrected() {
+    let redis = Redis::start();
+    let client = redis.client().await;
+    let world = world_with(&redis).await;
+    let users: [UserId; 3] = std::array::from_fn(|_| world.store.add_user(100));
+    let [ended, goes_on, restarted] = users;
+    for user in users {
+        world.engine.start_session(user, None).await.unwrap();
+        until(async || shown(&client, user).await.filter(|state| state.active)).await;
+    }
+    // Somebody else's keys in the same Redis are left alone.
+    for (name, value) in [
+        ("session:express", "{}"),
+        ("session:77", "not ours"),
+        ("sessions", "7"),
+    ] {
+        let (expire, options) = (None, None);
+        client
+            .set::<(), _, _>(name, value, expire, options, false)
+            .await
+            .unwrap();
+    }
+    let stranger = schema::mirror::key(UserId::new(1_000_000).unwrap());
+    let left_over: String = client.get(schema::mirror::key(ended)).await.unwrap();
+    client
+        .set::<(), _, _>(&stranger, left_over, None, None, false)
+        .await
+        .unwrap();
+
+    redis.signal("STOP");
+    // Else what is on its way to it would tell it when it goes on.
+    until(async || (!is_up(&world)).then_some(())).await;
+    let stopped = world.stop(ended).await.unwrap();
+    world.stop(restarted).await.unwrap();
+    world.engine.start_session(restarted, None).await.unwrap();
+    redis.signal("CONT");
+
+    let client = redis.client().await;
+    let now = until(async || shown(&client, ended).await.filter(|state| !state.active)).await;
+    assert_eq!((now.credits, now.session), (stopped.final_credits, None));
+    let ttl: i64 = client.ttl(schema::mirror::key(ended)).await.unwrap();
+    assert!((1..=1_800).contains(&ttl), "{ttl}");
+    until(async || {
+        client
+            .get::<Option<String>, _>(&stranger)
+            .await
+            .unwrap()
+            .is_none()
+            .then_some(())
+    })
+    .await;
+    for user in [goes_on, restarted] {
+        assert!(shown(&client, user).await.unwrap().active);
+    }
+    for (name, value) in [
+        ("session:express", "{}"),
+        ("session:77", "not ours"),
+        ("sessions", "7"),
+    ] {
+        let kept: String = client.get(name).await.unwrap();
+        assert_eq!(kept, value, "{name}");
+    }
 }

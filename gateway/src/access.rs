@@ -17,13 +17,14 @@ use engine::{
     store::{RevokedToken, Store, StoreError, TokenGeneration, TokenStanding, UserRecord},
 };
 use hyper::{HeaderMap, header::AUTHORIZATION};
-use schema::UserId;
+use schema::{UserId, websocket::StreamPosition};
 
 use crate::{
+    epochs::Epochs,
     key_ring::KeyRing,
     recent::Recent,
     request,
-    tickets::{TicketRefused, Tickets},
+    tickets::{Shown, TicketRefused, Tickets},
     tokens::{Bearer, TokenId, TokenNotMade, Tokens},
 };
 
@@ -53,10 +54,22 @@ pub enum AccessError {
     Store(#[source] ReadError),
 }
 
+/// How a stream is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamAsked {
+    /// For the first time, as far as the client says.
+    Anew,
+    /// By an `EventSource` that comes back and has read as far as this.
+    After(StreamPosition),
+    /// Only whether the caller would get it.
+    Whether,
+}
+
 /// Checks tokens, and makes and revokes them.
 pub struct Access {
     tokens: Tokens,
     tickets: Tickets,
+    epochs: Epochs,
     clock: Clock,
     store: Arc<dyn Store>,
     /// Reads which tokens of a user are valid, for many users at a time.
@@ -74,8 +87,8 @@ struct Known {
 }
 
 impl Access {
-    /// Access by `tokens` and `tickets`, as far as `store` says.
-    pub fn new(tokens: Tokens, tickets: Tickets, clock: Clock, store: Arc<dyn Store>) -> Self {
+    /// Access by `tokens`, and by tickets that they make, as far as `store` says.
+    pub fn new(tokens: Tokens, clock: Clock, store: Arc<dyn Store>) -> Self {
         let standings = {
             let (store, clock) = (Arc::clone(&store), clock.clone());
             Batched::new(move |users: Vec<UserId>| {
@@ -84,8 +97,9 @@ impl Access {
             })
         };
         Self {
+            epochs: Epochs::new(KeyRing::clone(&tokens.ring())),
+            tickets: Tickets::default(),
             tokens,
-            tickets,
             clock,
             store,
             standings,
@@ -103,7 +117,13 @@ impl Access {
 
     /// From now on these are the keys of the tokens: those of other keys are void.
     pub fn replace_ring(&self, ring: KeyRing) {
+        self.epochs.replace_ring(ring.clone());
         self.tokens.replace_ring(ring);
+    }
+
+    /// What makes the epochs of streams, by the same keys.
+    pub fn epochs(&self) -> Epochs {
+        self.epochs.clone()
     }
 
     /// A fresh token for `user`, of the generation that was read with what let the user in.
@@ -147,23 +167,35 @@ impl Access {
 
     /// A ticket that opens one stream for whoever `bearer` is.
     pub fn issue_ticket(&self, bearer: &Bearer) -> Result<String, TokenNotMade> {
-        self.tickets.issue(bearer, self.clock.now())
+        self.tickets.issue(&self.ring(), bearer, self.clock.now())
     }
 
     /// Who asks for a stream: by a ticket or a token in the address's query, or by a token among the
-    /// headers. A ticket is used up by it.
+    /// headers. A ticket is used up by it, unless it is only asked about.
     pub async fn of_stream(
         &self,
         query: Option<&str>,
         headers: &HeaderMap,
+        asked: StreamAsked,
     ) -> Result<Bearer, AccessError> {
-        let in_query = |name| request::query(query, name).filter(|value| !value.is_empty());
-        if let Some(ticket) = in_query("ticket") {
-            let bearer = self.tickets.redeem(&ticket, self.clock.now())?;
+        let in_query = |name| {
+            let value = request::query(query, name).map_err(|_| AccessError::InvalidToken)?;
+            Ok::<_, AccessError>(value.filter(|value| !value.is_empty()))
+        };
+        if let Some(ticket) = in_query("ticket")? {
+            let shown_for = |user| match asked {
+                StreamAsked::Whether => Shown::ToAsk,
+                StreamAsked::After(position) if self.epochs.is_of(user, position.epoch) => {
+                    Shown::ToGoOn
+                }
+                StreamAsked::After(_) | StreamAsked::Anew => Shown::ToOpen,
+            };
+            let (ring, now) = (self.ring(), self.clock.now());
+            let bearer = self.tickets.redeem(&ring, &ticket, now, shown_for)?;
             self.check(&bearer).await?;
             return Ok(bearer);
         }
-        match in_query("token") {
+        match in_query("token")? {
             Some(token) => self.of_token(&token).await,
             None => self.of_request(headers).await,
         }
@@ -333,7 +365,7 @@ fn of_store(error: StoreError) -> AccessError {
 impl From<TicketRefused> for AccessError {
     fn from(refused: TicketRefused) -> Self {
         match refused {
-            // One that was used is as good as none of ours.
+            // A ticket that was used before is refused like one that never existed.
             TicketRefused::Invalid => Self::InvalidToken,
             TicketRefused::Busy => Self::Busy,
         }

@@ -1,6 +1,9 @@
 //! What every request may use.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use engine::Engine;
 use ipnet::IpNet;
@@ -11,11 +14,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     access::Access,
+    client::ClientAddress,
     hub::HubMessage,
+    limits::Limit,
     log_ins::LogIns,
     metrics::Metrics,
     occupancy::Occupancy,
     passwords::Passwords,
+    refusals::Refusals,
     settings::{HttpSettings, SocketSettings},
     signups::Signups,
 };
@@ -32,6 +38,8 @@ pub struct App {
     pub log_ins: LogIns,
     /// How many have signed up.
     pub signups: Signups,
+    /// How many requests were refused.
+    pub refusals: Refusals,
     /// The open websockets.
     pub hub: ActorRef<HubMessage>,
     /// What is counted and measured.
@@ -52,6 +60,19 @@ pub struct App {
     pub metrics_networks: Vec<IpNet>,
     /// Whether the program is about to end.
     pub draining: Draining,
+}
+
+impl App {
+    /// One more request of `client` is refused: how long its answer is to be held back, if at all.
+    pub fn refuse(&self, client: ClientAddress) -> Option<Duration> {
+        let wait = self
+            .refusals
+            .count(client.network(), self.engine.clock().now());
+        if wait.is_some() {
+            self.metrics.limits.hit(Limit::RefusedRequests);
+        }
+        wait
+    }
 }
 
 /// Whether the program is about to end. It never goes back.

@@ -1,29 +1,42 @@
 //! Connections: accepting them, serving HTTP on each, ending them.
 //!
-//! Each has its bounds: how many there are, in all and from one client; how long a head may take to
-//! arrive (hyper's own), and how long the client may take to receive. A connection that becomes a
+//! Each has its bounds: how many there are, in all and from one client; how long it may be idle, how long
+//! a head may take to arrive, and how long the client may take to receive. A connection that becomes a
 //! websocket counts until that ends.
 
+mod farewell;
+mod heads;
+mod held;
 mod timed;
 
 use std::{net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{
+    Method, Request, StatusCode,
+    body::{Body, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::timed::TimedSends;
+use self::{
+    heads::HeadTimer,
+    held::{Held, Progress},
+    timed::TimedSends,
+};
 use crate::{
     client::{Client, ClientAddress},
     limits::Limit,
     log,
     occupancy::{Occupancy, Place},
+    reply::Reply,
     routes::Routes,
     settings::HttpSettings,
 };
@@ -35,7 +48,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// What a connection reads and writes.
-pub type Stream = TokioIo<TimedSends<TcpStream>>;
+pub type Stream = TokioIo<Held<TimedSends<TcpStream>>>;
+
+/// The system's stream under `stream`. None if it was taken out before.
+pub fn into_tcp(stream: Stream) -> Option<TcpStream> {
+    stream.into_inner().into_inner().map(TimedSends::into_inner)
+}
 
 /// A client's connection. It counts as open as long as there is a clone of this.
 #[derive(Clone)]
@@ -144,32 +162,78 @@ async fn serve_http(
     ending: CancellationToken,
 ) {
     let http: &HttpSettings = &routes.app().http;
-    let stream = TokioIo::new(TimedSends::new(stream, http.send_timeout));
+    let progress = Arc::new(Progress::default());
+    let stream = TimedSends::new(stream, http.send_timeout);
+    let (held, dropped) = Held::new(stream, Arc::clone(&progress));
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(http.header_timeout)
+        .timer(HeadTimer::new(Arc::clone(&progress), http.header_timeout))
+        .header_read_timeout(http.idle_timeout)
         .max_buf_size(HEAD_BYTES_MAX);
     let service = service_fn(|mut request: Request<Incoming>| {
         let client = client(peer, &request, &http.trusted_proxies);
         request.extensions_mut().insert(client);
         request.extensions_mut().insert(connection.clone());
-        let routes = Arc::clone(&routes);
-        async move { Ok::<_, std::convert::Infallible>(log::answered(&routes, request).await) }
+        let (routes, progress) = (Arc::clone(&routes), Arc::clone(&progress));
+        async move {
+            let has_body = !request.body().is_end_stream();
+            let reads_body = request.method() == Method::POST;
+            let reply = log::answered(&routes, request).await;
+            progress.set_leaves_unread(has_body && !(reads_body && reply.status().is_success()));
+            slow_down_if_refused(&routes, client.address, &reply).await;
+            Ok::<_, std::convert::Infallible>(reply)
+        }
     });
-    let mut served = pin!(builder.serve_connection(stream, service).with_upgrades());
-    let ended = tokio::select! {
-        ended = &mut served => ended,
-        () = ending.cancelled() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+    let ended = {
+        let mut served = pin!(
+            builder
+                .serve_connection(TokioIo::new(held), service)
+                .with_upgrades()
+        );
+        tokio::select! {
+            ended = &mut served => ended,
+            () = ending.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
         }
     };
-    if let Err(error) = ended {
-        if timed::is_timeout(&error) {
+    let mut was_misread = false;
+    if let Err(error) = &ended {
+        if timed::is_timeout(error) {
             routes.app().metrics.limits.hit(Limit::SendTimeout);
         }
+        was_misread = error.is_parse();
         tracing::debug!(%error, "a connection ended badly");
+    }
+    if was_misread && let Some(wait) = routes.app().refuse(peer) {
+        tokio::time::sleep(wait).await;
+    }
+    drop_gently(dropped, &progress, was_misread).await;
+}
+
+/// Closes the stream that hyper has dropped: slowly, if its client may still be sending.
+async fn drop_gently(
+    mut dropped: oneshot::Receiver<TimedSends<TcpStream>>,
+    progress: &Progress,
+    was_misread: bool,
+) {
+    let is_sending = (was_misread || progress.leaves_unread()) && !progress.has_ended();
+    // There is none if the connection became a websocket.
+    if is_sending && let Ok(stream) = dropped.try_recv() {
+        farewell::close(stream).await;
+    }
+}
+
+/// Holds back the answer to a client that sends one bad request after the other, so that a flood of
+/// them takes nothing from others.
+async fn slow_down_if_refused(routes: &Routes, client: ClientAddress, reply: &Reply) {
+    let status = reply.status();
+    // These two are answers to requests that were right.
+    let is_refusal = status.is_client_error()
+        && !matches!(status, StatusCode::PAYMENT_REQUIRED | StatusCode::CONFLICT);
+    if is_refusal && let Some(wait) = routes.app().refuse(client) {
+        tokio::time::sleep(wait).await;
     }
 }
 

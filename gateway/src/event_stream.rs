@@ -15,11 +15,11 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{
-    Either,
+    Either, Full,
     channel::{Channel, Sender},
 };
 use hyper::{
-    Request, StatusCode,
+    HeaderMap, Method, Request, StatusCode,
     body::Incoming,
     header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue},
 };
@@ -32,8 +32,8 @@ use crate::{
     limits::Limit,
     metrics::SocketKind,
     outbox::Closing,
-    reply::{self, Failure, Reply},
-    subscription::{self, Step, Subscriber, Subscription},
+    reply::{self, Body, Failure, Reply},
+    subscription::{self, LAST_EVENT_ID, Step, Subscriber, Subscription},
 };
 
 /// How many messages may wait for the connection.
@@ -41,7 +41,10 @@ const WAITING_MAX: usize = 1;
 
 /// How long a client whose stream broke should wait before it comes back, so that many don't come
 /// back at once.
-const COME_BACK_AFTER: std::ops::Range<u16> = 1_000..3_000;
+const COME_BACK_AFTER: std::ops::Range<i64> = 1_000..3_000;
+
+/// The address of event streams.
+const ADDRESS: &str = "/api/stream";
 
 /// Tells nginx not to hold messages back.
 const NO_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -53,7 +56,10 @@ pub async fn open(app: &Arc<App>, request: &Request<Incoming>) -> Result<Reply, 
     }
     // In this order: a ticket is used up by looking at it.
     let subscriber = Subscriber::of(app, request)?;
-    let bearer = subscription::bearer(app, request).await?;
+    let bearer = subscription::event_stream_bearer(app, request).await?;
+    if request.method() == Method::HEAD {
+        return Ok(reply_with(Either::Left(Full::default())));
+    }
     let begun = Subscription::begin(app, bearer, subscriber, SocketKind::EventStream).await;
     let subscription = begun.map_err(refusal)?;
     let (sender, body) = Channel::new(WAITING_MAX);
@@ -62,19 +68,41 @@ pub async fn open(app: &Arc<App>, request: &Request<Incoming>) -> Result<Reply, 
         sender,
     };
     app.socket_tasks.spawn(stream.run(subscription));
+    Ok(reply_with(Either::Right(body)))
+}
 
+/// Whether a client that is refused for now must be told so within a stream: an `EventSource` that comes
+/// back gives up for ever at any status but 200.
+pub fn must_be_told_to_wait(path: &str, headers: &HeaderMap) -> bool {
+    path == ADDRESS && headers.contains_key(LAST_EVENT_ID)
+}
+
+/// A stream that says nothing but when to come back, in place of `failure`, if that passes.
+pub fn come_later(failure: Failure) -> Result<Reply, Failure> {
+    let Some(wait) = failure.passes_after() else {
+        return Err(failure);
+    };
+    let retry = rand::random_range(COME_BACK_AFTER) + wait;
+    let end = farewell(Closing::now(CloseCode::TryLater, "Try again later"));
+    let text = format!("{}{end}", come_back_after(retry));
+    Ok(reply_with(Either::Left(Full::new(text.into()))))
+}
+
+/// The reply that is a stream of events.
+fn reply_with(body: Body) -> Reply {
     let mut reply = reply::empty(StatusCode::OK);
-    *reply.body_mut() = Either::Right(body);
+    *reply.body_mut() = body;
     for (name, value) in [
         (CONTENT_TYPE, "text/event-stream"),
-        (CACHE_CONTROL, "no-store"),
+        // Proxies that compress hold every event back, unless they are told not to transform anything.
+        (CACHE_CONTROL, "no-cache, no-store, no-transform"),
         (NO_BUFFERING, "no"),
     ] {
         reply
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));
     }
-    Ok(reply)
+    reply
 }
 
 /// What a websocket would be closed with at once, as a reply.
@@ -113,7 +141,7 @@ impl EventStream {
     /// Tells the client until it is to be told no more, and returns why.
     async fn tell(&mut self, subscription: &mut Subscription) -> Result<CloseCode, Gone> {
         let retry = rand::random_range(COME_BACK_AFTER);
-        self.send(format!("retry: {retry}\n\n")).await?;
+        self.send(come_back_after(retry)).await?;
         let ping_every = self.app.sockets.ping_every;
         let mut pings_at = Instant::now() + ping_every.mul_f64(rand::random_range(0.5..1.0));
         let mut alarm = Alarm::new(pings_at);
@@ -166,6 +194,10 @@ fn poll_next(
     }
     let wakes_at = subscription.wakes_at().min(pings_at);
     alarm.poll_reached(context, wakes_at).map(|()| None)
+}
+
+fn come_back_after(millis: i64) -> String {
+    format!("retry: {millis}\n\n")
 }
 
 fn message(text: &str, position: StreamPosition) -> String {

@@ -30,6 +30,7 @@ use tokio::time::Instant;
 use self::stream::{Seat, UserStream};
 use crate::{
     access::is_valid,
+    epochs::Epochs,
     key_ring::KeyId,
     outbox::{Closing, Outbox},
     tokens::Bearer,
@@ -134,8 +135,9 @@ impl TryFrom<HubMessage> for UserUpdate {
 pub struct Hub;
 
 /// What the hub is started with.
-#[derive(Clone, Copy, Debug)]
 pub struct HubArguments {
+    /// What makes the streams' epochs.
+    pub epochs: Epochs,
     /// How many sockets a user may have.
     pub per_user_max: usize,
     /// How many events of a user are kept.
@@ -251,7 +253,7 @@ impl HubState {
         let stream = self
             .users
             .entry(user)
-            .or_insert_with(|| Box::new(UserStream::begin()));
+            .or_insert_with(|| Box::new(UserStream::begin(self.arguments.epochs.begin(user))));
         if stream.seats.len() >= self.arguments.per_user_max {
             return Err(JoinRefused::TooMany);
         }
@@ -368,12 +370,13 @@ mod tests {
     use schema::{Credits, UnixMillis, websocket::ServerMessage};
 
     use super::*;
-    use crate::tokens::TokenId;
+    use crate::{key_ring::KeyRing, tokens::TokenId};
 
     const REPLAY_FOR: Duration = Duration::from_mins(2);
 
     fn hub() -> HubState {
         HubState::new(HubArguments {
+            epochs: Epochs::new(KeyRing::generate().unwrap()),
             per_user_max: 1,
             replay_events_max: 32,
             replay_for: REPLAY_FOR,

@@ -1,12 +1,17 @@
 //! The file with the keys of the tokens: one a line as PASERK `k4.local`, for its owner's eyes only.
 //!
+//! Our own file may be read by nobody else. A file of root's is a secret that was mounted for us, whose
+//! mode we can't choose: as with Postgres its group may read it (0640, and Kubernetes' 0440 with an
+//! `fsGroup`). Everybody in our container may read what Docker and Kubernetes mount by default (0444, or
+//! 0644 in memory); that is taken, with a warning. Nobody but its owner may ever write to it.
+//!
 //! A running server looks every few seconds whether the file has changed. Every change replaces the
 //! file as a whole, so that a reader finds the old keys or the new ones and never half of them.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -33,15 +38,29 @@ pub enum KeyFileError {
         #[source]
         source: io::Error,
     },
-    /// Others could read it.
-    #[error(
-        "the token key file {path} can be read by others (mode {mode:o}): run chmod 600 {path}"
-    )]
+    /// Others could read it, or write to it.
+    #[error("the token key file {path} can be {deed} by others (mode {mode:o}): {remedy}")]
     Exposed {
         /// The file.
         path: PathBuf,
+        /// What others could do.
+        deed: &'static str,
         /// Its permissions.
         mode: u32,
+        /// What to do.
+        remedy: String,
+    },
+    /// It is a folder, a device or the like.
+    #[error("the token key file {path} is not a file")]
+    NotAFile {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// A folder that somebody named is not there.
+    #[error("can't make the token key file {path}: its folder does not exist")]
+    NoFolder {
+        /// The file.
+        path: PathBuf,
     },
     /// It holds something else than keys.
     #[error("the token key file {path} should hold one key a line, k4.local.…")]
@@ -74,28 +93,102 @@ pub fn load(source: &KeySource) -> Result<KeyRing, KeyFileError> {
             made => made,
         },
         Err(error) => Err(in_file(path)(error)),
-        Ok(_) => read(path),
+        Ok(_) => read(path).inspect(|_| warn_of_readers(path)),
     }
 }
 
 /// The keys in the file.
 pub fn read(path: &Path) -> Result<KeyRing, KeyFileError> {
-    let mode = fs::metadata(path)
-        .map_err(in_file(path))?
-        .permissions()
-        .mode()
-        & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(KeyFileError::Exposed {
+    let found = fs::metadata(path).map_err(in_file(path))?;
+    if !found.is_file() {
+        return Err(KeyFileError::NotAFile {
             path: path.to_owned(),
-            mode,
         });
     }
+    let mode = found.permissions().mode() & 0o777;
+    match standing(found.uid(), mode, is_in_memory(path)) {
+        Standing::Private | Standing::Mounted => {}
+        Standing::Exposed { deed } => {
+            let remedy = if found.uid() == ROOT {
+                format!(
+                    "run chmod 640 {}, or mount it with mode 0440",
+                    path.display()
+                )
+            } else {
+                format!("run chmod 600 {}", path.display())
+            };
+            return Err(KeyFileError::Exposed {
+                path: path.to_owned(),
+                deed,
+                mode,
+                remedy,
+            });
+        }
+    }
     let text = fs::read_to_string(path).map_err(in_file(path))?;
-    KeyRing::parse(&text).map_err(|source| KeyFileError::Malformed {
+    // Some editors begin a file with a mark of its encoding.
+    KeyRing::parse(text.trim_start_matches('\u{feff}')).map_err(|source| KeyFileError::Malformed {
         path: path.to_owned(),
         source,
     })
+}
+
+/// The user who owns what is mounted.
+const ROOT: u32 = 0;
+
+/// Who else can get at a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Nobody but its owner, and the group that root chose.
+    Private,
+    /// Everybody here can read what was mounted.
+    Mounted,
+    /// Others can do what they must not.
+    Exposed { deed: &'static str },
+}
+
+/// The standing of a file of this owner and mode.
+const fn standing(owner: u32, mode: u32, is_in_memory: bool) -> Standing {
+    if mode & 0o022 != 0 {
+        return Standing::Exposed { deed: "changed" };
+    }
+    if mode & 0o077 == 0 || owner == ROOT && mode & 0o037 == 0 {
+        return Standing::Private;
+    }
+    let is_read_only = mode & 0o222 == 0;
+    if owner == ROOT && (is_read_only || is_in_memory) {
+        return Standing::Mounted;
+    }
+    Standing::Exposed { deed: "read" }
+}
+
+/// Whether the file is in memory, where container engines keep what they mount as secrets.
+#[cfg(target_os = "linux")]
+fn is_in_memory(path: &Path) -> bool {
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    rustix::fs::statfs(path)
+        .is_ok_and(|found| matches!(u64::try_from(found.f_type), Ok(TMPFS | RAMFS)))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_in_memory(_: &Path) -> bool {
+    false
+}
+
+/// Warns if more people can read the file than need to.
+fn warn_of_readers(path: &Path) {
+    let Ok(found) = fs::metadata(path) else {
+        return;
+    };
+    let mode = found.permissions().mode() & 0o777;
+    if standing(found.uid(), mode, is_in_memory(path)) == Standing::Mounted {
+        tracing::warn!(
+            file = %path.display(),
+            mode = format_args!("{mode:o}"),
+            "everybody in this container can read the token key file: mount it with mode 0440 and our group"
+        );
+    }
 }
 
 /// Changes the keys in the file by `change`, and returns what that returns. If it refuses, the file
@@ -154,11 +247,11 @@ pub async fn follow(path: PathBuf, ring: KeyRing, on_change: impl Fn(KeyRing)) {
 fn create(path: &Path) -> Result<KeyRing, KeyFileError> {
     let ring = KeyRing::generate()?;
     let folder = folder_of(path);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(in_file(path))?;
+    if !folder.exists() {
+        return Err(KeyFileError::NoFolder {
+            path: path.to_owned(),
+        });
+    }
     let draft = draft_in(folder);
     let written = write_durably(&draft, &ring.to_text()?)
         .map(drop)
@@ -171,7 +264,7 @@ fn create(path: &Path) -> Result<KeyRing, KeyFileError> {
     Ok(ring)
 }
 
-/// Puts a new file with `text` into the place of the old one, for the same owner.
+/// Puts a new file with `text` into the place of the old one, for the same owner and the same readers.
 fn replace(path: &Path, folder: &File, text: &str) -> io::Result<()> {
     let old = fs::metadata(path)?;
     let draft = draft_in(folder_of(path));
@@ -180,6 +273,7 @@ fn replace(path: &Path, folder: &File, text: &str) -> io::Result<()> {
         if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
             fchown(&file, Some(old.uid()), Some(old.gid()))?;
         }
+        file.set_permissions(old.permissions())?;
         fs::rename(&draft, path)
     });
     if replaced.is_err() {
@@ -236,10 +330,10 @@ mod tests {
     #[test]
     fn the_key_is_made_once_and_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("data/token.key");
+        let folder = dir.path();
+        let path = folder.join("token.key");
         let made = load(&KeySource::File(path.clone())).unwrap();
-        let folder = path.parent().unwrap();
-        assert_eq!((mode(&path), mode(folder)), (0o600, 0o700));
+        assert_eq!(mode(&path), 0o600);
         assert!(fs::read_to_string(&path).unwrap().starts_with("k4.local."));
         let again = load(&KeySource::File(path.clone())).unwrap();
         assert!(again.is_same(&made));
@@ -247,13 +341,76 @@ mod tests {
     }
 
     #[test]
+    fn who_may_get_at_a_file_depends_on_its_owner() {
+        use Standing::{Exposed, Mounted, Private};
+        const US: u32 = 10_001;
+        const READ: Standing = Exposed { deed: "read" };
+        const CHANGED: Standing = Exposed { deed: "changed" };
+        let check = |owner: u32, mode: u32, on_disk: Standing, in_memory: Standing| {
+            let found = [false, true].map(|is_in_memory| standing(owner, mode, is_in_memory));
+            assert_eq!(found, [on_disk, in_memory], "{mode:o} of {owner}");
+        };
+        for private in [0o600, 0o400, 0o700] {
+            check(US, private, Private, Private);
+            check(ROOT, private, Private, Private);
+        }
+        // Kubernetes with an fsGroup; what Postgres takes of root.
+        for of_group in [0o440, 0o640] {
+            check(US, of_group, READ, READ);
+            check(ROOT, of_group, Private, Private);
+        }
+        // Docker's default, and Kubernetes'.
+        check(US, 0o444, READ, READ);
+        check(ROOT, 0o444, Mounted, Mounted);
+        check(US, 0o644, READ, READ);
+        check(ROOT, 0o644, READ, Mounted);
+        for writable in [0o620, 0o660, 0o602, 0o622, 0o666, 0o777, 0o664] {
+            check(US, writable, CHANGED, CHANGED);
+            check(ROOT, writable, CHANGED, CHANGED);
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_however_it_was_mounted_and_edited() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = load(&KeySource::File(dir.path().join("made.key"))).unwrap();
+        let text = made.to_text().unwrap();
+        let text = text.trim();
+        // As Kubernetes does: the name is a link to a link's file, which an update replaces.
+        let version = dir.path().join("..2026");
+        fs::create_dir(&version).unwrap();
+        symlink("..2026", dir.path().join("..data")).unwrap();
+        symlink("..data/token.key", dir.path().join("token.key")).unwrap();
+        for (before, after) in [
+            ("", ""),
+            ("", "\n"),
+            ("", "\r\n"),
+            ("\u{feff}", "\r\n\r\n"),
+            (" ", " \n"),
+        ] {
+            let file = version.join("token.key");
+            fs::write(&file, format!("{before}{text}{after}")).unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+            let path = dir.path().join("token.key");
+            assert!(load(&KeySource::File(path)).unwrap().is_same(&made));
+            fs::remove_file(&file).unwrap();
+        }
+        let folder = load(&KeySource::File(version)).err().unwrap();
+        assert!(matches!(folder, KeyFileError::NotAFile { .. }));
+        let nowhere = dir.path().join("typo/token.key");
+        let error = load(&KeySource::File(nowhere.clone())).err().unwrap();
+        assert!(matches!(error, KeyFileError::NoFolder { .. }));
+        assert!(!nowhere.parent().unwrap().exists());
+    }
+
+    #[test]
     fn a_key_that_others_can_read_or_that_is_none_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token.key");
         load(&KeySource::File(path.clone())).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
         let error = load(&KeySource::File(path.clone())).err().unwrap();
-        assert!(matches!(error, KeyFileError::Exposed { mode: 0o640, .. }));
+        assert!(matches!(error, KeyFileError::Exposed { mode: 0o660, .. }));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, "k4.local.short\n").unwrap();
         let error = load(&KeySource::File(path)).err().unwrap();

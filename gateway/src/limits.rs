@@ -42,6 +42,8 @@ pub enum Limit {
     LogInsPerAddress,
     /// Signups from one address.
     SignupsPerAddress,
+    /// Refused requests of one address: `limits.refused_requests_per_address_per_minute`.
+    RefusedRequests,
     /// Passwords that wait to be hashed: `passwords.waiting_max`.
     Passwords,
     /// Sessions that were stopped before they cost anything: `limits.unpaid_sessions_per_hour`.
@@ -49,7 +51,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::Connections,
         Self::ConnectionsPerAddress,
         Self::RequestsInFlight,
@@ -65,6 +67,7 @@ impl Limit {
         Self::LogInsPerAccount,
         Self::LogInsPerAddress,
         Self::SignupsPerAddress,
+        Self::RefusedRequests,
         Self::Passwords,
         Self::UnpaidSessions,
     ];
@@ -97,6 +100,7 @@ impl Limit {
             Self::LogInsPerAccount => "log_ins_per_account",
             Self::LogInsPerAddress => "log_ins_per_address",
             Self::SignupsPerAddress => "signups_per_address",
+            Self::RefusedRequests => "refused_requests",
             Self::Passwords => "passwords",
             Self::UnpaidSessions => "unpaid_sessions",
         }

@@ -22,12 +22,15 @@ use crate::{
     routes::{RouteName, Routes},
     settings::{LogFormat, LogSettings},
     telemetry::{self, Telemetry},
+    voice,
 };
 
 /// The header with a request's id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest id that is taken from a trusted proxy.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+/// How much of an address's path is logged.
+const PATH_BYTES_MAX: usize = 200;
 
 /// Sends the log to standard error from now on, and spans to where `telemetry` wants them. A second
 /// call changes nothing.
@@ -38,7 +41,8 @@ pub fn start(settings: &LogSettings, telemetry: Option<&Telemetry>) {
     // actor, which costs 1 KB for each session and some time for each message.
     let targets = targets
         .with_target("sqlx::postgres::notice", LevelFilter::WARN)
-        .with_target("ractor", LevelFilter::WARN);
+        .with_target("ractor", LevelFilter::WARN)
+        .with_target(voice::TARGET, LevelFilter::INFO);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match settings.format {
         LogFormat::Human => lines
@@ -47,10 +51,13 @@ pub fn start(settings: &LogSettings, telemetry: Option<&Telemetry>) {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     // In tests there may be a log already.
-    let _ = tracing_subscriber::registry()
+    let started = tracing_subscriber::registry()
         .with(telemetry.map(Telemetry::layer))
         .with(lines.with_filter(targets))
         .try_init();
+    if started.is_ok() && settings.format == LogFormat::Json {
+        voice::log_panics();
+    }
 }
 
 /// Answers `request`, and logs that. The reply and all lines of the log carry the same request id.
@@ -61,8 +68,8 @@ pub async fn answered(routes: &Routes, request: Request<Incoming>) -> Reply {
         .is_some_and(|client| client.way == Way::TrustedProxy);
     let id = given_id(request.headers()).filter(|_| is_from_proxy);
     let id = id.unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
-    let span =
-        tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let path = loggable(request.uri().path());
+    let span = tracing::info_span!("request", id, method = %request.method(), path);
     if is_from_proxy {
         telemetry::join_trace(&span, request.headers());
     }
@@ -88,6 +95,14 @@ pub async fn answered(routes: &Routes, request: Request<Incoming>) -> Reply {
         reply.headers_mut().insert(REQUEST_ID, id);
     }
     reply
+}
+
+/// `path` as far as it may be logged: up to what may be a token or a ticket that stands where none should,
+/// and no longer than any address of ours.
+fn loggable(path: &str) -> &str {
+    let secret = path.find("v4.").unwrap_or(path.len());
+    let end = path.floor_char_boundary(secret.min(PATH_BYTES_MAX));
+    path.get(..end).unwrap_or_default()
 }
 
 /// The id that a request comes with, if it is fit for logs and headers.

@@ -1,16 +1,17 @@
-//! What is counted and measured of the process, in the text form of Prometheus (`OpenMetrics`).
+//! What is counted and measured of the process, in the text forms that Prometheus reads.
 //!
 //! Every name has the prefix `minute_credit_`, but for those of the process, whose names are
 //! Prometheus's own.
 
 #[cfg(target_os = "linux")]
 mod process;
+mod text;
 
 use std::{sync::atomic::AtomicI64, time::Duration};
 
 use hyper::StatusCode;
 use prometheus_client::{
-    encoding::text,
+    encoding,
     metrics::{
         counter::Counter,
         family::{Family, MetricConstructor},
@@ -22,6 +23,7 @@ use prometheus_client::{
 };
 use schema::{Millis, websocket::CloseCode};
 
+pub use self::text::Form;
 use crate::limits::Limits;
 
 /// One label with its value.
@@ -116,11 +118,14 @@ impl Metrics {
         }
     }
 
-    /// All of them as text.
-    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+    /// All of them as text of that form.
+    pub fn encode(&self, form: Form) -> Result<String, std::fmt::Error> {
         let mut written = String::new();
-        text::encode(&mut written, &self.registry)?;
-        Ok(written)
+        encoding::text::encode(&mut written, &self.registry)?;
+        Ok(match form {
+            Form::OpenMetrics => written,
+            Form::Plain => text::to_plain(&written),
+        })
     }
 }
 
@@ -192,7 +197,7 @@ impl SocketMetrics {
         );
         registry.register(
             "socket_closes",
-            "Websockets and event streams that we closed, by the websocket's close code; 1006 if the client was gone",
+            "Websockets and event streams that were closed, by the websocket's close code; 1000 if the client closed it, 1006 if the client was gone",
             new.closes.clone(),
         );
         registry.register(
@@ -219,6 +224,12 @@ impl SocketMetrics {
     /// A socket was closed with `code`, or the client was gone.
     pub fn closed(&self, code: Option<CloseCode>) {
         let number = code.map_or(CloseCode::ABNORMAL, CloseCode::number);
+        self.closes.get_or_create(&[("code", number)]).inc();
+    }
+
+    /// A client has closed its socket.
+    pub fn closed_by_client(&self) {
+        let number = CloseCode::NORMAL;
         self.closes.get_or_create(&[("code", number)]).inc();
     }
 

@@ -1,4 +1,7 @@
-//! Passwords: argon2id with its default parameters, on a few threads of its own.
+//! Passwords: which may be chosen, and argon2id with its default parameters, on a few threads of its own.
+//!
+//! A password is hashed in Unicode's normal form (NFC), since keyboards differ in how they write an
+//! accented letter. Hashes from before that are of what was typed, which is tried after it.
 //!
 //! Each takes 25 ms of a core and more. So that no balance is pushed late because many log in, the
 //! threads have a low priority: where both want a core, it is the others' nine times out of ten.
@@ -20,6 +23,9 @@ use rustix::{process::setpriority_process, thread::gettid};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::settings::PasswordSettings;
+use passwords::analyzer::is_common_password;
+use schema::account::{PASSWORD_BYTES_MAX, PASSWORD_CHARACTERS_MIN};
+use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 /// The nice value of the threads: about a tenth of the weight of others. Only on Linux it is a thread's.
 #[cfg(target_os = "linux")]
@@ -34,6 +40,61 @@ pub enum PasswordError {
     /// The hashing failed, or a stored hash is none.
     #[error("a password could not be hashed or checked: {0}")]
     Failed(String),
+}
+
+/// Why a password may not be chosen. The message is for whoever chose it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeakPassword {
+    /// It has too few characters.
+    #[error("The password must have at least {PASSWORD_CHARACTERS_MIN} characters.")]
+    TooShort,
+    /// It has too many bytes.
+    #[error("The password must have at most {PASSWORD_BYTES_MAX} bytes.")]
+    TooLong,
+    /// Many people have it, so it is among the first that are tried.
+    #[error(
+        "Many people use this password, so it is among the first that are tried. Please choose another one, for \
+         example three words that don't belong together."
+    )]
+    Common,
+    /// It is the user's email, or begins it.
+    #[error("The password must not be your email. Please choose another one.")]
+    Email,
+}
+
+/// A password that may be chosen, in normal form.
+// It has no `Debug`, so that a password can't reach a log by accident.
+pub struct ChosenPassword(String);
+
+impl ChosenPassword {
+    /// `given`, if the user with this email may choose it.
+    pub fn new(given: &str, email: &str) -> Result<Self, WeakPassword> {
+        if given.len() > PASSWORD_BYTES_MAX {
+            return Err(WeakPassword::TooLong);
+        }
+        let password: String = given.nfc().collect();
+        if password.chars().count() < PASSWORD_CHARACTERS_MIN {
+            return Err(WeakPassword::TooShort);
+        }
+        // As people vary a common one: with capitals, spaces around it, or full-width letters.
+        let plain = password.nfkc().collect::<String>().trim().to_lowercase();
+        if is_common_password(&password) || is_common_password(&plain) {
+            return Err(WeakPassword::Common);
+        }
+        let email = email.to_lowercase();
+        let name = email
+            .rsplit_once('@')
+            .map_or(email.as_str(), |(name, _)| name);
+        if plain == email || plain == name {
+            return Err(WeakPassword::Email);
+        }
+        Ok(Self(password))
+    }
+
+    /// Its hash in PHC form; takes about 25 ms of a core.
+    pub fn hash(&self) -> Result<String, PasswordError> {
+        hash(&self.0)
+    }
 }
 
 /// Hashes and checks passwords.
@@ -74,11 +135,12 @@ impl Passwords {
     }
 
     /// The hash of `password`, in PHC form.
-    pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
-        self.work(move || hash(&password)).await
+    pub async fn hash(&self, password: ChosenPassword) -> Result<String, PasswordError> {
+        self.work(move || password.hash()).await
     }
 
-    /// Whether `password` is the one of `stored`. Without a stored hash it takes as long, and is not.
+    /// Whether `password` is the one of `stored`. Without a stored hash it takes as long, and is not. A
+    /// wrong one that is not in normal form takes twice as long, whether there is a hash or not.
     pub async fn verify(
         &self,
         password: String,
@@ -86,8 +148,8 @@ impl Passwords {
     ) -> Result<bool, PasswordError> {
         let dummy = Arc::clone(&self.dummy_hash);
         self.work(move || match stored {
-            Some(stored) => verify(&password, &stored),
-            None => verify(&password, &dummy).map(|_| false),
+            Some(stored) => verify_either_form(&password, &stored),
+            None => verify_either_form(&password, &dummy).map(|_| false),
         })
         .await
     }
@@ -130,8 +192,16 @@ fn work_off(queue: &Mutex<Receiver<Job>>) {
     }
 }
 
-/// The hash of `password` in PHC form; takes about 25 ms of a core.
-pub fn hash(password: &str) -> Result<String, PasswordError> {
+/// Whether `password` is the one of `stored`: in normal form, as hashes are made now, or as it was typed.
+fn verify_either_form(password: &str, stored: &str) -> Result<bool, PasswordError> {
+    if is_nfc(password) {
+        return verify(password, stored);
+    }
+    let normal: String = password.nfc().collect();
+    Ok(verify(&normal, stored)? || verify(password, stored)?)
+}
+
+fn hash(password: &str) -> Result<String, PasswordError> {
     let hash = Argon2::default().hash_password(password.as_bytes());
     Ok(hash
         .map_err(|error| PasswordError::Failed(error.to_string()))?
@@ -152,6 +222,72 @@ fn verify(password: &str, stored: &str) -> Result<bool, PasswordError> {
 mod tests {
     use super::*;
 
+    fn chosen(password: &str) -> ChosenPassword {
+        ChosenPassword::new(password, "ada@example.com")
+            .ok()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_weak_password_is_refused() {
+        use WeakPassword::{Common, Email, TooLong, TooShort};
+        let check = |password: &str, expected: Option<WeakPassword>| {
+            let refused = ChosenPassword::new(password, "Ada.Lovelace@Example.com").err();
+            assert_eq!(refused, expected, "{password:?}");
+        };
+        check("correct horse", None);
+        check("battery staple", None);
+        check("kfhe72b1", None);
+        check(&"x".repeat(1_024), None);
+        check("", Some(TooShort));
+        check("seven 7", Some(TooShort));
+        // Characters count, not bytes: these are 7 of 14 and 28 bytes, and 8.
+        check("äöüßéèê", Some(TooShort));
+        check("🐎🔋📎🦄🌋🪐🧊", Some(TooShort));
+        check("🐎🔋📎🦄🌋🪐🧊🎷", None);
+        // One character of two parts counts once.
+        check("a\u{308}bcdefg", Some(TooShort));
+        check(&format!("{}ab", "äö".repeat(255)), None);
+        check(&format!("{}abcde", "äö".repeat(255)), Some(TooLong));
+        for common in [
+            "password",
+            "12345678",
+            "PASSWORD",
+            "iLoveYou",
+            "Password1",
+            "qwertyuiop",
+            "trustno1",
+            " password ",
+            "ｐａｓｓｗｏｒｄ",
+        ] {
+            check(common, Some(Common));
+        }
+        check("ada.lovelace@example.com", Some(Email));
+        check("Ada.Lovelace", Some(Email));
+        check("Ada.Lovelace 1815", None);
+    }
+
+    #[tokio::test]
+    async fn a_password_is_the_same_on_every_keyboard() {
+        let passwords = Passwords::new(PasswordSettings {
+            hashes_at_once: 1,
+            waiting_max: 1,
+        })
+        .unwrap();
+        let (together, apart) = ("pferdestärke", "pferdesta\u{308}rke");
+        let made_now = passwords.hash(chosen(apart)).await.unwrap();
+        // As hashes were made before there was one form.
+        let made_before = hash(apart).unwrap();
+        let is = async |password: &str, stored: &str| {
+            let stored = Some(stored.to_owned());
+            passwords.verify(password.to_owned(), stored).await.unwrap()
+        };
+        assert!(is(together, &made_now).await && is(apart, &made_now).await);
+        assert!(is(apart, &made_before).await, "an old hash goes on working");
+        assert!(!is("pferdestarke", &made_now).await);
+        assert!(!passwords.verify(apart.to_owned(), None).await.unwrap());
+    }
+
     #[tokio::test]
     async fn passwords_are_told_apart() {
         let passwords = Passwords::new(PasswordSettings {
@@ -159,7 +295,7 @@ mod tests {
             waiting_max: 1,
         })
         .unwrap();
-        let stored = passwords.hash("correct horse".to_owned()).await.unwrap();
+        let stored = passwords.hash(chosen("correct horse")).await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
         let is = async |password: &str, stored: Option<&str>| {
             passwords
@@ -182,7 +318,7 @@ mod tests {
             waiting_max: 1,
         })
         .unwrap();
-        let hash = || passwords.hash("12345678".to_owned());
+        let hash = || passwords.hash(chosen("correct horse"));
         let (first, second, third) = tokio::join!(hash(), hash(), hash());
         assert!(first.is_ok() && second.is_ok());
         assert!(matches!(third, Err(PasswordError::Busy)));

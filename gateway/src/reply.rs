@@ -12,8 +12,9 @@ use hyper::{
     Response, StatusCode,
     header::{
         ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-        HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
-        WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+        HeaderName, HeaderValue, REFERRER_POLICY, RETRY_AFTER, SEC_WEBSOCKET_VERSION,
+        STRICT_TRANSPORT_SECURITY, UPGRADE, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+        X_FRAME_OPTIONS,
     },
 };
 use schema::{ErrorBody, ErrorCode, Millis};
@@ -30,7 +31,7 @@ pub type Reply = Response<Body>;
 /// All of it at once, or an event stream.
 pub type Body = Either<Full<Bytes>, Channel<Bytes, Infallible>>;
 
-/// What is so that the request gets something else than it asked for.
+/// Why a request was refused.
 #[derive(Debug)]
 pub struct Failure {
     code: ErrorCode,
@@ -147,6 +148,20 @@ impl Failure {
         error.into()
     }
 
+    /// How long it takes until the same request may succeed, in ms; None if it won't by itself.
+    pub fn passes_after(&self) -> Option<i64> {
+        matches!(self.code, ErrorCode::RateLimited | ErrorCode::Unavailable)
+            .then_some(self.retry_after_seconds.saturating_mul(1_000))
+    }
+
+    /// The address is for websockets of the one version that there is.
+    pub fn upgrade_required() -> Self {
+        Self::new(
+            ErrorCode::UpgradeRequired,
+            "This address takes version 13 of the websocket protocol only.",
+        )
+    }
+
     /// The same failure, after which the connection is of no use.
     #[must_use]
     pub fn closing(self) -> Self {
@@ -191,6 +206,11 @@ impl Failure {
             ErrorCode::TokenRequired | ErrorCode::InvalidToken
         ) {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.code == ErrorCode::UpgradeRequired {
+            headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
         if self.closes_connection {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -13,11 +13,7 @@ use futures_util::FutureExt;
 use hyper::{
     HeaderMap, Method, Request, StatusCode,
     body::Incoming,
-    header::{
-        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-        ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALLOW, CONNECTION, HeaderValue,
-        ORIGIN, TRANSFER_ENCODING, VARY,
-    },
+    header::{ACCEPT, ALLOW, CONNECTION, HeaderValue, ORIGIN, TRANSFER_ENCODING},
 };
 use matchit::{Params, Router};
 use schema::ErrorCode;
@@ -26,12 +22,12 @@ use tokio::sync::SemaphorePermit;
 use crate::{
     app::App,
     client::{Client, Transport},
-    event_stream,
+    cors, event_stream,
     limits::Limit,
     origins::{Caller, caller},
     page,
     reply::{self, Failure, Reply},
-    socket,
+    request, socket,
 };
 
 /// What an address does for a method.
@@ -164,13 +160,14 @@ impl Routes {
     pub async fn answer(&self, request: Request<Incoming>) -> Reply {
         let origin = request.headers().get(ORIGIN).cloned();
         let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
-        let caller = caller(request.headers(), &self.app.http.allowed_origins);
         let client = request.extensions().get::<Client>();
+        let caller = caller(request.headers(), client, &self.app.http);
         let transport = client.map_or(Transport::Plain, |client| client.transport);
         let path = request.uri().path().to_owned();
         let is_api = path.starts_with("/api/");
         let found = self.find(&path, &request);
         let name = found.name();
+        let must_be_told_to_wait = event_stream::must_be_told_to_wait(&path, request.headers());
         let answered = AssertUnwindSafe(self.dispatch(request, &path, found, caller))
             .catch_unwind()
             .await;
@@ -180,7 +177,11 @@ impl Routes {
                 if let Some(limit) = Limit::of(failure.code()) {
                     self.app.metrics.limits.hit(limit);
                 }
-                failure.into_reply()
+                match failure {
+                    failure if must_be_told_to_wait => event_stream::come_later(failure),
+                    failure => Err(failure),
+                }
+                .unwrap_or_else(Failure::into_reply)
             }
             Err(_) => Failure::internal("a route panicked").into_reply(),
         };
@@ -194,7 +195,7 @@ impl Routes {
         }
         if is_api {
             let allowed = origin.filter(|_| caller == Caller::Allowed);
-            share_with(&mut reply, allowed);
+            cors::share_with(&mut reply, allowed);
         }
         reply
     }
@@ -224,6 +225,7 @@ impl Routes {
         found: Found<'_>,
         caller: Caller,
     ) -> Result<Reply, Failure> {
+        request::check_framing(&request)?;
         let is_vital = matches!(&found, Found::Route(route, _) if route.is_vital());
         let _in_flight = if is_vital {
             None
@@ -239,7 +241,7 @@ impl Routes {
         match found {
             Found::Route(route, params) => run(route, &self.app, request, &params, caller).await,
             Found::OtherMethods(methods) if request.method() == Method::OPTIONS => {
-                Ok(options(request.headers(), methods, caller))
+                Ok(cors::options(request.headers(), allow(methods), caller))
             }
             Found::OtherMethods(methods) => Err(Failure::method_not_allowed(allow(methods))),
             Found::Nothing => outside_the_table(path, &request),
@@ -319,70 +321,65 @@ async fn run(
         Route::Document => Ok(document::openapi(request.headers())),
         Route::Alive => Ok(health::alive()),
         Route::Ready => health::ready(app).await,
-        Route::Metrics => health::metrics(app, request.extensions().get()),
+        Route::Metrics => health::metrics(app, request.extensions().get(), request.headers()),
         Route::Stream => event_stream::open(app, &request).await,
         Route::Ticket => accounts::ticket(app, request).await,
         Route::Socket => socket::open(app, &mut request, caller).await,
     }
 }
 
-/// What isn't in the table: nothing of the API, else the page's.
+/// The first parts of addresses that are none of the page's: those of the table, and what else is asked
+/// for by those who watch over servers. A probe with a slash too many must not get the page's 200.
+const RESERVED: [&str; 14] = [
+    "api", "ws", "healthz", "readyz", "livez", "metrics", "health", "ready", "live", "status",
+    "ping", "alive", "startupz", "debug",
+];
+
+/// What isn't in the table: the page with its files, or nothing. The page has one address; a person who
+/// asks for another one gets it too, with the status that says so.
 fn outside_the_table(path: &str, request: &Request<Incoming>) -> Result<Reply, Failure> {
     const PAGE_METHODS: &str = "GET, HEAD, OPTIONS";
-    if path == "/api" || path.starts_with("/api/") {
-        return Err(Failure::not_found());
-    }
+    let is_page = path == "/";
+    let is_file = !path.contains("//")
+        && path
+            .rsplit('/')
+            .next()
+            .is_some_and(|name| name.contains('.'));
+    let headers = request.headers();
     match *request.method() {
-        Method::GET | Method::HEAD => page::serve(path, request.headers()),
-        Method::OPTIONS => {
+        Method::GET | Method::HEAD if is_page || is_file => page::serve(path, headers),
+        Method::GET | Method::HEAD if !is_reserved(path) && wants_html(headers) => {
+            page::serve(path, headers)
+        }
+        Method::OPTIONS if is_page || path == "*" => {
             let mut reply = reply::empty(StatusCode::NO_CONTENT);
             reply
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static(PAGE_METHODS));
             Ok(reply)
         }
-        _ => Err(Failure::method_not_allowed(HeaderValue::from_static(
+        _ if is_page => Err(Failure::method_not_allowed(HeaderValue::from_static(
             PAGE_METHODS,
         ))),
+        _ => Err(Failure::not_found()),
     }
 }
 
-/// What `OPTIONS` tells: the methods, and to an allowed page that it may send what it needs to.
-fn options(headers: &HeaderMap, methods: Methods, caller: Caller) -> Reply {
-    let mut reply = reply::empty(StatusCode::NO_CONTENT);
-    let allow = allow(methods);
-    if caller == Caller::Allowed
-        && headers.contains_key(hyper::header::ACCESS_CONTROL_REQUEST_METHOD)
-    {
-        for (name, value) in [
-            (ACCESS_CONTROL_ALLOW_METHODS, allow.clone()),
-            (
-                ACCESS_CONTROL_ALLOW_HEADERS,
-                HeaderValue::from_static("Authorization, Content-Type, Idempotency-Key"),
-            ),
-            (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600")),
-        ] {
-            reply.headers_mut().insert(name, value);
-        }
-    }
-    reply.headers_mut().insert(ALLOW, allow);
-    reply
+/// Whether `path` is one of the table's, or nearly one: with other slashes, capitals or escapes.
+fn is_reserved(path: &str) -> bool {
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    let Some(first) = parts.next() else {
+        return false;
+    };
+    // An escape or a dot that needs not be there is nobody's typing.
+    first.contains('%')
+        || first.starts_with('.')
+        || RESERVED.iter().any(|name| first.eq_ignore_ascii_case(name))
 }
 
-/// Lets the page of an allowed origin read the reply, and caches know that it depends on that.
-fn share_with(reply: &mut Reply, origin: Option<HeaderValue>) {
-    reply
-        .headers_mut()
-        .append(VARY, HeaderValue::from_static("Origin"));
-    if let Some(origin) = origin {
-        reply
-            .headers_mut()
-            .insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        reply.headers_mut().insert(
-            ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("Retry-After"),
-        );
-    }
+fn wants_html(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok());
+    accepted.is_some_and(|accepted| accepted.contains("text/html"))
 }
 
 /// The value of an `Allow` header.

@@ -28,11 +28,11 @@ use crate::{
     metrics::Metrics,
     occupancy::Occupancy,
     passwords::{PasswordError, Passwords},
+    refusals::Refusals,
     routes::Routes,
-    settings::{KeySource, Settings},
+    settings::{DataDirError, KeySource, Settings},
     signups::Signups,
-    tickets::Tickets,
-    tokens::{TokenNotMade, Tokens},
+    tokens::Tokens,
 };
 
 /// What part of the time for draining clients may have; the rest is for what is to be recorded.
@@ -71,12 +71,12 @@ pub enum ServerError {
     /// The clock can't be trusted.
     #[error(transparent)]
     Clock(#[from] ClockError),
+    /// The folder for what is kept in files can't be made.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     /// There is no key for tokens.
     #[error(transparent)]
     Key(#[from] KeyFileError),
-    /// Tickets can't be made.
-    #[error(transparent)]
-    Tickets(#[from] TokenNotMade),
     /// Passwords can't be hashed.
     #[error(transparent)]
     Passwords(#[from] PasswordError),
@@ -142,12 +142,13 @@ impl Server {
         let location = settings.store.location.clone();
         let in_store = |source| ServerError::store(&location, source);
 
+        settings.make_data_dir()?;
         let ring = key_file::load(&settings.tokens.key)?;
         let tokens = Tokens::new(ring, settings.tokens.lifetime);
         let store = store::open(&settings.store).await.map_err(in_store)?;
         let recorded = store.node_time(&settings.engine.node).await;
         let clock = Clock::start(recorded.map_err(in_store)?)?;
-        let access = Access::new(tokens, Tickets::new()?, clock.clone(), Arc::clone(&store));
+        let access = Access::new(tokens, clock.clone(), Arc::clone(&store));
         let latest_notice = store.latest_notice().await.map_err(in_store)?;
 
         let mirror = if settings.engine.redis_url.is_some() {
@@ -156,6 +157,7 @@ impl Server {
             "no mirror"
         };
         let arguments = HubArguments {
+            epochs: access.epochs(),
             per_user_max: settings.sockets.per_user_max,
             replay_events_max: settings.sockets.replay_events_max,
             replay_for: settings.sockets.replay_for,
@@ -170,6 +172,7 @@ impl Server {
             passwords: Passwords::new(settings.passwords)?,
             log_ins: LogIns::new(settings.log_ins),
             signups: Signups::new(settings.signups_per_address_per_hour),
+            refusals: Refusals::new(settings.refused_requests_per_address_per_minute),
             metrics,
             engine,
             access,

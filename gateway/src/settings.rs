@@ -7,14 +7,16 @@ mod reader;
 
 use std::{
     collections::BTreeMap,
+    fs::DirBuilder,
     net::{IpAddr, SocketAddr},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use billing::{ChargedAt, Tariff};
 use engine::{
-    EngineSettings,
+    EngineSettings, InvalidRedisUrl,
     facts::{NodeName, ResumePolicy},
     retention::RetentionSettings,
     store::{StoreLocation, StoreSettings},
@@ -57,6 +59,12 @@ pub enum SettingsError {
         /// What was perhaps meant.
         nearest: String,
     },
+    /// A variable of ours is not a text.
+    #[error("the environment variable {variable} is not UTF-8")]
+    NotText {
+        /// Its name.
+        variable: String,
+    },
     /// A setting has a value that it can't have.
     #[error("{key} {problem} (from {origin})")]
     Wrong {
@@ -67,6 +75,17 @@ pub enum SettingsError {
         /// Who says so.
         origin: String,
     },
+}
+
+/// The data folder can't be made.
+#[derive(Debug, thiserror::Error)]
+#[error("can't make the folder {path} (DATA_DIR can name another place)")]
+pub struct DataDirError {
+    /// The folder.
+    path: PathBuf,
+    /// What went wrong.
+    #[source]
+    source: std::io::Error,
 }
 
 /// All settings, checked.
@@ -85,6 +104,9 @@ pub struct Settings {
     pub log_ins: LogInSettings,
     /// How many may sign up from one address in an hour; 0 for any number.
     pub signups_per_address_per_hour: u32,
+    /// How many requests of one address may be refused in a minute before their answers are held back;
+    /// 0 for any number.
+    pub refused_requests_per_address_per_minute: u32,
     /// The credits that come with signing up.
     pub signup_credits: Credits,
     /// The database.
@@ -95,6 +117,17 @@ pub struct Settings {
     pub log: LogSettings,
     /// The traces.
     pub telemetry: TelemetrySettings,
+    /// The folder of the embedded database and of the token key, if one of them is to be in it.
+    pub data_dir: Option<PathBuf>,
+}
+
+/// What the command line itself says of settings. It wins over every other source.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where to listen, in place of `http.host`.
+    pub host: Option<String>,
+    /// The port to listen on, in place of `http.port`.
+    pub port: Option<String>,
 }
 
 /// How the HTTP server listens and what it bears.
@@ -102,6 +135,8 @@ pub struct Settings {
 pub struct HttpSettings {
     /// Where to listen.
     pub address: SocketAddr,
+    /// The origin of the page, where proxies don't tell it.
+    pub public_origin: Option<Origin>,
     /// The origins besides our own whose pages may come.
     pub allowed_origins: Vec<Origin>,
     /// The proxies that are believed who the client is.
@@ -114,6 +149,8 @@ pub struct HttpSettings {
     pub requests_in_flight_max: usize,
     /// The largest body of a request, in bytes.
     pub body_bytes_max: usize,
+    /// How long a connection may wait for its next request.
+    pub idle_timeout: Duration,
     /// How long a request's head may take.
     pub header_timeout: Duration,
     /// How long a request's body may take.
@@ -210,13 +247,10 @@ pub enum LogFormat {
 }
 
 impl Settings {
-    /// The settings of this process: the defaults, `file` and the environment.
-    pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
-        // A variable that is not UTF-8 is none of ours.
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
-        Self::from_sources(file, &environment)
+    /// The settings of this process: the defaults, `file`, the environment and `options`.
+    pub fn load(file: Option<&Path>, options: &Options) -> Result<Self, SettingsError> {
+        let environment = environment()?;
+        Self::read(&Reader::new(layers::merged(file, &environment, options)?))
     }
 
     /// The settings from the defaults, `file` and the given variables.
@@ -224,16 +258,37 @@ impl Settings {
         file: Option<&Path>,
         environment: &BTreeMap<String, String>,
     ) -> Result<Self, SettingsError> {
-        Self::read(&Reader::new(layers::merged(file, environment)?))
+        let options = Options::default();
+        Self::read(&Reader::new(layers::merged(file, environment, &options)?))
+    }
+
+    /// Makes the folder of the embedded database and of the token key if one of them is to be in it.
+    /// A folder that somebody names in an address is never made: that may be a slip of the pen.
+    pub fn make_data_dir(&self) -> Result<(), DataDirError> {
+        let Some(path) = &self.data_dir else {
+            return Ok(());
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|source| DataDirError {
+                path: path.clone(),
+                source,
+            })
     }
 
     fn read(reader: &Reader) -> Result<Self, SettingsError> {
         let data_dir = PathBuf::from(reader.text("data.dir")?);
+        let (tokens, store) = (tokens(reader, &data_dir)?, store(reader, &data_dir)?);
+        let keeps_key = matches!(&tokens.key, KeySource::File(path) if path.starts_with(&data_dir));
+        let keeps_database =
+            matches!(&store.location, StoreLocation::Sqlite(path) if path.starts_with(&data_dir));
         Ok(Self {
             http: http(reader)?,
             sockets: sockets(reader)?,
             metrics_networks: reader.networks("metrics.networks")?,
-            tokens: tokens(reader, &data_dir)?,
+            tokens,
             passwords: PasswordSettings {
                 hashes_at_once: reader.count("passwords.hashes_at_once", 1, 1_024)?,
                 waiting_max: reader.count("passwords.waiting_max", 0, 100_000)?,
@@ -247,13 +302,58 @@ impl Settings {
                 )?,
             },
             signups_per_address_per_hour: times(reader, "limits.signups_per_address_per_hour")?,
+            refused_requests_per_address_per_minute: times(
+                reader,
+                "limits.refused_requests_per_address_per_minute",
+            )?,
             signup_credits: credits(reader, "signup.credits", 0)?,
-            store: store(reader, &data_dir)?,
+            store,
             engine: engine(reader)?,
             log: log(reader)?,
             telemetry: telemetry(reader)?,
+            data_dir: (keeps_key || keeps_database).then_some(data_dir),
         })
     }
+}
+
+/// The variables of this process that are texts. One of ours has to be.
+fn environment() -> Result<BTreeMap<String, String>, SettingsError> {
+    let mut environment = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(variable) = name.into_string() else {
+            continue;
+        };
+        match value.into_string() {
+            Ok(value) => {
+                environment.insert(variable, value);
+            }
+            Err(_) if layers::is_ours(&variable) => {
+                return Err(SettingsError::NotText { variable });
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(environment)
+}
+
+/// The form of the log as far as it is known before the settings are, so that it can be told in that
+/// form what is wrong with them.
+pub fn log_format_before(file: Option<&Path>) -> LogFormat {
+    let format = |value: &str| {
+        if value == "json" {
+            LogFormat::Json
+        } else {
+            LogFormat::Human
+        }
+    };
+    let variable = std::env::var("MINUTE_CREDIT__LOG__FORMAT").unwrap_or_default();
+    match layers::trimmed(&variable) {
+        "" => {}
+        given => return format(given),
+    }
+    let only_file = layers::merged(file, &BTreeMap::new(), &Options::default()).map(Reader::new);
+    let given = only_file.and_then(|reader| reader.text("log.format"));
+    given.map_or(LogFormat::Human, |given| format(&given))
 }
 
 fn http(reader: &Reader) -> Result<HttpSettings, SettingsError> {
@@ -270,8 +370,15 @@ fn http(reader: &Reader) -> Result<HttpSettings, SettingsError> {
         .iter()
         .map(|text| text.parse())
         .collect::<Result<_, _>>();
+    let public_origin = reader.optional_text("http.public_url")?.map(|url| {
+        Origin::of_url(&url).map_err(|error| {
+            let must = format!("must be an address such as https://credit.example.com: {error}");
+            reader.wrong("http.public_url", &must)
+        })
+    });
     Ok(HttpSettings {
         address: SocketAddr::new(host, port),
+        public_origin: public_origin.transpose()?,
         allowed_origins: origins.map_err(|error| {
             reader.wrong(
                 "http.allowed_origins",
@@ -287,6 +394,7 @@ fn http(reader: &Reader) -> Result<HttpSettings, SettingsError> {
         )?,
         requests_in_flight_max: reader.count("http.requests_in_flight_max", 1, 1_000_000)?,
         body_bytes_max: reader.count("http.body_bytes_max", 2_048, 16 << 20)?,
+        idle_timeout: reader.duration("http.idle_timeout_ms", 100)?,
         header_timeout: reader.duration("http.header_timeout_ms", 100)?,
         body_timeout: reader.duration("http.body_timeout_ms", 100)?,
         send_timeout: reader.duration("http.send_timeout_ms", 100)?,
@@ -369,13 +477,13 @@ fn location(url: &str) -> Option<StoreLocation> {
 
 fn engine(reader: &Reader) -> Result<EngineSettings, SettingsError> {
     let low_balance = reader.whole("session.low_balance_seconds", 0, 86_400)? * 1_000;
-    let redis_url = reader.optional_text("redis.url")?;
-    if redis_url
-        .as_ref()
-        .is_some_and(|url| !url.starts_with("redis://") && !url.starts_with("rediss://"))
-    {
-        return Err(reader.wrong("redis.url", "must be redis://HOST:PORT"));
-    }
+    let redis_url = match reader.optional_text("redis.url")? {
+        None => None,
+        Some(url) => Some(
+            url.parse()
+                .map_err(|error: InvalidRedisUrl| reader.wrong("redis.url", &error.to_string()))?,
+        ),
+    };
     Ok(EngineSettings {
         node: NodeName::new(&reader.text("node.name")?).map_err(|_| {
             reader.wrong(
@@ -507,7 +615,8 @@ mod tests {
 
     #[test]
     fn every_default_is_valid_and_read() {
-        let reader = Reader::new(layers::merged(None, &BTreeMap::new()).unwrap());
+        let reader =
+            Reader::new(layers::merged(None, &BTreeMap::new(), &Options::default()).unwrap());
         let settings = Settings::read(&reader).unwrap();
         assert_eq!(settings.http.address.to_string(), "127.0.0.1:8000");
         assert_eq!(settings.engine.tariff.interval().get(), 6_000);
@@ -569,6 +678,98 @@ mod tests {
         );
         check("sqlite://x/y.db", StoreLocation::Sqlite("x/y.db".into()));
         check("sqlite:///x/y.db", StoreLocation::Sqlite("/x/y.db".into()));
+    }
+
+    #[test]
+    fn white_space_around_a_value_is_not_part_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("windows.toml");
+        let text = "\u{feff}[http]\r\nhost = \" 0.0.0.0\\t\"\r\n\r\n[tariff]\r\ncredits = 7\r\n";
+        std::fs::write(&file, text).unwrap();
+        let environment = variables(&[
+            ("PORT", " 9000\r\n"),
+            ("DATABASE_URL", "\tsqlite://x.db\n"),
+            ("REDIS_URL", "\u{feff}redis://cache\u{a0}\n"),
+            ("DATA_DIR", " \r\n"),
+            ("MINUTE_CREDIT__LOG__FORMAT", " json "),
+            (
+                "MINUTE_CREDIT__HTTP__ALLOWED_ORIGINS",
+                " [\" http://localhost:3000\"]\n",
+            ),
+            ("MINUTE_CREDIT__HTTP__HOST", ""),
+        ]);
+        let settings = Settings::from_sources(Some(&file), &environment).unwrap();
+        assert_eq!(settings.http.address.to_string(), "0.0.0.0:9000");
+        assert_eq!(settings.engine.tariff.price().get(), 7);
+        assert_eq!(settings.http.allowed_origins.len(), 1);
+        assert_eq!(settings.log.format, LogFormat::Json);
+        let redis = settings.engine.redis_url.unwrap().to_string();
+        assert_eq!(redis, "redis://cache:6379");
+        assert_eq!(
+            settings.store.location,
+            StoreLocation::Sqlite("x.db".into())
+        );
+        assert_eq!(settings.data_dir, Some("data".into()));
+    }
+
+    /// A message that quotes what it complains of would show a password.
+    #[test]
+    fn no_secret_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("mine.toml");
+        let check = |variable: &str, value: &str| {
+            let error = load(&[(variable, value)])
+                .err()
+                .map(|error| error.to_string());
+            let error = error.unwrap_or_else(|| panic!("{variable}={value} is fine"));
+            assert!(!error.contains("s3cr"), "{error}");
+        };
+        check("DATABASE_URL", "mysql://root:s3cr3t@host/db");
+        check("DATABASE_URL", "'postgres://root:s3cr3t@host/db'");
+        check("DATABASE_URL", "root:s3cr3t@host/db");
+        check("REDIS_URL", "redis://:s3cr/3t@host");
+        check("REDIS_URL", "\"redis://:s3cr3t@host\"");
+        check("REDIS_URL", "redis-sentinel://:s3cr3t@host");
+        check("REDIS_URL", "default:s3cr3t@host");
+        check("MINUTE_CREDIT__TOKENS__KEY", "s3cr3t");
+        check(
+            "MINUTE_CREDIT__TELEMETRY__OTLP_ENDPOINT",
+            "https://me:s3cr3t@host",
+        );
+        check("MINUTE_CREDIT__DATABASE", "postgres://root:s3cr3t@host/db");
+
+        let check = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let error = Settings::from_sources(Some(&file), &BTreeMap::new());
+            let error = error.err().unwrap().to_string();
+            assert!(
+                !error.contains("s3cr") && error.contains("mine.toml"),
+                "{error}"
+            );
+            assert!(!error.contains('\n'), "{error}");
+        };
+        check("[database]\nurl = \"postgres://root:s3cr3t@host/db\n");
+        check("[database]\nurl = postgres://root:s3cr3t@host/db\n");
+        check("[database]\nulr = \"postgres://root:s3cr3t@host/db\"\n");
+        check("[database]\nurl = [\"postgres://root:s3cr3t@host/db\"]\n");
+        check("[redis]\nurl = \"redis://s3cr3t@host\"\nurl = \"redis://s3cr3t@host\"\n");
+    }
+
+    #[test]
+    fn the_data_folder_is_made_only_if_something_is_to_be_in_it() {
+        let check = |pairs: &[(&str, &str)], expected: Option<&str>| {
+            let settings = load(pairs).unwrap();
+            assert_eq!(settings.data_dir, expected.map(PathBuf::from), "{pairs:?}");
+        };
+        let key = KeyRing::generate().unwrap().to_text().unwrap();
+        let key = ("MINUTE_CREDIT__TOKENS__KEY", key.as_str());
+        check(&[], Some("data"));
+        check(&[("DATA_DIR", "/srv/x")], Some("/srv/x"));
+        check(&[("DATABASE_URL", "postgres://db/credit")], Some("data"));
+        check(&[key], Some("data"));
+        check(&[key, ("DATABASE_URL", "postgres://db/credit")], None);
+        check(&[key, ("DATABASE_URL", "sqlite://elsewhere/x.db")], None);
+        check(&[key, ("DATABASE_URL", "sqlite://data/x.db")], Some("data"));
     }
 
     #[test]

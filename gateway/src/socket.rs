@@ -22,13 +22,13 @@ use http_body_util::{Either, Full};
 use hyper::{
     Method, Request,
     body::Incoming,
-    header::{CONNECTION, UPGRADE},
+    header::{CONNECTION, SEC_WEBSOCKET_VERSION, UPGRADE},
     upgrade::OnUpgrade,
 };
 use schema::{ErrorCode, websocket::CloseCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::tungstenite::{
     Error, Message, error::ProtocolError, handshake::server::create_response_with_body,
@@ -42,7 +42,8 @@ use self::{
 use crate::{
     alarm::Alarm,
     app::App,
-    connections::{Connection, Stream},
+    client::ClientAddress,
+    connections::{Connection, Stream, into_tcp},
     limits::Limit,
     metrics::SocketKind,
     origins::Caller,
@@ -111,6 +112,10 @@ pub async fn open(
     if app.draining.has_begun() {
         return Err(Failure::unavailable());
     }
+    let version = request.headers().get(SEC_WEBSOCKET_VERSION);
+    if version.is_none_or(|version| version != "13") {
+        return Err(Failure::upgrade_required());
+    }
     let subscriber = Subscriber::of(app, request)?;
     let reply = create_response_with_body(request, || Either::Left(Full::default()));
     let reply = reply.map_err(|error| {
@@ -120,11 +125,18 @@ pub async fn open(
         )
     })?;
     let admitted = subscription::bearer(app, request).await.map_err(why_not);
+    // Who knocks with bad tokens again and again is told so a little later.
+    let wait = match &admitted {
+        Err(closing) if closing.code == CloseCode::NotAllowed => {
+            app.refuse(ClientAddress::of(request))
+        }
+        _ => None,
+    };
     let connection = request.extensions().get::<Connection>().cloned();
     let upgrade = hyper::upgrade::on(request);
     let app = Arc::clone(app);
     let tasks = app.socket_tasks.clone();
-    tasks.spawn(begin(app, upgrade, admitted, subscriber, connection));
+    tasks.spawn(begin(app, upgrade, admitted, subscriber, connection, wait));
     Ok(reply)
 }
 
@@ -135,6 +147,7 @@ async fn begin(
     admitted: Result<Bearer, Closing>,
     subscriber: Subscriber,
     connection: Option<Connection>,
+    wait: Option<Duration>,
 ) {
     let Ok(Ok(upgraded)) = timeout(STEP_TIMEOUT, upgrade).await else {
         return;
@@ -142,11 +155,11 @@ async fn begin(
     let Ok(parts) = upgraded.downcast::<Stream>() else {
         return;
     };
-    let stream = Metered::new(
-        parts.io.into_inner().into_inner(),
-        app.sockets.bytes_per_minute_max,
-        parts.read_buf.len(),
-    );
+    let Some(stream) = into_tcp(parts.io) else {
+        return;
+    };
+    let bytes_max = app.sockets.bytes_per_minute_max;
+    let stream = Metered::new(stream, bytes_max, parts.read_buf.len());
     let wire = Wire::new(stream, &parts.read_buf, app.sockets.message_bytes_max);
     // It is a piece of the large buffer that the request was read into.
     drop(parts.read_buf);
@@ -164,6 +177,9 @@ async fn begin(
             });
         }
         Err(closing) => {
+            if let Some(wait) = wait {
+                sleep(wait).await;
+            }
             app.metrics.sockets.closed(Some(closing.code));
             close(wire, closing, app.sockets.send_timeout).await;
         }
@@ -175,7 +191,9 @@ async fn begin(
 enum End {
     /// The peer is to be told.
     Close(Closing),
-    /// The peer closed it, or is not there any more.
+    /// The peer has closed it, perhaps with a code, and is to be told that we have seen that.
+    Closed(Option<u16>),
+    /// The peer is not there any more.
     Gone,
 }
 
@@ -341,7 +359,11 @@ impl Open {
         let limits = &app.metrics.limits;
         let close = |code, reason| Some(End::Close(Closing::now(code, reason)));
         match heard {
-            Some(Ok(Message::Close(_)) | Err(Error::ConnectionClosed)) | None => Some(End::Gone),
+            Some(Ok(Message::Close(frame))) => {
+                let code = frame.as_ref().map(|frame| frame.code.into());
+                Some(End::Closed(code))
+            }
+            Some(Err(Error::ConnectionClosed)) | None => Some(End::Gone),
             Some(Ok(_)) if self.messages <= app.sockets.messages_per_minute_max => None,
             Some(Ok(_)) => {
                 limits.hit(Limit::SocketMessages);
@@ -380,16 +402,24 @@ impl Open {
     fn end(self, end: End) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let app = self.subscription.app();
         tracing::debug!(user = self.subscription.user().get(), "a websocket ends");
-        let End::Close(closing) = end else {
-            app.metrics.sockets.closed(None);
-            return None;
+        let patience = app.sockets.send_timeout;
+        let closing = match end {
+            End::Close(closing) => closing,
+            End::Closed(code) => {
+                app.metrics.sockets.closed_by_client();
+                let unsent = self.sends_until.is_some();
+                return Some(Box::pin(confirm(self.wire, code, unsent, patience)));
+            }
+            End::Gone => {
+                app.metrics.sockets.closed(None);
+                return None;
+            }
         };
         app.metrics.sockets.closed(Some(closing.code));
         if closing.code == CloseCode::TooSlow {
             app.metrics.sockets.slow();
             app.metrics.limits.hit(Limit::SlowConsumer);
         }
-        let patience = app.sockets.send_timeout;
         Some(Box::pin(close(self.wire, closing, patience)))
     }
 }
@@ -404,8 +434,7 @@ fn ping_time(app: &App, after: Duration) -> Instant {
     Instant::now() + after + late
 }
 
-/// Says good-bye: the close frame, the end of what we send, and a while for the peer to see both.
-/// Without that while, what the peer still sends would make the system throw the frame away.
+/// Says good-bye: the close frame, and what follows it.
 async fn close(wire: Wire, closing: Closing, send_timeout: Duration) {
     let Some(mut stream) = wire.into_websocket() else {
         return;
@@ -414,12 +443,34 @@ async fn close(wire: Wire, closing: Closing, send_timeout: Duration) {
         code: closing.code.number().into(),
         reason: closing.reason.into(),
     };
-    if !matches!(
-        timeout(send_timeout, stream.close(Some(frame))).await,
-        Ok(Ok(()))
-    ) {
-        return;
+    if let Ok(Ok(())) = timeout(send_timeout, stream.close(Some(frame))).await {
+        end(stream).await;
     }
+}
+
+/// Answers the peer's close frame with ours, of the same code (RFC 6455, section 5.5.1). Without the
+/// answer, browsers tell their pages of a broken connection.
+async fn confirm(wire: Wire, code: Option<u16>, has_unsent: bool, send_timeout: Duration) {
+    let Some(mut stream) = wire.into_websocket() else {
+        return;
+    };
+    let answer = async {
+        if has_unsent {
+            // tungstenite holds the rest of a message, and has its own answer ready to go after that.
+            return futures_util::SinkExt::flush(stream.as_mut()).await.is_ok();
+        }
+        let answer = wire::close_frame(code);
+        let sent = stream.get_mut().write_all(&answer).await;
+        sent.is_ok()
+    };
+    if let Ok(true) = timeout(send_timeout, answer).await {
+        end(stream).await;
+    }
+}
+
+/// Ends what we send, and gives the peer a while to see it. Without that while, what the peer still sends
+/// would make the system throw the last frame away.
+async fn end(stream: Box<Websocket>) {
     let mut stream = Websocket::into_inner(*stream).into_inner().into_inner();
     let farewell = async {
         stream.shutdown().await?;

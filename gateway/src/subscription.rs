@@ -12,7 +12,7 @@ use std::{
 };
 
 use engine::engine::BalanceError;
-use hyper::{HeaderMap, Request, body::Incoming};
+use hyper::{HeaderMap, Method, Request, body::Incoming, header::HeaderName};
 use ractor::rpc::CallResult;
 use schema::{
     Credits, Millis, SessionId, UserId,
@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::{
-    access::AccessError,
+    access::{AccessError, StreamAsked},
     app::App,
     balance_text,
     client::ClientAddress,
@@ -69,18 +69,20 @@ impl Subscriber {
     /// Reads what `request` asks for, and takes a place for its client.
     pub fn of(app: &App, request: &Request<Incoming>) -> Result<Self, Failure> {
         let parameters = request.uri().query();
-        let since = match query(parameters, "since") {
+        let since = match query(parameters, "since")? {
             Some(text) => Some(text.parse().map_err(|_| {
                 wrong_parameter("since", "must be EPOCH:SEQ of an earlier message")
             })?),
-            None => last_event_id(request.headers()),
+            None => None,
         };
-        let updates = match query(parameters, "updates") {
+        // An `EventSource` comes back to the address that it first had, with an old `since` in it.
+        let since = last_event_id(request.headers()).or(since);
+        let updates = match query(parameters, "updates")? {
             Some(name) => Updates::from_name(&name)
                 .ok_or_else(|| wrong_parameter("updates", "must be all or rate"))?,
             None => Updates::default(),
         };
-        let heartbeat = match query(parameters, "heartbeat_ms") {
+        let heartbeat = match query(parameters, "heartbeat_ms")? {
             Some(text) => Some(heartbeat(&text)?),
             None => None,
         };
@@ -116,15 +118,38 @@ fn heartbeat(text: &str) -> Result<Duration, Failure> {
         .ok_or_else(|| wrong_parameter("heartbeat_ms", "must be a whole number from 1000 to 60000"))
 }
 
-/// Where an `EventSource` that comes back was. It sends what it was given, or it sent nothing.
+/// Where an `EventSource` was that comes back, as it says in this header.
+pub const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// A position that no stream has: its epochs begin at 1.
+const NOWHERE: StreamPosition = StreamPosition { epoch: 0, seq: 0 };
+
+/// Where a client that comes back was: nowhere that we know if what it says is no position of ours.
 fn last_event_id(headers: &HeaderMap) -> Option<StreamPosition> {
-    headers.get("last-event-id")?.to_str().ok()?.parse().ok()
+    let id = headers.get(LAST_EVENT_ID)?.to_str().unwrap_or_default();
+    Some(id.parse().unwrap_or(NOWHERE))
 }
 
-/// Who asks: by a ticket or a token in the address, or by a token in the headers.
+/// Who asks for a websocket: by a ticket or a token in the address, or by a token in the headers.
 pub async fn bearer(app: &App, request: &Request<Incoming>) -> Result<Bearer, AccessError> {
     let (query, headers) = (request.uri().query(), request.headers());
-    app.access.of_stream(query, headers).await
+    app.access
+        .of_stream(query, headers, StreamAsked::Anew)
+        .await
+}
+
+/// Who asks for an event stream, in the same ways.
+pub async fn event_stream_bearer(
+    app: &App,
+    request: &Request<Incoming>,
+) -> Result<Bearer, AccessError> {
+    let (query, headers) = (request.uri().query(), request.headers());
+    let asked = match last_event_id(headers) {
+        _ if request.method() == Method::HEAD => StreamAsked::Whether,
+        Some(position) => StreamAsked::After(position),
+        None => StreamAsked::Anew,
+    };
+    app.access.of_stream(query, headers, asked).await
 }
 
 /// How a client is told that it may not listen.
@@ -258,7 +283,7 @@ impl Subscription {
         };
         // A token that died before the hub knew the socket was not closed by the hub.
         app.access.check(&bearer).await.map_err(why_not)?;
-        let balance = app.engine.balance(user).await;
+        let balance = app.engine.balance_for_watcher(user).await;
         outbox.put_snapshot(balance.map_err(|error| match error {
             BalanceError::UserUnknown => Closing::now(CloseCode::NotAllowed, "Invalid token"),
             BalanceError::Unavailable => later,

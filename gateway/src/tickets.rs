@@ -1,10 +1,15 @@
 //! Tickets: what opens one websocket or event stream in a token's place, so that no token need stand
 //! in an address, where proxies and histories keep it.
 //!
-//! A ticket is sealed with a key that lives and dies with the process, and says which token it was
-//! made by. So it costs no memory until it is used, no token is ever taken for a ticket or a ticket
-//! for a token, and a token that dies takes its tickets with it. Those that were used are kept until
-//! they would have ended.
+//! A ticket is sealed with a key of the tokens, but for another purpose, and says which token it was made
+//! by. So it costs no memory until it is used, no token is ever taken for a ticket or a ticket for a token,
+//! and a token that dies takes its tickets with it. It opens one stream, within half a minute, on the
+//! process that made it; that it was used is kept for as long.
+//!
+//! An `EventSource` can't fetch another ticket: where its stream breaks, it comes back to the same address
+//! and says in `Last-Event-ID` what it got last. So a client that shows that it has read the user's stream
+//! (`epochs`) may use the ticket again, for a day at most and never longer than the token is valid, also
+//! after a restart and on other processes with the same keys.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -14,7 +19,6 @@ use std::{
 use engine::store::{AccountKey, TokenGeneration};
 use pasetors::{
     Local,
-    keys::{Generate, SymmetricKey},
     token::UntrustedToken,
     version4::{LocalToken, V4},
 };
@@ -22,12 +26,18 @@ use schema::{Millis, UnixMillis, UserId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    key_ring::KeyId,
+    key_ring::{KeyId, KeyRing},
     tokens::{Bearer, TokenId, TokenNotMade},
 };
 
 /// How long a ticket may be used.
 pub const LIFETIME: Millis = match Millis::new(30_000) {
+    Ok(millis) => millis,
+    Err(_) => Millis::ZERO,
+};
+
+/// For how long after a ticket was made its stream may be gone on with, if its token is valid so long.
+const COMES_BACK_FOR: Millis = match Millis::new(24 * 3_600_000) {
     Ok(millis) => millis,
     Err(_) => Millis::ZERO,
 };
@@ -44,7 +54,7 @@ const PURPOSE: &[u8] = b"minute-credit ticket";
 /// Why a ticket opens nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TicketRefused {
-    /// It is none of this process's, is over, or was used.
+    /// It is none of ours, is over, or was used.
     #[error("the ticket is not valid")]
     Invalid,
     /// Too many were used just now.
@@ -52,9 +62,21 @@ pub enum TicketRefused {
     Busy,
 }
 
+/// What a ticket is shown for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// To open a stream, which uses it up.
+    ToOpen,
+    /// To go on with a stream, by a client that has read it. It is used up too, if it wasn't.
+    ToGoOn,
+    /// To see whether it would open a stream.
+    ToAsk,
+}
+
 /// Makes tickets, and takes each once.
 pub struct Tickets {
-    key: SymmetricKey<V4>,
+    /// Tells this process's tickets from those of others with the same keys.
+    process: u64,
     used: Mutex<Used>,
     used_max: usize,
 }
@@ -70,7 +92,9 @@ struct Used {
 /// What a ticket says.
 #[derive(Serialize, Deserialize)]
 struct Claims {
+    process: u64,
     number: u128,
+    made: UnixMillis,
     ends: UnixMillis,
     user: UserId,
     token: String,
@@ -81,23 +105,31 @@ struct Claims {
     key: String,
 }
 
-impl Tickets {
-    /// Tickets of this process.
-    pub fn new() -> Result<Self, TokenNotMade> {
-        Ok(Self {
-            key: SymmetricKey::generate().map_err(|error| TokenNotMade(error.to_string()))?,
+impl Default for Tickets {
+    fn default() -> Self {
+        Self {
+            process: rand::random(),
             used: Mutex::default(),
             used_max: USED_MAX,
-        })
+        }
     }
+}
 
+impl Tickets {
     /// A ticket for whoever `bearer` is.
-    pub fn issue(&self, bearer: &Bearer, now: UnixMillis) -> Result<String, TokenNotMade> {
+    pub fn issue(
+        &self,
+        ring: &KeyRing,
+        bearer: &Bearer,
+        now: UnixMillis,
+    ) -> Result<String, TokenNotMade> {
         let ends = now
             .checked_add(LIFETIME)
             .ok_or_else(|| TokenNotMade("it would never end".to_owned()))?;
         let claims = Claims {
+            process: self.process,
             number: rand::random(),
+            made: now,
             ends,
             user: bearer.user,
             token: bearer.token.to_string(),
@@ -109,23 +141,44 @@ impl Tickets {
         };
         let message =
             serde_json::to_vec(&claims).map_err(|error| TokenNotMade(error.to_string()))?;
-        LocalToken::encrypt(&self.key, &message, None, Some(PURPOSE))
+        let key = ring.current();
+        LocalToken::encrypt(key.secret(), &message, Some(key.footer()), Some(PURPOSE))
             .map_err(|error| TokenNotMade(error.to_string()))
     }
 
-    /// Uses `ticket` up, and tells by which token it was made. Whether that is still valid is not
-    /// known here.
-    pub fn redeem(&self, ticket: &str, now: UnixMillis) -> Result<Bearer, TicketRefused> {
-        let claims = self.open(ticket).ok_or(TicketRefused::Invalid)?;
-        if now >= claims.ends || now >= claims.expires_at {
+    /// By which token `ticket` was made, if it may be used for what `shown_for` says of its user.
+    /// Whether that token is still valid is not known here.
+    pub fn redeem(
+        &self,
+        ring: &KeyRing,
+        ticket: &str,
+        now: UnixMillis,
+        shown_for: impl FnOnce(UserId) -> Shown,
+    ) -> Result<Bearer, TicketRefused> {
+        let claims = open(ring, ticket).ok_or(TicketRefused::Invalid)?;
+        let (process, number, made, ends) =
+            (claims.process, claims.number, claims.made, claims.ends);
+        let bearer = claims.into_bearer().ok_or(TicketRefused::Invalid)?;
+        let shown_for = shown_for(bearer.user);
+        let comes_back_until = made.checked_add(COMES_BACK_FOR).unwrap_or(ends);
+        let is_over = match shown_for {
+            Shown::ToGoOn => now >= comes_back_until,
+            Shown::ToOpen | Shown::ToAsk => now >= ends || process != self.process,
+        };
+        if is_over || now >= bearer.expires_at {
             return Err(TicketRefused::Invalid);
         }
-        let number = claims.number;
-        let bearer = claims.into_bearer().ok_or(TicketRefused::Invalid)?;
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         used.forget_ended(now);
         if used.numbers.contains(&number) {
-            return Err(TicketRefused::Invalid);
+            return match shown_for {
+                Shown::ToGoOn => Ok(bearer),
+                Shown::ToOpen | Shown::ToAsk => Err(TicketRefused::Invalid),
+            };
+        }
+        // What has ended opens nothing, whether it was used or not.
+        if shown_for == Shown::ToAsk || now >= ends {
+            return Ok(bearer);
         }
         if used.numbers.len() >= self.used_max {
             return Err(TicketRefused::Busy);
@@ -134,15 +187,18 @@ impl Tickets {
         used.since.push_back((now, number));
         Ok(bearer)
     }
+}
 
-    fn open(&self, ticket: &str) -> Option<Claims> {
-        if ticket.len() > TICKET_BYTES_MAX {
-            return None;
-        }
-        let sealed = UntrustedToken::<Local, V4>::try_from(ticket).ok()?;
-        let open = LocalToken::decrypt(&self.key, &sealed, None, Some(PURPOSE)).ok()?;
-        serde_json::from_str(open.payload()).ok()
+/// What `ticket` says, if it was sealed with a key of `ring`.
+fn open(ring: &KeyRing, ticket: &str) -> Option<Claims> {
+    if ticket.len() > TICKET_BYTES_MAX {
+        return None;
     }
+    let sealed = UntrustedToken::<Local, V4>::try_from(ticket).ok()?;
+    let key = ring.by_footer(sealed.untrusted_footer())?;
+    let footer = Some(key.footer());
+    let open = LocalToken::decrypt(key.secret(), &sealed, footer, Some(PURPOSE)).ok()?;
+    serde_json::from_str(open.payload()).ok()
 }
 
 impl Used {
@@ -178,17 +234,19 @@ impl Claims {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{key_ring::KeyRing, tokens::Tokens};
+    use crate::{key_ring::Key, tokens::Tokens};
 
     const NOW: i64 = 1_800_000_000_123;
+    const DAY: i64 = 24 * 3_600_000;
 
     fn ms(millis: i64) -> UnixMillis {
         UnixMillis::new(millis).unwrap()
     }
 
-    /// Tokens that end after a minute, one of them, and who has it.
-    fn somebody() -> (Tokens, String, Bearer) {
-        let tokens = Tokens::new(KeyRing::generate().unwrap(), Millis::new(60_000).unwrap());
+    /// Tokens that are valid for `lifetime_ms`, one of them, and who has it.
+    fn somebody(lifetime_ms: i64) -> (Tokens, String, Bearer) {
+        let lifetime = Millis::new(lifetime_ms).unwrap();
+        let tokens = Tokens::new(KeyRing::generate().unwrap(), lifetime);
         let user = UserId::new(7).unwrap();
         let token = tokens
             .issue(user, None, TokenGeneration::new(3), ms(NOW))
@@ -199,28 +257,28 @@ mod tests {
 
     #[test]
     fn a_ticket_says_which_token_it_was_made_by_and_once() {
-        let (tickets, (_, _, bearer)) = (Tickets::new().unwrap(), somebody());
-        let ticket = tickets.issue(&bearer, ms(NOW)).unwrap();
+        let (tickets, (tokens, _, bearer)) = (Tickets::default(), somebody(60_000));
+        let ring = tokens.ring();
+        let ticket = tickets.issue(&ring, &bearer, ms(NOW)).unwrap();
         assert!(ticket.len() < TICKET_BYTES_MAX * 3 / 4, "{}", ticket.len());
-        assert_eq!(tickets.redeem(&ticket, ms(NOW + 1)), Ok(bearer.clone()));
-        assert_eq!(
-            tickets.redeem(&ticket, ms(NOW + 1)),
-            Err(TicketRefused::Invalid)
-        );
-        let another = tickets.issue(&bearer, ms(NOW)).unwrap();
-        assert_eq!(tickets.redeem(&another, ms(NOW + 1)), Ok(bearer));
+        let redeem = |ticket: &str| tickets.redeem(&ring, ticket, ms(NOW + 1), |_| Shown::ToOpen);
+        let ask = |ticket: &str| tickets.redeem(&ring, ticket, ms(NOW + 1), |_| Shown::ToAsk);
+        assert_eq!(ask(&ticket), Ok(bearer.clone()));
+        assert_eq!(redeem(&ticket), Ok(bearer.clone()));
+        assert_eq!(redeem(&ticket), Err(TicketRefused::Invalid));
+        assert_eq!(ask(&ticket), Err(TicketRefused::Invalid));
+        let another = tickets.issue(&ring, &bearer, ms(NOW)).unwrap();
+        assert_eq!(redeem(&another), Ok(bearer));
     }
 
     #[test]
     fn a_ticket_ends() {
-        let (tickets, (_, _, bearer)) = (Tickets::new().unwrap(), somebody());
+        let (tickets, (tokens, _, bearer)) = (Tickets::default(), somebody(60_000));
+        let ring = tokens.ring();
         let check = |made: i64, used: i64, is_taken: bool| {
-            let ticket = tickets.issue(&bearer, ms(made)).unwrap();
-            assert_eq!(
-                tickets.redeem(&ticket, ms(used)).is_ok(),
-                is_taken,
-                "{made} {used}"
-            );
+            let ticket = tickets.issue(&ring, &bearer, ms(made)).unwrap();
+            let redeemed = tickets.redeem(&ring, &ticket, ms(used), |_| Shown::ToOpen);
+            assert_eq!(redeemed.is_ok(), is_taken, "{made} {used}");
         };
         check(NOW, NOW + 29_999, true);
         check(NOW, NOW + 30_000, false);
@@ -230,10 +288,39 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_is_gone_on_with_for_a_day_also_elsewhere() {
+        for (lifetime, until) in [(10 * DAY, DAY), (DAY / 2, DAY / 2)] {
+            let (tokens, _, bearer) = somebody(lifetime);
+            let ring = tokens.ring();
+            let (here, there) = (Tickets::default(), Tickets::default());
+            let ticket = here.issue(&ring, &bearer, ms(NOW)).unwrap();
+            let redeem = |tickets: &Tickets, shown, at: i64| {
+                let redeemed = tickets.redeem(&ring, &ticket, ms(NOW + at), |_| shown);
+                redeemed.is_ok()
+            };
+            assert!(
+                redeem(&here, Shown::ToGoOn, 0),
+                "it need not have been used"
+            );
+            assert!(!redeem(&here, Shown::ToOpen, 1), "but then it is used up");
+            for at in [1, 2, 29_999, 30_000, until - 1] {
+                assert!(redeem(&here, Shown::ToGoOn, at), "{at}");
+                assert!(redeem(&there, Shown::ToGoOn, at), "{at}");
+                assert!(!redeem(&here, Shown::ToOpen, at), "{at}");
+                assert!(!redeem(&there, Shown::ToOpen, at), "{at}");
+            }
+            assert!(!redeem(&here, Shown::ToGoOn, until));
+        }
+    }
+
+    #[test]
     fn what_is_not_this_processes_ticket_is_refused() {
-        let (tickets, (tokens, token, bearer)) = (Tickets::new().unwrap(), somebody());
-        let ticket = tickets.issue(&bearer, ms(NOW)).unwrap();
-        let other = Tickets::new().unwrap().issue(&bearer, ms(NOW)).unwrap();
+        let (tickets, (tokens, token, bearer)) = (Tickets::default(), somebody(60_000));
+        let ring = tokens.ring();
+        let ticket = tickets.issue(&ring, &bearer, ms(NOW)).unwrap();
+        let other = Tickets::default().issue(&ring, &bearer, ms(NOW)).unwrap();
+        let foreign = KeyRing::generate().unwrap();
+        let foreign = tickets.issue(&foreign, &bearer, ms(NOW)).unwrap();
         let mut tampered = ticket.clone().into_bytes();
         tampered[60] = if tampered[60] == b'A' { b'B' } else { b'A' };
         let tampered = String::from_utf8(tampered).unwrap();
@@ -244,11 +331,12 @@ mod tests {
             "v4.local.AAAA",
             &token,
             &other,
+            &foreign,
             &tampered,
             &endless,
         ] {
             assert_eq!(
-                tickets.redeem(text, ms(NOW)),
+                tickets.redeem(&ring, text, ms(NOW), |_| Shown::ToOpen),
                 Err(TicketRefused::Invalid),
                 "{text}"
             );
@@ -257,16 +345,32 @@ mod tests {
             tokens.read(&ticket, ms(NOW)).is_err(),
             "a ticket is no token"
         );
-        assert!(tickets.redeem(&ticket, ms(NOW)).is_ok());
+        let redeemed = tickets.redeem(&ring, &ticket, ms(NOW), |_| Shown::ToOpen);
+        assert!(redeemed.is_ok());
+
+        // A key that was retired takes its tickets with it.
+        let mut keys = KeyRing::clone(&ring);
+        let (old, new) = (keys.current().id().clone(), Key::generate().unwrap());
+        let id = new.id().clone();
+        keys.push(new).unwrap();
+        keys.make_current(&id);
+        let go_on = |ring: &KeyRing| tickets.redeem(ring, &ticket, ms(NOW), |_| Shown::ToGoOn);
+        assert!(go_on(&keys).is_ok());
+        keys.remove(&old);
+        assert_eq!(go_on(&keys), Err(TicketRefused::Invalid));
     }
 
     #[test]
     fn used_tickets_are_forgotten_when_they_have_ended() {
-        let mut tickets = Tickets::new().unwrap();
+        let mut tickets = Tickets::default();
         tickets.used_max = 2;
-        let (_, _, bearer) = somebody();
-        let made = |at: i64| tickets.issue(&bearer, ms(at)).unwrap();
-        let redeem = |ticket: &str, at: i64| tickets.redeem(ticket, ms(at)).map(drop);
+        let (tokens, _, bearer) = somebody(60_000);
+        let ring = tokens.ring();
+        let made = |at: i64| tickets.issue(&ring, &bearer, ms(at)).unwrap();
+        let redeem = |ticket: &str, at: i64| {
+            let redeemed = tickets.redeem(&ring, ticket, ms(at), |_| Shown::ToOpen);
+            redeemed.map(drop)
+        };
         let (first, third) = (made(NOW), made(NOW + 10_000));
         assert_eq!(redeem(&first, NOW), Ok(()));
         assert_eq!(redeem(&made(NOW), NOW + 1_000), Ok(()));

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Credits, UnixMillis, UserId, session::ActiveSession};
 
-/// The shortest password accepted, in bytes of UTF-8.
-pub const PASSWORD_BYTES_MIN: usize = 8;
+/// The shortest password accepted, in characters of Unicode, in normal form (NFC).
+pub const PASSWORD_CHARACTERS_MIN: usize = 8;
 /// The longest password accepted, in bytes of UTF-8.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 
@@ -20,7 +20,7 @@ pub struct EmailAndPassword {
         schema(format = "email", max_length = 254, example = "ada@example.com")
     )]
     pub email: String,
-    /// The password, 8 to 1024 bytes of UTF-8.
+    /// The password: 8 characters at least, 1024 bytes of UTF-8 at most; at signup, none that many people use.
     #[cfg_attr(
         feature = "openapi",
         schema(min_length = 8, max_length = 1024, example = "correct horse")
@@ -81,7 +81,7 @@ pub struct ChangePassword {
         schema(max_length = 1024, example = "correct horse")
     )]
     pub current: String,
-    /// The one from now on, 8 to 1024 bytes of UTF-8.
+    /// The one from now on: 8 characters at least, 1024 bytes of UTF-8 at most, none that many people use.
     #[cfg_attr(
         feature = "openapi",
         schema(min_length = 8, max_length = 1024, example = "battery staple")

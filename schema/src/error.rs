@@ -54,6 +54,8 @@ pub enum ErrorCode {
     BodyTooLarge,
     /// The body is not marked as `application/json`.
     UnsupportedMediaType,
+    /// The address takes websockets of another version only. The reply names it.
+    UpgradeRequired,
     /// A field is missing, of the wrong type, unknown or out of range.
     InvalidField,
     /// The email is not an email address.
@@ -90,6 +92,7 @@ impl ErrorCode {
             | Self::IdempotencyConflict => 409,
             Self::BodyTooLarge => 413,
             Self::UnsupportedMediaType => 415,
+            Self::UpgradeRequired => 426,
             Self::InvalidField | Self::InvalidEmail | Self::InvalidPassword => 422,
             Self::RateLimited | Self::TooManyUnpaidSessions => 429,
             Self::Internal => 500,

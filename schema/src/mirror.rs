@@ -24,7 +24,44 @@ pub struct MirroredSession {
     pub session: Option<ActiveSession>,
 }
 
+/// What every key begins with; a user's id follows.
+pub const KEY_PREFIX: &str = "session:";
+
 /// The key of a user's value.
 pub fn key(user: UserId) -> String {
-    format!("session:{user}")
+    format!("{KEY_PREFIX}{user}")
+}
+
+/// The user whose key this is, if it is one of ours.
+pub fn user_of(key: &str) -> Option<UserId> {
+    let number = key.strip_prefix(KEY_PREFIX)?.parse().ok()?;
+    let user = UserId::new(number).ok()?;
+    // A number can be written in several ways, a key in one.
+    (self::key(user) == key).then_some(user)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_keys_name_a_user() {
+        assert_eq!(
+            user_of("session:42").map(key).as_deref(),
+            Some("session:42")
+        );
+        for other in [
+            "",
+            "session:",
+            "session:x",
+            "session:-1",
+            "session:0",
+            "session:+1",
+            "session:042",
+            "sess:42",
+            "session:42:x",
+        ] {
+            assert_eq!(user_of(other), None, "{other}");
+        }
+    }
 }

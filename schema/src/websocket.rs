@@ -154,6 +154,7 @@ pub struct CreditUpdate {
     /// In the first message to a client that said where it was: whether every event since then follows.
     /// If not, some may be missing, and the client should read anew what it keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(nullable = false))]
     pub resumed: Option<bool>,
 }
 
@@ -183,6 +184,8 @@ pub enum CloseCode {
 pub const TOO_MANY_CONNECTIONS: &str = "Too many connections";
 
 impl CloseCode {
+    /// What a socket's end counts as that its client asked for.
+    pub const NORMAL: u16 = 1000;
     /// What a socket's end counts as that had no close frame (RFC 6455, section 7.4.1).
     pub const ABNORMAL: u16 = 1006;
 

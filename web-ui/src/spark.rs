@@ -142,7 +142,7 @@ impl Spark {
         let ends = self.points.iter().skip(1).map(|point| point.at);
         let ends = ends.chain([known_until.min(now)]);
 
-        let (mut line, mut area) = (String::new(), String::new());
+        let (mut line, mut area) = (Vec::new(), Vec::new());
         let mut known: Option<(Credits, Credits)> = None;
         // Up to where it is drawn, and whether it goes on from there.
         let (mut drawn_to, mut is_broken, mut has_gap) = (0, true, false);
@@ -154,23 +154,24 @@ impl Spark {
             let (left, right, level) = (x(point.at), x(end.max(point.at)), y(credits));
             if is_broken {
                 if !area.is_empty() {
-                    area += &format!("V{height}Z");
+                    area.push(format!("V{height}Z"));
                 }
-                line += &format!("M{left} {level}H{right}");
-                area += &format!("M{left} {height}V{level}H{right}");
+                line.push(format!("M{left} {level}H{right}"));
+                area.push(format!("M{left} {height}V{level}H{right}"));
                 has_gap |= left > drawn_to;
             } else {
                 let step = format!("V{level}H{right}");
-                line += &step;
-                area += &step;
+                line.push(step.clone());
+                area.push(step);
             }
             (drawn_to, is_broken) = (right, false);
             known = Some((known.map_or(credits, |(first, _)| first), credits));
         }
         let (first, last) = known?;
+        area.push(format!("V{height}Z"));
         Some(Drawing {
-            line,
-            area: area + &format!("V{height}Z"),
+            line: line.concat(),
+            area: area.concat(),
             first,
             last,
             has_gap: has_gap || drawn_to < width,

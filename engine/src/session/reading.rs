@@ -49,6 +49,7 @@ impl SessionState {
                 let (now, runs) = self.context.timeline.now_and_runs();
                 self.is_closing = record.is_closing;
                 self.adopt(recovery::rebuild(&record, &runs, now), runs.all.len());
+                self.tell_added(&record);
                 self.close();
             }
             (Ok(Some(record)), WalletState::Ready(_)) => {
@@ -164,7 +165,6 @@ impl SessionState {
             let free_at = wallet.instant().max(record.last_instant.min(clock));
             wallet.restart(free_at, opening.session);
         }
-        let credits = wallet.balance();
         let uncovered_start = wallet.uncovered_start();
         if !ended.is_empty() {
             // Somebody else ended it, and has told whoever asked.
@@ -175,6 +175,17 @@ impl SessionState {
         if let Some(id) = uncovered_start {
             self.withdraw_start(id, StartError::InsufficientCredits);
         }
+        self.tell_added(record);
+        self.start_queued();
+        self.mirror();
+    }
+
+    /// Tells what came into the wallet from outside since the version that `record` was asked for.
+    fn tell_added(&mut self, record: &WalletRecord) {
+        let WalletState::Ready(wallet) = &self.wallet else {
+            return;
+        };
+        let credits = wallet.balance();
         for change in &record.changes {
             if let Ok(amount) = Credits::new(change.amount.get())
                 && !amount.is_zero()
@@ -183,8 +194,6 @@ impl SessionState {
                 self.tell(News::Event(ServerMessage::CreditsAdded { amount, credits }));
             }
         }
-        self.start_queued();
-        self.mirror();
     }
 
     /// Answers everybody who waits for a wallet that can't be read, or isn't there.

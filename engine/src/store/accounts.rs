@@ -200,7 +200,8 @@ pub(super) async fn by_id(
 /// How many users there are, with those who were erased.
 pub(super) async fn count(connection: &mut Connection) -> Result<u64, StoreError> {
     let row: Option<(i64,)> = connection.row("SELECT count(*) FROM users", &[]).await?;
-    Ok(row.map_or(0, |(count,)| count.unsigned_abs()))
+    let (count,) = row.ok_or_else(|| StoreError::Corrupt("users can't be counted".to_owned()))?;
+    u64::try_from(count).map_err(|_| StoreError::Corrupt(format!("there are {count} users")))
 }
 
 /// Up to `limit` users with ids after `after`, in order.
@@ -215,6 +216,32 @@ pub(super) async fn page(
     let rows: Vec<UserRow> = connection
         .rows(sql, &[after.map_or(0, UserId::get).into(), limit.into()])
         .await?;
+    rows.into_iter().map(UserRow::into_record).collect()
+}
+
+/// Up to `limit` users with ids after `after`, in order, whose email begins with `prefix`.
+pub(super) async fn find(
+    connection: &mut Connection,
+    prefix: String,
+    after: Option<UserId>,
+    limit: u32,
+) -> Result<Vec<UserRecord>, StoreError> {
+    // Compared and not matched, so that every sign means itself, and by the index of emails.
+    let sql = Sql {
+        postgres: "SELECT id, email, password, credits, created_at, token_generation, account_key FROM users
+            WHERE lower(email COLLATE \"C\") >= lower($3 COLLATE \"C\")
+                AND lower(email COLLATE \"C\") <= lower($3 COLLATE \"C\") || chr(1114111)
+                AND id > $1 AND erased_at IS NULL ORDER BY id LIMIT $2",
+        sqlite: "SELECT id, email, password, credits, created_at, token_generation, account_key FROM users
+            WHERE lower(email) >= lower($3) AND lower(email) <= lower($3) || char(1114111)
+                AND id > $1 AND erased_at IS NULL ORDER BY id LIMIT $2",
+    };
+    let values: [Value; 3] = [
+        after.map_or(0, UserId::get).into(),
+        limit.into(),
+        prefix.into(),
+    ];
+    let rows: Vec<UserRow> = connection.rows(sql, &values).await?;
     rows.into_iter().map(UserRow::into_record).collect()
 }
 

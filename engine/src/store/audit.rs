@@ -1,48 +1,79 @@
 //! What the database itself shows of the laws: every cache equals its ledger sum, no balance is
-//! negative, every charge follows from its facts, versions and settlements have no gaps.
+//! negative, every charge follows from its facts, versions and settlements have no gaps, and no instant
+//! lies past what runs have proved.
 //!
-//! It trusts no constraint of the schema: what a constraint forbids is checked all the same, since a
-//! row may have been written by another hand. A page of users is read in one state of the database
-//! by a fixed number of statements, so an audit may run beside a busy engine. However many rows a
-//! user has, only so many are in memory at once: the checks take rows one by one, and whoever has too
-//! many for a page is read piece by piece.
+//! It trusts no constraint of the schema: it looks whether the constraints are there (`schema`), and what
+//! a constraint forbids is checked all the same (`rules`), since a row may have been written by another
+//! hand. That is done once, with the first page; then users' wallets are followed, page by page (`user`).
+//! A page is read in one state of the database by a fixed number of statements, so an audit may run
+//! beside a busy engine. However many rows a user has, only so many are in memory at once: the checks
+//! take rows one by one, and whoever has too many for a page is read piece by piece.
+
+mod expected;
+mod laws;
+mod schema;
+
+mod rules;
 
 mod course;
-mod repair;
 mod rows;
 mod runs;
+mod served;
 mod sessions;
 mod user;
 mod wallets;
 
-use schema::UserId;
+mod repair;
+
+use ::schema::{UnixMillis, UserId};
 
 pub(super) use self::repair::repair;
 pub use self::repair::{Rebuilt, RepairMode, Repaired};
 use self::{
+    expected::Expected,
     rows::{Page, Runs},
+    rules::{Bounds, Scope},
     user::{Caches, UserAudit},
 };
 use super::{StoreError, connection::Connection};
 
-/// One broken law, with the rows that show it.
+/// A broken law, with the row that shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The law's number in the README.
     pub law: u8,
-    /// Whose rows; nothing where they are no user's.
-    pub user: Option<UserId>,
+    /// The row.
+    pub place: Place,
+    /// The rule that is broken, the same text for all rows that break it.
+    pub rule: String,
     /// What is wrong, with ids and amounts.
     pub what: String,
+    /// How many violations this one stands for: more than one where a rule is broken by too many rows to
+    /// tell them all.
+    pub count: u64,
 }
 
-/// How much an audit reads at a time.
+/// A row in the database, or an object of its schema.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// The table.
+    pub table: String,
+    /// The row's primary key, its parts separated by slashes; or the object's kind and name. Empty if the
+    /// violation stands for several rows.
+    pub row: String,
+    /// The user whose row it is; `None` if it is no user's.
+    pub user: Option<UserId>,
+}
+
+/// How much an audit reads at a time, and by which clock it judges.
 #[derive(Clone, Copy, Debug)]
 pub struct AuditLimits {
     /// How many users a page has at most.
     pub users: u32,
     /// How many rows of a kind are in memory at once.
     pub rows: u32,
+    /// The auditor's clock: nothing can have been recorded much later than that, unless a run was.
+    pub now: UnixMillis,
 }
 
 /// What auditing one page of users found.
@@ -93,7 +124,8 @@ impl Moved {
     }
 }
 
-/// Audits one page of users, those after `after`. The first page also tells of the nodes' runs.
+/// Audits one page of users, those after `after`. The first page also tells what is wrong with the schema,
+/// with rows by themselves, with what they say of each other, and with the nodes' runs.
 pub(super) async fn page(
     connection: &mut Connection,
     after: Option<UserId>,
@@ -103,9 +135,7 @@ pub(super) async fn page(
     let runs = Runs::read(connection).await?;
     let mut audited = AuditPage::default();
     if after.is_none() {
-        let mut findings = Findings::new(None, &mut audited.violations);
-        runs.of_nodes()
-            .for_each(|runs| runs::check(runs, &mut findings));
+        check_whole(connection, &runs, limits.now, &mut audited.violations).await?;
     }
     let after = after.map_or(0, UserId::get);
     let page = Page::read(connection, after, limits).await?;
@@ -119,33 +149,77 @@ pub(super) async fn page(
         audit.read_all(connection, limits.rows).await?;
         audit.finish();
     }
-    let mut findings = Findings::new(None, &mut audited.violations);
-    for entry in page.nobodys_entries() {
-        let what = format!(
-            "entry {} is of user {}, who is not",
-            entry.id, entry.user_id
-        );
-        findings.add(5, what);
-    }
     Ok(audited)
 }
 
-/// Takes note of what is wrong with one user's rows, or with rows of nobody's.
+/// Checks what no page of users shows.
+async fn check_whole(
+    connection: &mut Connection,
+    runs: &Runs,
+    now: UnixMillis,
+    violations: &mut Vec<Violation>,
+) -> Result<(), StoreError> {
+    let expected = Expected::of(connection).await?;
+    let bounds = Bounds::new(now.get(), runs.proved());
+    let mut findings = Findings { violations };
+    let lost = schema::check(connection, expected, &mut findings).await?;
+    rules::check_rows(
+        connection,
+        expected,
+        bounds,
+        Scope::Everybody,
+        &mut findings,
+    )
+    .await?;
+    rules::check_relations(connection, expected, &lost, &mut findings).await?;
+    runs.of_nodes()
+        .for_each(|runs| runs::check(runs, now.get(), &mut findings));
+    Ok(())
+}
+
+/// Takes note of what is wrong.
 struct Findings<'a> {
-    user: Option<UserId>,
     violations: &'a mut Vec<Violation>,
 }
 
-impl<'a> Findings<'a> {
-    const fn new(user: Option<UserId>, violations: &'a mut Vec<Violation>) -> Self {
-        Self { user, violations }
-    }
-
-    fn add(&mut self, law: u8, what: String) {
+impl Findings<'_> {
+    fn add(&mut self, law: u8, place: Place, rule: &str, what: String) {
         self.violations.push(Violation {
             law,
-            user: self.user,
+            place,
+            rule: rule.to_owned(),
             what,
+            count: 1,
         });
+    }
+
+    /// So many more rows of the table break the rule.
+    fn add_further(&mut self, law: u8, table: &str, rule: &str, count: u64) {
+        if count > 0 {
+            self.violations.push(Violation {
+                law,
+                place: Place::new(table, String::new()),
+                rule: rule.to_owned(),
+                what: format!("{count} more rows: {rule}"),
+                count,
+            });
+        }
+    }
+}
+
+impl Place {
+    fn new(table: &str, row: String) -> Self {
+        Self {
+            table: table.to_owned(),
+            row,
+            user: None,
+        }
+    }
+
+    fn of_user(table: &str, id: i64, user: UserId) -> Self {
+        Self {
+            user: Some(user),
+            ..Self::new(table, id.to_string())
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! UNNEST, and as one JSON array to SQLite, for `json_each`.
 
 use sqlx::{
-    Arguments as _, FromRow, Postgres, Sqlite,
+    Arguments as _, AssertSqlSafe, FromRow, Postgres, Sqlite,
     error::BoxDynError,
     pool::PoolConnection,
     postgres::{PgArguments, PgRow},
@@ -137,6 +137,27 @@ impl Connection {
             Self::Sqlite(connection) => {
                 let arguments = sqlite_arguments(values).map_err(sqlx::Error::Encode)?;
                 sqlx::query_as_with(sql.sqlite, arguments)
+                    .fetch_all(&mut **connection)
+                    .await
+            }
+        };
+        Ok(rows?)
+    }
+
+    /// The rows that a statement gives whose text is put together while the program runs. It may hold
+    /// nothing that came from outside: there are no values to bind.
+    pub(super) async fn composed_rows<T: Row>(
+        &mut self,
+        sql: String,
+    ) -> Result<Vec<T>, StoreError> {
+        let rows = match self {
+            Self::Postgres(connection) => {
+                sqlx::query_as(AssertSqlSafe(sql))
+                    .fetch_all(&mut **connection)
+                    .await
+            }
+            Self::Sqlite(connection) => {
+                sqlx::query_as(AssertSqlSafe(sql))
                     .fetch_all(&mut **connection)
                     .await
             }
@@ -318,7 +339,11 @@ fn sqlite_arguments(values: &[Value]) -> Result<SqliteArguments, BoxDynError> {
 
 /// The rows that `columns` stand for.
 fn rows_of(columns: &[Column]) -> Vec<Vec<serde_json::Value>> {
-    let length = columns.iter().map(Column::len).min().unwrap_or(0);
+    let length = columns.first().map_or(0, Column::len);
+    assert!(
+        columns.iter().all(|column| column.len() == length),
+        "the columns of a batch have one length"
+    );
     (0..length)
         .map(|row| columns.iter().map(|column| column.cell(row)).collect())
         .collect()

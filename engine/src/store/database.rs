@@ -10,9 +10,9 @@ use schema::{
 use tokio::sync::mpsc;
 
 use super::{
-    AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, NewPassword, NewUser,
-    Notice, OldSession, Resumption, RevokedToken, RunSpan, SessionCursor, Standing, Store,
-    StoreError, StoreLocation, StoreSettings, TokenStanding, UserRecord, accounts,
+    AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, LiveSessionOf,
+    NewPassword, NewUser, Notice, OldSession, Resumption, RevokedToken, RunSpan, SessionCursor,
+    Standing, Store, StoreError, StoreLocation, StoreSettings, TokenStanding, UserRecord, accounts,
     audit::{self, AuditLimits, AuditPage, RepairMode, Repaired},
     calls::{self, CallError, Pools, Work},
     connection::Unit,
@@ -401,6 +401,17 @@ impl Store for Database {
             .await
     }
 
+    async fn find_users(
+        &self,
+        prefix: &str,
+        after: Option<UserId>,
+        limit: u32,
+    ) -> Result<Vec<UserRecord>, StoreError> {
+        let prefix = prefix.to_owned();
+        self.read(move |connection| Box::pin(accounts::find(connection, prefix, after, limit)))
+            .await
+    }
+
     async fn set_password(&self, password: NewPassword) -> Result<bool, StoreError> {
         self.write(move |connection| Box::pin(tokens::set_password(connection, password)))
             .await
@@ -470,6 +481,15 @@ impl Store for Database {
         limit: u32,
     ) -> Result<Vec<SessionRecord>, StoreError> {
         self.read(move |connection| Box::pin(history::sessions(connection, user, before, limit)))
+            .await
+    }
+
+    async fn live_sessions(
+        &self,
+        after: Option<(UserId, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<LiveSessionOf>, StoreError> {
+        self.read(move |connection| Box::pin(history::live_sessions(connection, after, limit)))
             .await
     }
 

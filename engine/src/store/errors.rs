@@ -64,10 +64,12 @@ impl StoreError {
         match self {
             Self::Unavailable(error) | Self::Refused(error) => Some(blame(error)),
             Self::OutcomeUnknown(error) => error.blame(),
-            // Whatever is at the other end, it may be silent for all connections.
-            Self::TimedOut(_) => Some(Blame::Connection),
-            // The sequence is another one with each attempt, and some day past its table.
-            Self::RepeatedKey(_) | Self::FileGone { .. } => Some(Blame::Database),
+            // Most of the time the server is busy: to open all connections anew would make it busier. Those
+            // to a silent server are found out one by one. A sequence gives another key with each attempt,
+            // and some day one past its table.
+            Self::TimedOut(_) | Self::RepeatedKey(_) | Self::FileGone { .. } => {
+                Some(Blame::Database)
+            }
             _ => None,
         }
     }

@@ -6,7 +6,8 @@ use schema::{
     session::{EndReason, SessionRecord},
 };
 
-use super::{SessionCursor, StoreError, connection::Connection};
+use super::{LiveSessionOf, SessionCursor, StoreError, connection::Connection};
+use crate::facts::NodeName;
 
 /// A session in the database.
 #[derive(sqlx::FromRow)]
@@ -54,6 +55,40 @@ pub(super) async fn sessions(
         )
         .await?;
     rows.into_iter().map(SessionRow::into_record).collect()
+}
+
+/// A live session in the database, with its user.
+#[derive(sqlx::FromRow)]
+struct LiveRow {
+    id: i64,
+    user_id: i64,
+    node: String,
+    start_time: i64,
+}
+
+/// Up to `limit` live sessions of all users after `after`, by user and id.
+pub(super) async fn live_sessions(
+    connection: &mut Connection,
+    after: Option<(UserId, SessionId)>,
+    limit: u32,
+) -> Result<Vec<LiveSessionOf>, StoreError> {
+    let (user, id) = after.map_or((0, 0), |(user, session)| (user.get(), session.get()));
+    let rows: Vec<LiveRow> = connection
+        .rows(
+            "SELECT id, user_id, node, start_time FROM sessions
+             WHERE end_time IS NULL AND (user_id, id) > ($1, $2) ORDER BY user_id, id LIMIT $3",
+            &[user.into(), id.into(), limit.into()],
+        )
+        .await?;
+    let live = rows.into_iter().map(|row| {
+        Ok(LiveSessionOf {
+            user: UserId::new(row.user_id)?,
+            session: SessionId::new(row.id)?,
+            node: NodeName::new(&row.node)?,
+            started_at: UnixMillis::new(row.start_time)?,
+        })
+    });
+    live.collect()
 }
 
 /// One session of the user's.

@@ -79,7 +79,7 @@ pub struct StoreSettings {
 pub enum StoreLocation {
     /// A `postgres://` address. It may hold a password: it is never logged.
     Postgres(String),
-    /// The path of an SQLite file; its folder is made at need.
+    /// The path of an SQLite file, whose folder must be there.
     Sqlite(PathBuf),
 }
 
@@ -475,6 +475,19 @@ pub struct RunSpan {
     pub last_at: UnixMillis,
 }
 
+/// A live session, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveSessionOf {
+    /// Its user.
+    pub user: UserId,
+    /// Its id.
+    pub session: SessionId,
+    /// The node that serves it.
+    pub node: NodeName,
+    /// When it started.
+    pub started_at: UnixMillis,
+}
+
 /// The place of a session in the history: its start, then its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionCursor {
@@ -621,6 +634,15 @@ pub trait Store: Send + Sync + 'static {
     async fn users(&self, after: Option<UserId>, limit: u32)
     -> Result<Vec<UserRecord>, StoreError>;
 
+    /// Up to `limit` users with ids after `after`, in order, whose email begins with `prefix` in any
+    /// spelling of upper and lower case. Every sign of `prefix` means itself.
+    async fn find_users(
+        &self,
+        prefix: &str,
+        after: Option<UserId>,
+        limit: u32,
+    ) -> Result<Vec<UserRecord>, StoreError>;
+
     /// Sets the user's password hash and voids all tokens but the one to be kept; leaves a notice.
     /// Returns whether it did.
     async fn set_password(&self, password: NewPassword) -> Result<bool, StoreError>;
@@ -684,6 +706,13 @@ pub trait Store: Send + Sync + 'static {
         before: Option<SessionCursor>,
         limit: u32,
     ) -> Result<Vec<SessionRecord>, StoreError>;
+
+    /// Up to `limit` live sessions of all users and nodes after `after`, by user and id.
+    async fn live_sessions(
+        &self,
+        after: Option<(UserId, SessionId)>,
+        limit: u32,
+    ) -> Result<Vec<LiveSessionOf>, StoreError>;
 
     /// One session of the user's.
     async fn session(
@@ -751,6 +780,14 @@ pub trait Store: Send + Sync + 'static {
 
     /// Closes all connections; waits for those in use no longer than for a call.
     async fn close(&self);
+}
+
+/// Whether the database is there and has tables of ours. Makes nothing.
+pub async fn exists(settings: &StoreSettings) -> Result<bool, StoreError> {
+    match &settings.location {
+        StoreLocation::Postgres(address) => postgres::exists(address, settings).await,
+        StoreLocation::Sqlite(path) => sqlite::exists(path).await,
+    }
 }
 
 /// Opens the database, and brings its schema up to date.

@@ -160,6 +160,21 @@ async fn process_of(connection: &mut PgConnection) -> Result<String, StoreError>
     Ok(row.try_get(0)?)
 }
 
+/// Whether the database has tables of ours.
+pub(super) async fn exists(address: &str, settings: &StoreSettings) -> Result<bool, StoreError> {
+    let address = PostgresAddress::parse(address)?;
+    let servers = Servers::new(&address, settings.connect_timeout);
+    let mut connection = servers.connect_in_order().await?;
+    // A pooler may hand the connection on, so the statement gets no name.
+    let sql = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
+    let exists = sqlx::query_scalar(sql)
+        .persistent(false)
+        .fetch_one(&mut connection)
+        .await?;
+    connection.close().await?;
+    Ok(exists)
+}
+
 /// Lets the server give up what we have given up: a statement that takes too long, and a transaction
 /// whose process was suspended or has lost its network. Its locks would keep others from taking over.
 ///

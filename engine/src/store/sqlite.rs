@@ -4,7 +4,8 @@
 //! Another process, such as the command line, may write to the file too.
 
 use std::{
-    fs::{DirBuilder, OpenOptions},
+    fs::OpenOptions,
+    io,
     path::{Path, PathBuf},
 };
 
@@ -177,8 +178,8 @@ pub(super) async fn open(path: &Path, settings: &StoreSettings) -> Result<Sqlite
     })
 }
 
-/// Makes the file and its folder at need, and says in words what stands in the way. The file holds
-/// password hashes: a new one is readable by its owner only.
+/// Makes the file at need, and says in words what stands in the way. Its folder must be there: one that
+/// is not may be a slip of the pen. The file holds password hashes: a new one is readable by its owner only.
 fn prepare_file(path: &Path) -> Result<(), StoreError> {
     let file_error = |path: &Path| {
         let path = path.to_owned();
@@ -186,12 +187,10 @@ fn prepare_file(path: &Path) -> Result<(), StoreError> {
     };
     if let Some(folder) = path
         .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
+        .filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir())
     {
-        DirBuilder::new()
-            .recursive(true)
-            .create(folder)
-            .map_err(file_error(folder))?;
+        let absent = io::Error::new(io::ErrorKind::NotFound, "there is no such folder");
+        return Err(file_error(folder)(absent));
     }
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -199,6 +198,21 @@ fn prepare_file(path: &Path) -> Result<(), StoreError> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(path).map_err(file_error(path))?;
     Ok(())
+}
+
+/// Whether the file is there and has tables of ours.
+pub(super) async fn exists(path: &Path) -> Result<bool, StoreError> {
+    if !path.exists() {
+        return Ok(false);
+    }
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false);
+    let mut connection = SqliteConnection::connect_with(&options).await?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '_sqlx_migrations')";
+    let exists = sqlx::query_scalar(sql).fetch_one(&mut connection).await?;
+    connection.close().await?;
+    Ok(exists)
 }
 
 /// One transaction around the check and the migrations, so that two processes don't both migrate.

@@ -150,6 +150,7 @@ async fn fixture_users_are_whole(database: Arc<TestDatabase>) {
     let limits = AuditLimits {
         users: 10_000,
         rows: 20_000,
+        now: at(0),
     };
     let page = store.audit(None, limits).await.unwrap();
     assert_eq!((page.users, page.violations), (7_003, Vec::new()));

@@ -13,6 +13,7 @@ mod accounts;
 mod audit;
 mod clocks;
 mod cluster;
+mod damage;
 mod erasure;
 mod failover;
 mod fixture;

@@ -37,7 +37,7 @@ async fn migrations_run_once(database: Arc<TestDatabase>) {
     again.close().await;
     assert_eq!(
         database
-            .number("SELECT count(*) - count(DISTINCT version) FROM _sqlx_migrations")
+            .number("SELECT max(version) - count(*) FROM _sqlx_migrations")
             .await,
         0
     );

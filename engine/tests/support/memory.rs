@@ -26,8 +26,9 @@ use engine::{
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
     store::{
         AccountKey, AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure,
-        NewPassword, NewUser, Notice, OldSession, RevokedToken, RunSpan, SessionCursor, Shortfall,
-        Standing, Store, StoreError, TokenGeneration, TokenStanding, UserRecord,
+        LiveSessionOf, NewPassword, NewUser, Notice, OldSession, RevokedToken, RunSpan,
+        SessionCursor, Shortfall, Standing, Store, StoreError, TokenGeneration, TokenStanding,
+        UserRecord,
         audit::{AuditLimits, AuditPage, RepairMode, Repaired},
     },
 };
@@ -1052,6 +1053,23 @@ impl Store for MemoryStore {
     }
 
     async fn users(&self, _: Option<UserId>, _: u32) -> Result<Vec<UserRecord>, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn find_users(
+        &self,
+        _: &str,
+        _: Option<UserId>,
+        _: u32,
+    ) -> Result<Vec<UserRecord>, StoreError> {
+        Err(not_kept())
+    }
+
+    async fn live_sessions(
+        &self,
+        _: Option<(UserId, SessionId)>,
+        _: u32,
+    ) -> Result<Vec<LiveSessionOf>, StoreError> {
         Err(not_kept())
     }
 

@@ -32,6 +32,7 @@ header_timeout_ms = 100
 per_address_max = 0
 [limits]
 unpaid_sessions_per_hour = 0
+refused_requests_per_address_per_minute = 0
 [log]
 level = "error"
 "#;

@@ -18,12 +18,8 @@ use schema::{
     ledger::{EntryKind, LedgerEntry},
 };
 
+use super::words;
 use crate::settings::Settings;
-
-/// The longest reason, in characters.
-const REASON_MAX: usize = 500;
-/// The longest operator's name or key, in characters.
-const NAME_MAX: usize = 100;
 
 /// What all the changes have in common.
 const ABOUT_KEYS: &str = "\
@@ -36,14 +32,18 @@ made and printed: repeat with it if the outcome was unknown.
 pub(super) enum Command {
     /// Show a wallet: its balance, what of it is free, the live session and the last ledger entries
     #[command(after_help = "\
-Example:
-  minute-credit credits show ada@example.com")]
+Examples:
+  minute-credit credits show ada@example.com
+  minute-credit credits show 42 --entries 0 --json")]
     Show {
-        /// The user's email
-        email: String,
+        /// The user's email, or id
+        user: String,
         /// How many ledger entries to show
         #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=1_000))]
         entries: u32,
+        /// Print one JSON object, for programs
+        #[arg(long)]
+        json: bool,
     },
     /// Give credits to a user; a running session goes on with them
     #[command(after_help = format!("{ABOUT_KEYS}
@@ -69,7 +69,7 @@ Example:
         #[command(flatten)]
         order: Order,
         /// The session, by its id
-        #[arg(long, value_name = "ID", value_parser = parse_session)]
+        #[arg(long, value_name = "ID", value_parser = words::parse_session)]
         session: SessionId,
     },
 }
@@ -77,19 +77,20 @@ Example:
 /// Whose balance is to be changed, by how much, and what the ledger says about it.
 #[derive(Args)]
 pub(super) struct Order {
-    /// The user's email
-    email: String,
+    /// The user's email, or id
+    #[arg(value_name = "USER")]
+    user: String,
     /// How many credits, at least 1
-    #[arg(value_parser = parse_amount)]
+    #[arg(value_parser = words::parse_amount, allow_negative_numbers = true)]
     amount: Credits,
     /// Why, for the ledger
-    #[arg(long, value_parser = parse_reason)]
+    #[arg(long, value_parser = words::parse_reason)]
     reason: String,
-    /// Who does it, for the ledger
-    #[arg(long, env = "USER", hide_env_values = true, value_parser = parse_name)]
-    operator: String,
+    /// Who does it, for the ledger [default: you, as $USER or the system has it]
+    #[arg(long, value_name = "NAME", value_parser = words::parse_name)]
+    operator: Option<String>,
     /// The idempotency key
-    #[arg(long, value_parser = parse_name)]
+    #[arg(long, value_parser = words::parse_key)]
     key: Option<String>,
 }
 
@@ -108,7 +109,11 @@ pub(super) async fn run(settings: &Settings, command: Command) -> anyhow::Result
         shortfall: Shortfall::Refuse,
     };
     match command {
-        Command::Show { email, entries } => show(settings, &email, entries).await,
+        Command::Show {
+            user,
+            entries,
+            json,
+        } => show(settings, &user, entries, json).await,
         Command::Grant(order) => adjust(settings, order, deed(EntryKind::Grant)).await,
         Command::Revoke { order, up_to } => {
             let shortfall = if up_to {
@@ -135,21 +140,18 @@ pub(super) async fn run(settings: &Settings, command: Command) -> anyhow::Result
 /// Opens the database, and finds the user in it.
 async fn find(
     settings: &Settings,
-    email: &str,
+    user: &str,
 ) -> anyhow::Result<(Arc<dyn Store>, Clock, UserRecord)> {
     let (store, clock) = super::open_existing(settings).await?;
-    let user = store
-        .user_by_email(email)
-        .await
-        .context("the user could not be read")?;
-    let user = user.with_context(|| format!("nobody has the email {email}"))?;
+    let user = super::find_user(store.as_ref(), user).await?;
     Ok((store, clock, user))
 }
 
 // --- changing ---
 
 async fn adjust(settings: &Settings, order: Order, deed: Deed) -> anyhow::Result<ExitCode> {
-    let (store, clock, user) = find(settings, &order.email).await?;
+    let operator = words::operator(order.operator)?;
+    let (store, clock, user) = find(settings, &order.user).await?;
     let key = order
         .key
         .unwrap_or_else(|| format!("cli-{:032x}", rand::random::<u128>()));
@@ -166,7 +168,7 @@ async fn adjust(settings: &Settings, order: Order, deed: Deed) -> anyhow::Result
         shortfall: deed.shortfall,
         at: clock.now(),
         reason: order.reason,
-        operator: order.operator,
+        operator,
         idempotency_key: key.clone(),
     };
     let adjusted = store.adjust(adjustment).await;
@@ -230,23 +232,60 @@ const fn past(kind: EntryKind) -> &'static str {
 
 // --- looking ---
 
-async fn show(settings: &Settings, email: &str, entries: u32) -> anyhow::Result<ExitCode> {
-    let (store, clock, user) = find(settings, email).await?;
+async fn show(
+    settings: &Settings,
+    user: &str,
+    entries: u32,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    let (store, clock, user) = find(settings, user).await?;
     let read = || "the wallet could not be read";
     let standing = store
         .standing(user.id, clock.now())
         .await
         .with_context(read)?;
-    let standing = standing.with_context(|| format!("nobody has the email {email} any more"))?;
+    let standing = standing.with_context(|| format!("there is no user {} any more", user.id))?;
     let entries = store
         .ledger(user.id, None, entries)
         .await
         .with_context(read)?;
     store.close().await;
     let mut out = io::stdout().lock();
-    write_standing(&mut out, &user, &standing)?;
-    write_entries(&mut out, &entries)?;
+    if json {
+        writeln!(out, "{}", as_json(&user, &standing, &entries))?;
+    } else {
+        write_standing(&mut out, &user, &standing)?;
+        write_entries(&mut out, &entries)?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a live session has cost; nothing if it has run out of credits, which is not recorded yet.
+fn cost_of(standing: &Standing, session: SessionId) -> Option<Credits> {
+    let mut costs = standing.consumed.iter();
+    costs.find(|(id, _)| *id == session).map(|(_, cost)| *cost)
+}
+
+fn as_json(user: &UserRecord, standing: &Standing, entries: &[LedgerEntry]) -> serde_json::Value {
+    let sessions = standing.record.live.iter().map(|live| {
+        serde_json::json!({
+            "sessionId": live.session.id,
+            "startedAt": live.session.started_at,
+            "cost": cost_of(standing, live.session.id),
+            "settled": live.session.settled.total,
+            "node": live.node.as_str(),
+        })
+    });
+    serde_json::json!({
+        "userId": user.id,
+        "email": user.email,
+        "at": standing.at,
+        "balance": standing.balance,
+        "free": standing.free,
+        "ledger": standing.record.credits,
+        "sessions": sessions.collect::<Vec<_>>(),
+        "entries": entries,
+    })
 }
 
 fn write_standing(out: &mut impl Write, user: &UserRecord, standing: &Standing) -> io::Result<()> {
@@ -255,7 +294,7 @@ fn write_standing(out: &mut impl Write, user: &UserRecord, standing: &Standing) 
         at,
         balance,
         free,
-        consumed,
+        ..
     } = standing;
     writeln!(out, "user     {}, {}", user.id, user.email)?;
     writeln!(out, "at       {}", time(*at))?;
@@ -267,13 +306,13 @@ fn write_standing(out: &mut impl Write, user: &UserRecord, standing: &Standing) 
     }
     for live in &record.live {
         let id = live.session.id;
-        let cost = consumed
-            .iter()
-            .find(|(session, _)| *session == id)
-            .map_or(Credits::ZERO, |(_, cost)| *cost);
+        let cost = match cost_of(standing, id) {
+            Some(cost) => format!("has cost {cost}"),
+            None => "has run out of credits".to_owned(),
+        };
         writeln!(
             out,
-            "session  {id} is live since {}, has cost {cost} of which {} are in the ledger, at node {}",
+            "session  {id} is live since {}, {cost} of which {} are in the ledger, at node {}",
             time(live.session.started_at),
             live.session.settled.total,
             live.node.as_str()
@@ -310,45 +349,7 @@ fn write_entries(out: &mut impl Write, entries: &[LedgerEntry]) -> io::Result<()
 }
 
 /// The instant as people write it; its number if it is beyond what they do.
-fn time(at: UnixMillis) -> String {
+pub(super) fn time(at: UnixMillis) -> String {
     Timestamp::from_millisecond(at.get())
         .map_or_else(|_| at.to_string(), |time| format!("{time:.3}"))
-}
-
-// --- arguments ---
-
-fn parse_amount(text: &str) -> Result<Credits, String> {
-    let amount = text.parse::<i64>().map_err(|error| error.to_string())?;
-    match Credits::new(amount) {
-        Ok(amount) if !amount.is_zero() => Ok(amount),
-        _ => Err(format!("must be from 1 to {}", Credits::MAX)),
-    }
-}
-
-fn parse_session(text: &str) -> Result<SessionId, String> {
-    let id = text.parse::<i64>().map_err(|error| error.to_string())?;
-    SessionId::new(id).map_err(|error| error.to_string())
-}
-
-fn parse_reason(text: &str) -> Result<String, String> {
-    parse_words(text, REASON_MAX)
-}
-
-pub(super) fn parse_name(text: &str) -> Result<String, String> {
-    parse_words(text, NAME_MAX)
-}
-
-/// A line of 1 to `max` characters, without space around it.
-fn parse_words(text: &str, max: usize) -> Result<String, String> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Err("must not be empty".to_owned());
-    }
-    if text.chars().count() > max {
-        return Err(format!("must have {max} characters at most"));
-    }
-    if text.chars().any(char::is_control) {
-        return Err("must be one line without control characters".to_owned());
-    }
-    Ok(text.to_owned())
 }

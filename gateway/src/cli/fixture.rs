@@ -28,6 +28,7 @@ use schema::{Credits, Millis, UserId};
 use tokio::sync::mpsc;
 
 use self::history::Past;
+use super::words;
 use crate::{key_file, server::ServerError, settings::Settings, tokens::Tokens};
 
 /// How many users are created at a time.
@@ -47,7 +48,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     users: u32,
     /// How many credits each of them gets
-    #[arg(long, value_name = "C", value_parser = parse_credits)]
+    #[arg(long, value_name = "C", value_parser = words::parse_credits)]
     credits: Credits,
     /// The file for their bearer tokens, one a line; an older one is replaced
     #[arg(long, value_name = "FILE")]
@@ -57,7 +58,7 @@ pub(super) struct Arguments {
     ///
     /// It is recorded as by a server under our node.name that is killed right after, so none may run
     /// under that name meanwhile. The next server goes on with the sessions.
-    #[arg(long, value_name = "MS", value_parser = parse_millis)]
+    #[arg(long, value_name = "MS", value_parser = words::parse_millis)]
     live_spread_ms: Option<Millis>,
     /// Give them a past too: so many sessions over three years, ended in every way, with their ledger
     ///
@@ -79,6 +80,7 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
         arguments.credits,
         tariff.price()
     );
+    settings.make_data_dir()?;
     let tokens = Tokens::new(
         key_file::load(&settings.tokens.key)?,
         settings.tokens.lifetime,
@@ -242,14 +244,4 @@ impl<'p> TokensFile<'p> {
         let flushed = self.file.flush();
         flushed.with_context(|| format!("can't write {}", self.path.display()))
     }
-}
-
-fn parse_credits(text: &str) -> Result<Credits, String> {
-    let credits = text.parse::<i64>().map_err(|error| error.to_string())?;
-    Credits::new(credits).map_err(|error| error.to_string())
-}
-
-fn parse_millis(text: &str) -> Result<Millis, String> {
-    let millis = text.parse::<i64>().map_err(|error| error.to_string())?;
-    Millis::new(millis).map_err(|error| error.to_string())
 }

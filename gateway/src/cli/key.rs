@@ -26,15 +26,27 @@ If a key has leaked, do all three at once: everybody has to log in again.
 An ID may be shortened as long as it names one key.")]
 pub(super) enum Command {
     /// List the keys by their ids; the first one makes tokens
+    #[command(after_help = "\
+Example:
+  minute-credit key list")]
     List,
     /// Add a new key that reads tokens and makes none yet
+    #[command(after_help = "\
+Example:
+  minute-credit key add")]
     Add,
     /// Let a key make the tokens from now on
+    #[command(after_help = "\
+Example:
+  minute-credit key use k4.lid.Xv3n")]
     Use {
         /// The key's id, as listed
         id: String,
     },
     /// Remove a key; tokens that it made are void at once
+    #[command(after_help = "\
+Example:
+  minute-credit key retire k4.lid.Xv3n")]
     Retire {
         /// The key's id, as listed
         id: String,

@@ -8,13 +8,14 @@ use std::{
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use engine::store::{EraseError, Erasure, NewPassword, Store};
+use engine::store::{
+    CreateUserError, EraseError, Erasure, NewPassword, NewUser, Store, UserRecord,
+};
 use jiff::Timestamp;
-use schema::UserId;
-use schema::account::{PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN};
+use schema::{Credits, UserId};
 
-use super::credits;
-use crate::{erasure, passwords, settings::Settings};
+use super::words;
+use crate::{emails, erasure, passwords::ChosenPassword, settings::Settings};
 
 /// How many users are read at a time.
 const USERS_AT_ONCE: u32 = 500;
@@ -22,19 +23,33 @@ const USERS_AT_ONCE: u32 = 500;
 /// How long an erasure waits for a server to end the live session.
 const ERASURE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// `list`, `set-password EMAIL` or `erase USER`
+/// `list`, `create EMAIL`, `set-password USER` or `erase USER`
 #[derive(Subcommand)]
 pub(super) enum Command {
-    /// List all users: id, email, credits in the ledger, time of signing up, separated by tabs
-    List,
+    /// List users: id, email, credits in the ledger, time of signing up, separated by tabs
+    #[command(after_help = "\
+With --limit, what to call for the next ones stands on standard error.
+
+Examples:
+  minute-credit user list
+  minute-credit user list --search ada --limit 50
+  minute-credit user list --limit 50 --after 1042 --json")]
+    List(List),
+    /// Create a user, with a password asked for on a terminal or read from standard input
+    #[command(after_help = "\
+Examples:
+  minute-credit user create ada@example.com
+  pass show ada | minute-credit user create ada@example.com --credits 500
+  minute-credit user create service@example.com --no-password --credits 0")]
+    Create(Create),
     /// Set a user's password, asked for on a terminal or read from standard input; all tokens die
     #[command(after_help = "\
 Examples:
   minute-credit user set-password ada@example.com
   pass show ada | minute-credit user set-password ada@example.com")]
     SetPassword {
-        /// The user's email
-        email: String,
+        /// The user's email, or id
+        user: String,
     },
     /// Erase a user: email, password and tokens go, and what is left of the credits; the ledger stays
     #[command(after_help = "\
@@ -48,6 +63,36 @@ Examples:
     Erase(Erase),
 }
 
+/// Which users to list.
+#[derive(Args)]
+pub(super) struct List {
+    /// Only those whose email begins so; upper and lower case are the same
+    #[arg(long, value_name = "PREFIX")]
+    search: Option<String>,
+    /// Only so many
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: Option<u32>,
+    /// Only those after the user with this id
+    #[arg(long, value_name = "ID", value_parser = parse_user)]
+    after: Option<UserId>,
+    /// Print a JSON object for each, one a line, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Whom to create.
+#[derive(Args)]
+pub(super) struct Create {
+    /// The email, which nobody has yet
+    email: String,
+    /// The credits to begin with [setting: signup.credits]
+    #[arg(long, value_name = "C", value_parser = words::parse_credits)]
+    credits: Option<Credits>,
+    /// Set none: nobody can log in until user set-password sets one
+    #[arg(long)]
+    no_password: bool,
+}
+
 /// Whom to erase.
 #[derive(Args)]
 pub(super) struct Erase {
@@ -56,31 +101,57 @@ pub(super) struct Erase {
     /// Don't ask
     #[arg(long)]
     yes: bool,
-    /// Who does it, for the ledger
-    #[arg(long, env = "USER", hide_env_values = true, value_parser = credits::parse_name)]
-    operator: String,
+    /// Who does it, for the ledger [default: you, as $USER or the system has it]
+    #[arg(long, value_name = "NAME", value_parser = words::parse_name)]
+    operator: Option<String>,
 }
 
 pub(super) async fn run(settings: &Settings, command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::List => list(settings).await,
-        Command::SetPassword { email } => set_password(settings, &email).await,
+        Command::List(arguments) => list(settings, arguments).await,
+        Command::Create(arguments) => create(settings, arguments).await,
+        Command::SetPassword { user } => set_password(settings, &user).await,
         Command::Erase(arguments) => erase(settings, arguments).await,
     }
 }
 
-async fn list(settings: &Settings) -> anyhow::Result<ExitCode> {
+async fn list(settings: &Settings, arguments: List) -> anyhow::Result<ExitCode> {
     let (store, _) = super::open_existing(settings).await?;
-    let mut after = None;
-    loop {
+    let prefix = arguments.search.unwrap_or_default();
+    let (mut after, mut left) = (arguments.after, arguments.limit);
+    while left != Some(0) {
+        let limit = left.map_or(USERS_AT_ONCE, |left| left.min(USERS_AT_ONCE));
         let users = store
-            .users(after, USERS_AT_ONCE)
+            .find_users(prefix.trim(), after, limit)
             .await
             .context("users could not be read")?;
-        let Some(last) = users.last() else { break };
+        write_users(&users, arguments.json)?;
+        let count = u32::try_from(users.len())?;
+        left = left.map(|left| left - count);
+        let Some(last) = users.last().filter(|_| count == limit) else {
+            break;
+        };
         after = Some(last.id);
-        let mut out = io::stdout().lock();
-        for user in &users {
+        if left == Some(0) {
+            eprintln!("there may be more: --after {}", last.id);
+        }
+    }
+    store.close().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_users(users: &[UserRecord], json: bool) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    for user in users {
+        if json {
+            let line = serde_json::json!({
+                "userId": user.id,
+                "email": user.email,
+                "ledger": user.credits,
+                "createdAt": user.created_at,
+            });
+            writeln!(out, "{line}")?;
+        } else {
             let signed_up = Timestamp::from_millisecond(user.created_at.get())?;
             writeln!(
                 out,
@@ -89,18 +160,47 @@ async fn list(settings: &Settings) -> anyhow::Result<ExitCode> {
             )?;
         }
     }
+    Ok(())
+}
+
+async fn create(settings: &Settings, arguments: Create) -> anyhow::Result<ExitCode> {
+    let email = emails::valid(&arguments.email);
+    let email = email.with_context(|| format!("{:?} is not an email address", arguments.email))?;
+    let (store, clock) = super::open_existing(settings).await?;
+    let password_hash = if arguments.no_password {
+        None
+    } else {
+        Some(read_password(&email)?.hash()?)
+    };
+    let new = NewUser {
+        email,
+        password_hash,
+        grant: arguments.credits.unwrap_or(settings.signup_credits),
+        created_at: clock.now(),
+    };
+    let email = new.email.clone();
+    let created = store.create_user(new).await;
     store.close().await;
+    let user = match created {
+        Ok(user) => user,
+        Err(CreateUserError::Store(error)) if error.is_transient() => {
+            return Err(error).context(format!(
+                "whether the user was created is unknown: see minute-credit user list --search {email}"
+            ));
+        }
+        Err(error) => return Err(error).context("no user was created"),
+    };
+    println!(
+        "user {} is created: {}, with {} credits",
+        user.id, user.email, user.credits
+    );
     Ok(ExitCode::SUCCESS)
 }
 
-async fn set_password(settings: &Settings, email: &str) -> anyhow::Result<ExitCode> {
+async fn set_password(settings: &Settings, user: &str) -> anyhow::Result<ExitCode> {
     let (store, clock) = super::open_existing(settings).await?;
-    let user = store
-        .user_by_email(email)
-        .await
-        .context("the user could not be read")?;
-    let user = user.with_context(|| format!("nobody has the email {email}"))?;
-    let hash = passwords::hash(&read_password()?)?;
+    let user = super::find_user(store.as_ref(), user).await?;
+    let hash = read_password(&user.email)?.hash()?;
     let is_set = store
         .set_password(NewPassword {
             user: user.id,
@@ -111,7 +211,7 @@ async fn set_password(settings: &Settings, email: &str) -> anyhow::Result<ExitCo
         })
         .await
         .context("the password may not be set: repeat")?;
-    anyhow::ensure!(is_set, "nobody has the email {email} any more");
+    anyhow::ensure!(is_set, "there is no user {} any more", user.id);
     store.close().await;
     println!(
         "the password of {} is set, and all tokens from before are void",
@@ -121,6 +221,7 @@ async fn set_password(settings: &Settings, email: &str) -> anyhow::Result<ExitCo
 }
 
 async fn erase(settings: &Settings, arguments: Erase) -> anyhow::Result<ExitCode> {
+    let operator = words::operator(arguments.operator)?;
     let (store, clock) = super::open_existing(settings).await?;
     let user = named(store.as_ref(), &arguments.user).await?;
     if !arguments.yes && !is_confirmed(user)? {
@@ -130,7 +231,7 @@ async fn erase(settings: &Settings, arguments: Erase) -> anyhow::Result<ExitCode
     let erasure = Erasure {
         user,
         decided_in: None,
-        operator: arguments.operator,
+        operator,
         at: clock.now(),
     };
     let erased = erasure::erase(store.as_ref(), &clock, &erasure, ERASURE_PATIENCE).await;
@@ -155,11 +256,7 @@ async fn named(store: &dyn Store, name: &str) -> anyhow::Result<UserId> {
     if let Ok(id) = name.parse::<i64>() {
         return UserId::new(id).with_context(|| format!("{name} is no user's id"));
     }
-    let user = store.user_by_email(name).await;
-    let user = user.context("the user could not be read")?;
-    Ok(user
-        .with_context(|| format!("nobody has the email {name}"))?
-        .id)
+    Ok(super::find_user(store, name).await?.id)
 }
 
 fn is_confirmed(user: UserId) -> anyhow::Result<bool> {
@@ -178,7 +275,7 @@ fn is_confirmed(user: UserId) -> anyhow::Result<bool> {
 
 /// Asks for the password, or reads it from a pipe. It never stands in the arguments, which everybody
 /// on the machine can read.
-fn read_password() -> anyhow::Result<String> {
+fn read_password(email: &str) -> anyhow::Result<ChosenPassword> {
     let password = if io::stdin().is_terminal() {
         let password = rpassword::prompt_password("New password: ")?;
         anyhow::ensure!(
@@ -193,9 +290,11 @@ fn read_password() -> anyhow::Result<String> {
             .context("no password could be read from standard input")?;
         line.trim_end_matches(['\r', '\n']).to_owned()
     };
-    anyhow::ensure!(
-        (PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&password.len()),
-        "a password must have {PASSWORD_BYTES_MIN} to {PASSWORD_BYTES_MAX} bytes"
-    );
-    Ok(password)
+    Ok(ChosenPassword::new(&password, email)?)
+}
+
+fn parse_user(text: &str) -> Result<UserId, String> {
+    let id = text.parse::<i64>();
+    let id = id.map_err(|_| "must be the number of a user".to_owned())?;
+    UserId::new(id).map_err(|error| error.to_string())
 }

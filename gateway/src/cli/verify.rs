@@ -1,6 +1,7 @@
 //! `minute-credit verify`: the whole database against the laws, and repairing what is only a cache.
 
 use std::{
+    collections::BTreeMap,
     io::{self, IsTerminal, Write},
     process::ExitCode,
     time::Duration,
@@ -12,7 +13,7 @@ use engine::{
     Clock,
     store::{
         Store,
-        audit::{AuditLimits, AuditPage, Moved, Rebuilt, RepairMode, Repaired},
+        audit::{AuditLimits, AuditPage, Moved, Place, Rebuilt, RepairMode, Repaired, Violation},
     },
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -20,21 +21,24 @@ use schema::UserId;
 
 use crate::settings::Settings;
 
-/// How much is audited at a time.
-const LIMITS: AuditLimits = AuditLimits {
-    users: 500,
-    rows: 20_000,
-};
+/// How many users are audited at a time, and how many rows of a kind are in memory at once.
+const USERS_AT_ONCE: u32 = 500;
+const ROWS_AT_ONCE: u32 = 20_000;
+/// How many violations of one rule are told one by one; the others are counted.
+const TOLD_OF_A_RULE: u64 = 20;
 
 /// `--repair`, `--yes`
 #[derive(Args)]
 #[command(after_help = "\
-Every violation is a line on standard output: the law as the README numbers them, the user, and what
-is wrong. Exit code 0: nothing is. It may run beside a server.
+Every violation is a line on standard output: the law as the README numbers them, the table and row,
+the user, and what is wrong. It tells too of constraints, indexes and triggers that are missing,
+changed or disabled. Of one rule that many rows break, the first are told and the others counted. Exit
+code 0: nothing is wrong. It may run beside a server.
 
---repair rebuilds caches of the ledger, users' balances and sessions' totals, where that leaves
-nothing wrong with the user's money, and audits again. It moves no credit and never writes to the
-ledger. Users with a live session are left alone: repair them once it has ended.
+--repair rebuilds caches of the ledger, users' balances and sessions' totals, and nothing else. It
+moves no credit and never writes to the ledger, and audits again. It leaves a user alone whose facts are
+damaged: where rebuilding would leave anything wrong with the user's money, or an entry is none that
+can be. Users with a live session are left alone too: repair them once it has ended.
 
 Examples:
   minute-credit verify
@@ -57,19 +61,21 @@ struct Audited {
     entries: u64,
     moved: Moved,
     violations: u64,
-    /// Whose rows break a law.
+    /// How many rows break each rule of a table.
+    rules: BTreeMap<(u8, String, String), u64>,
+    /// Whose rows break a law, each once.
     broken: Vec<UserId>,
 }
 
 pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (store, clock) = super::open_existing(settings).await?;
-    let mut audited = audit(store.as_ref()).await?;
+    let mut audited = audit(store.as_ref(), &clock).await?;
     let is_repaired = arguments.repair
         && audited.violations > 0
         && repair(store.as_ref(), &clock, &audited.broken, arguments).await?;
     if is_repaired {
         println!("auditing again");
-        audited = audit(store.as_ref()).await?;
+        audited = audit(store.as_ref(), &clock).await?;
     }
     store.close().await;
 
@@ -78,11 +84,13 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
         sessions,
         entries,
         violations,
+        rules,
         moved,
         ..
     } = audited;
     let audited = format!("{users} users, {sessions} sessions, {entries} ledger entries");
     if violations > 0 {
+        write_untold(&rules)?;
         println!("not verified: {audited}, {violations} violations");
         return Ok(ExitCode::FAILURE);
     }
@@ -100,17 +108,22 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> anyhow::R
 
 // --- auditing ---
 
-/// Audits everything, and prints every violation.
-async fn audit(store: &dyn Store) -> anyhow::Result<Audited> {
+/// Audits everything, and prints what is wrong.
+async fn audit(store: &dyn Store, clock: &Clock) -> anyhow::Result<Audited> {
     let failed = || "the audit could not be finished";
     let in_all = store.count_users().await.with_context(failed)?;
     let progress = progress(in_all)?;
     let mut audited = Audited::default();
     let mut after = None;
     loop {
-        let page = store.audit(after, LIMITS).await.with_context(failed)?;
-        audited.add(&page);
-        progress.suspend(|| write_violations(&page))?;
+        let limits = AuditLimits {
+            users: USERS_AT_ONCE,
+            rows: ROWS_AT_ONCE,
+            now: clock.now(),
+        };
+        let page = store.audit(after, limits).await.with_context(failed)?;
+        let told = audited.add(&page);
+        progress.suspend(|| write_violations(&told))?;
         progress.set_position(audited.users);
         progress.set_message(format!(
             "{} sessions, {} ledger entries, {} violations",
@@ -122,6 +135,8 @@ async fn audit(store: &dyn Store) -> anyhow::Result<Audited> {
         }
     }
     progress.finish_and_clear();
+    audited.broken.sort_unstable();
+    audited.broken.dedup();
     Ok(audited)
 }
 
@@ -134,31 +149,62 @@ fn progress(users: u64) -> anyhow::Result<ProgressBar> {
     Ok(progress)
 }
 
-fn write_violations(page: &AuditPage) -> io::Result<()> {
+fn write_violations(violations: &[&Violation]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    for violation in &page.violations {
-        let (law, what) = (violation.law, &violation.what);
-        match violation.user {
-            Some(user) => writeln!(out, "law {law}, user {user}: {what}")?,
-            None => writeln!(out, "law {law}: {what}")?,
+    for Violation {
+        law, place, what, ..
+    } in violations
+    {
+        let Place { table, row, user } = place;
+        match user {
+            Some(user) if table != "users" => {
+                writeln!(out, "law {law}, {table} {row}, user {user}: {what}")?;
+            }
+            _ => writeln!(out, "law {law}, {table} {row}: {what}")?,
+        }
+    }
+    Ok(())
+}
+
+/// Tells how many rows there are besides those that were told one by one.
+fn write_untold(rules: &BTreeMap<(u8, String, String), u64>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for ((law, table, rule), count) in rules {
+        let untold = count.saturating_sub(TOLD_OF_A_RULE);
+        if untold > 0 {
+            writeln!(
+                out,
+                "law {law}, {table}: {untold} more, {count} in all: {rule}"
+            )?;
         }
     }
     Ok(())
 }
 
 impl Audited {
-    fn add(&mut self, page: &AuditPage) {
+    /// Adds a page, and returns those of its violations that are to be told.
+    fn add<'p>(&mut self, page: &'p AuditPage) -> Vec<&'p Violation> {
         self.users += page.users;
         self.sessions += page.sessions;
         self.entries += page.entries;
         self.moved = self.moved.and(page.moved);
-        self.violations += page.violations.len() as u64;
-        let broken = page
-            .violations
-            .iter()
-            .filter_map(|violation| violation.user);
-        self.broken.extend(broken);
-        self.broken.dedup();
+        let mut told = Vec::new();
+        for violation in &page.violations {
+            let Violation {
+                law, place, rule, ..
+            } = violation;
+            self.violations += violation.count;
+            let key = (*law, place.table.clone(), rule.clone());
+            let of_rule = self.rules.entry(key).or_default();
+            *of_rule += violation.count;
+            if *of_rule <= TOLD_OF_A_RULE {
+                told.push(violation);
+            }
+            if self.broken.last() != place.user.as_ref() {
+                self.broken.extend(place.user);
+            }
+        }
+        told
     }
 }
 

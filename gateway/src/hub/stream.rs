@@ -3,7 +3,6 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use schema::{
-    MAX_SAFE_INTEGER,
     session::LiveBalance,
     websocket::{ServerMessage, StreamMessage, StreamPosition},
 };
@@ -36,9 +35,9 @@ pub(super) struct Seat {
 
 impl UserStream {
     /// A stream in an epoch of its own, in which nothing has happened yet.
-    pub(super) fn begin() -> Self {
+    pub(super) fn begin(epoch: u64) -> Self {
         Self {
-            epoch: rand::random_range(1..=MAX_SAFE_INTEGER.unsigned_abs()),
+            epoch,
             seq: 0,
             recent: VecDeque::new(),
             seats: Vec::new(),

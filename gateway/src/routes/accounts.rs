@@ -3,14 +3,13 @@
 
 use std::time::Duration;
 
-use email_address::{EmailAddress, Options};
 use engine::store::{
     CreateUserError, EraseError, Erasure, NewPassword, NewUser, TokenGeneration, UserRecord,
 };
 use hyper::{HeaderMap, Request, StatusCode, body::Incoming};
 use schema::{
     ErrorCode, UserId,
-    account::{Authenticated, Done, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, Ticket, User},
+    account::{Authenticated, Done, PASSWORD_BYTES_MAX, Ticket, User},
     session::EndReason,
 };
 
@@ -18,11 +17,11 @@ use crate::{
     access::AccessError,
     app::App,
     client::{ClientAddress, ClientNetwork},
-    erasure,
+    emails, erasure,
     hub::HubMessage,
     limits::Limit,
     log_ins::Attempt,
-    passwords::PasswordError,
+    passwords::{ChosenPassword, PasswordError},
     reply::{self, Failure, Reply},
     request, tickets,
     tokens::{Bearer, TokenId},
@@ -31,17 +30,13 @@ use crate::{
 /// How long an erasure waits for live sessions to end, on whichever process.
 const ERASURE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The longest email address that there can be, in bytes (RFC 5321, as corrected by erratum 1690).
-const EMAIL_BYTES_MAX: usize = 254;
-
 /// `POST /api/auth/signup`
 pub async fn sign_up(app: &App, request: Request<Incoming>) -> Result<Reply, Failure> {
     let from = ClientAddress::of(&request).network();
     let (parts, body) = request.into_parts();
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
     let email = valid_email(&fields.text("email")?)?;
-    let password = fields.text("password")?;
-    check_password("password", &password)?;
+    let password = chosen("password", &fields.text("password")?, &email)?;
     app.signups
         .admit(from, app.engine.clock().now())
         .map_err(|wait| {
@@ -99,18 +94,22 @@ pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Fail
     let (parts, body) = request.into_parts();
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
     let (email, password) = (fields.text("email")?, fields.text("password")?);
-    let email = email.trim();
+    let email = emails::normal(&email);
+    let email = email.as_str();
     let refused = || {
         Failure::new(
             ErrorCode::InvalidCredentials,
             "Email and password don't belong together. Please check both.",
         )
     };
-    // Nobody has such an email or password; the time it takes to say so tells nothing of others.
-    if email.len() > EMAIL_BYTES_MAX || password.len() > PASSWORD_BYTES_MAX {
-        return Err(refused());
-    }
-    let record = app.engine.store().user_by_email(email).await?;
+    // Nobody has such an email or password, so the database is not asked. All else is the same: it takes
+    // as long and counts as a wrong password.
+    let may_exist = emails::may_be(email) && password.len() <= PASSWORD_BYTES_MAX;
+    let record = if may_exist {
+        emails::find(app.engine.store().as_ref(), email).await?
+    } else {
+        None
+    };
     let own_token = match &record {
         Some(record) => app.access.token_of_owner(&parts.headers, record.id).await?,
         None => None,
@@ -164,7 +163,9 @@ pub async fn change_password(app: &App, request: Request<Incoming>) -> Result<Re
     let bearer = app.access.of_request(&parts.headers).await?;
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
     let (current, new) = (fields.text("current")?, fields.text("new")?);
-    check_password("new", &new)?;
+    let record = app.engine.store().user(bearer.user).await?;
+    let email = record.ok_or(AccessError::InvalidToken)?.email;
+    let new = chosen("new", &new, &email)?;
     let generation = check_own_password(app, &bearer, from, current).await?;
     let password = NewPassword {
         user: bearer.user,
@@ -327,60 +328,19 @@ async fn live_user(app: &App, record: UserRecord) -> Result<User, Failure> {
     })
 }
 
-/// `given` without space around it, if it is an email address.
+/// `given` in the form that is kept, if it is an email address.
 fn valid_email(given: &str) -> Result<String, Failure> {
-    let email = given.trim();
-    let options = Options::default()
-        .without_display_text()
-        .without_domain_literal();
-    let is_valid = email.len() <= EMAIL_BYTES_MAX
-        && !email.contains(|c: char| c.is_whitespace() || c.is_control())
-        && EmailAddress::parse_with_options(email, options).is_ok();
-    if !is_valid {
-        return Err(Failure::field(
+    emails::valid(given).ok_or_else(|| {
+        Failure::field(
             ErrorCode::InvalidEmail,
             "email",
             "This is not an email address.",
-        ));
-    }
-    Ok(email.to_owned())
+        )
+    })
 }
 
-fn check_password(field: &'static str, password: &str) -> Result<(), Failure> {
-    let sentence = match password.len() {
-        ..PASSWORD_BYTES_MIN => {
-            format!("The password must have at least {PASSWORD_BYTES_MIN} characters.")
-        }
-        PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX => return Ok(()),
-        _ => format!("The password must have at most {PASSWORD_BYTES_MAX} bytes."),
-    };
-    Err(Failure::field(ErrorCode::InvalidPassword, field, sentence))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn emails_are_told_from_other_texts() {
-        let check = |given: &str, expected: Option<&str>| {
-            assert_eq!(valid_email(given).ok().as_deref(), expected, "{given:?}");
-        };
-        check("a@b.c", Some("a@b.c"));
-        check(" Ada@Example.com\n", Some("Ada@Example.com"));
-        check("a+tag@sub.example.com", Some("a+tag@sub.example.com"));
-        check("user@localhost", Some("user@localhost"));
-        check("jürgen@müller.de", Some("jürgen@müller.de"));
-        check("", None);
-        check("a", None);
-        check("@b", None);
-        check("a@", None);
-        check("a@b@c", None);
-        check("a b@c.d", None);
-        check("a@c d.e", None);
-        check("a@b\u{0}.c", None);
-        check("Ada <a@b.c>", None);
-        check("a@[127.0.0.1]", None);
-        check(&format!("{}@b.c", "a".repeat(300)), None);
-    }
+/// The password in `field`, if the user with this email may choose it.
+fn chosen(field: &'static str, given: &str, email: &str) -> Result<ChosenPassword, Failure> {
+    ChosenPassword::new(given, email)
+        .map_err(|weak| Failure::field(ErrorCode::InvalidPassword, field, weak.to_string()))
 }

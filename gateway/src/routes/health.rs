@@ -1,11 +1,15 @@
 //! `/healthz` and `/readyz`: for whoever watches over the process.
 
 use bytes::Bytes;
-use hyper::StatusCode;
+use hyper::{
+    HeaderMap, StatusCode,
+    header::{HeaderValue, VARY},
+};
 
 use crate::{
     app::App,
     client::{Client, Way},
+    metrics::Form,
     reply::{self, Failure, Reply},
 };
 
@@ -18,9 +22,9 @@ pub fn alive() -> Reply {
     )
 }
 
-/// `GET /metrics`: for Prometheus, in the networks that may see them. A proxy that is not trusted hides
+/// `GET /metrics`: for Prometheus and whatever reads its text, in the form that is asked for, in the networks that may see them. A proxy that is not trusted hides
 /// who asks, so through one nobody may.
-pub fn metrics(app: &App, client: Option<&Client>) -> Result<Reply, Failure> {
+pub fn metrics(app: &App, client: Option<&Client>, headers: &HeaderMap) -> Result<Reply, Failure> {
     let may_see = client.is_some_and(|client| {
         client.way != Way::UnknownProxy && client.address.is_in(&app.metrics_networks)
     });
@@ -30,9 +34,12 @@ pub fn metrics(app: &App, client: Option<&Client>) -> Result<Reply, Failure> {
     app.engine.metrics();
     let waiting = i64::try_from(app.passwords.waiting()).unwrap_or(i64::MAX);
     app.metrics.passwords_waiting.set(waiting);
-    let text = app.metrics.encode().map_err(Failure::internal)?;
-    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(reply::with_type(StatusCode::OK, content_type, text.into()))
+    let form = Form::wanted(headers);
+    let text = app.metrics.encode(form).map_err(Failure::internal)?;
+    let mut reply = reply::with_type(StatusCode::OK, form.content_type(), text.into());
+    let headers = reply.headers_mut();
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    Ok(reply)
 }
 
 /// `GET /readyz`: requests can be served.

@@ -106,7 +106,7 @@ fn bring_up_to_date(session: &mut SessionRecord, live: Option<ActiveSession>) {
 }
 
 fn limit(parameters: Option<&str>) -> Result<u32, Failure> {
-    let Some(text) = query(parameters, "limit") else {
+    let Some(text) = query(parameters, "limit")? else {
         return Ok(LIMIT_DEFAULT);
     };
     let limit = text
@@ -125,7 +125,7 @@ fn cursor<T>(
     parameters: Option<&str>,
     parse: impl Fn(&str) -> Option<T>,
 ) -> Result<Option<T>, Failure> {
-    let Some(text) = query(parameters, "cursor") else {
+    let Some(text) = query(parameters, "cursor")? else {
         return Ok(None);
     };
     parse(&text)

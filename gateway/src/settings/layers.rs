@@ -1,4 +1,4 @@
-//! Where settings come from: the compiled-in defaults, a file, the environment.
+//! Where settings come from: the compiled-in defaults, a file, the environment, the command's options.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -9,13 +9,16 @@ use figment::{
     value::{Dict, Map, Value},
 };
 
-use super::SettingsError;
+use super::{Options, SettingsError};
 
 /// Every key with its default and a comment.
 pub const DEFAULTS: &str = include_str!("../../../config/default.toml");
 
 /// What a variable of ours begins with.
 const PREFIX: &str = "MINUTE_CREDIT__";
+
+/// What some editors write at the beginning of a text.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The variables that people expect, and the keys that they set.
 const WELL_KNOWN: [(&str, &str); 4] = [
@@ -45,6 +48,7 @@ impl Provider for Layer {
 pub(super) fn merged(
     file: Option<&Path>,
     environment: &BTreeMap<String, String>,
+    options: &Options,
 ) -> Result<Figment, SettingsError> {
     let defaults = parse_toml(DEFAULTS, "the defaults")?;
     let known = leaves(&defaults);
@@ -56,11 +60,13 @@ pub(super) fn merged(
         })?;
         let name = format!("the file {}", path.display());
         layers.push(Layer {
-            dict: parse_toml(&text, &name)?,
+            // Some editors begin a file with a mark of its encoding.
+            dict: parse_toml(text.trim_start_matches(BYTE_ORDER_MARK), &name)?,
             name,
         });
     }
     layers.extend(variables(environment, &known));
+    layers.extend(given(options));
 
     let mut figment = Figment::from(Layer {
         name: "the defaults".to_owned(),
@@ -82,7 +88,39 @@ pub(super) fn merged(
     Ok(figment)
 }
 
-/// One layer for each variable that is ours and not empty.
+/// Whether a variable of this name is a setting.
+pub(super) fn is_ours(variable: &str) -> bool {
+    variable.starts_with(PREFIX) || WELL_KNOWN.iter().any(|(name, _)| *name == variable)
+}
+
+/// `text` without what scripts, editors and secret stores leave around it.
+pub(super) fn trimmed(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || c == BYTE_ORDER_MARK)
+}
+
+/// One layer for each option that was given.
+fn given(options: &Options) -> impl Iterator<Item = Layer> {
+    let options = [
+        (
+            "--host",
+            "http.host",
+            options.host.as_deref().map(Value::from),
+        ),
+        (
+            "--port",
+            "http.port",
+            options.port.as_deref().map(parse_value),
+        ),
+    ];
+    options.into_iter().filter_map(|(option, key, value)| {
+        Some(Layer {
+            name: format!("the option {option}"),
+            dict: nest(key, value?).into_dict().unwrap_or_default(),
+        })
+    })
+}
+
+/// One layer for each variable that is ours and not empty. White space around a value is not part of it.
 fn variables(
     environment: &BTreeMap<String, String>,
     known: &BTreeMap<String, Value>,
@@ -99,12 +137,13 @@ fn variables(
         .filter_map(|(variable, key)| Some((variable, key.to_owned(), environment.get(variable)?)));
     prefixed
         .chain(well_known)
+        .map(|(variable, key, text)| (variable, key, trimmed(text)))
         .filter(|(_, _, text)| !text.is_empty())
         .map(|(variable, key, text)| {
             // A number is a fine node name: what is text by default is text here.
             let is_text = matches!(known.get(&key), Some(Value::String(..)));
             let value = if is_text {
-                Value::from(text.as_str())
+                Value::from(text)
             } else {
                 parse_value(text)
             };
@@ -128,9 +167,21 @@ fn parse_toml(text: &str, name: &str) -> Result<Dict, SettingsError> {
         .data()
         .map_err(|error| SettingsError::Malformed {
             origin: name.to_owned(),
-            problem: error.to_string(),
+            problem: without_excerpt(&error.to_string()),
         })?;
     Ok(data.remove(&Profile::Default).unwrap_or_default())
+}
+
+/// What a parser says, without the lines that it quotes: there may be a password in them.
+fn without_excerpt(message: &str) -> String {
+    let is_excerpt = |line: &str| {
+        let (margin, has_bar) = line
+            .split_once('|')
+            .map_or((line, false), |(margin, _)| (margin, true));
+        has_bar && margin.chars().all(|c| c.is_ascii_digit() || c == ' ')
+    };
+    let told: Vec<&str> = message.lines().filter(|line| !is_excerpt(line)).collect();
+    told.join(" ")
 }
 
 /// The dotted names of all values that are not tables. A table without any counts by its own name.

@@ -7,12 +7,17 @@ use figment::{
     value::{Num, Value},
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
-use super::SettingsError;
+use super::{SettingsError, layers::trimmed};
 
 /// The keys whose values never appear in a message.
-const SECRETS: [&str; 3] = ["tokens.key", "database.url", "redis.url"];
+const SECRETS: [&str; 4] = [
+    "tokens.key",
+    "database.url",
+    "redis.url",
+    "telemetry.otlp_endpoint",
+];
 
 /// Takes typed settings out of the merged layers.
 pub(super) struct Reader {
@@ -69,10 +74,10 @@ impl Reader {
         ))
     }
 
-    /// A text.
+    /// A text, without white space around it.
     pub(super) fn text(&self, key: &'static str) -> Result<String, SettingsError> {
         match self.value(key)? {
-            Value::String(_, text) => Ok(text),
+            Value::String(_, text) => Ok(trimmed(&text).to_owned()),
             _ => Err(self.wrong(key, "must be a text in quotes")),
         }
     }
@@ -82,7 +87,7 @@ impl Reader {
         Ok(Some(self.text(key)?).filter(|text| !text.is_empty()))
     }
 
-    /// A list of texts.
+    /// A list of texts, without white space around each.
     pub(super) fn texts(&self, key: &'static str) -> Result<Vec<String>, SettingsError> {
         let expected = || self.wrong(key, "must be a list of texts, as in [\"a\", \"b\"]");
         let Value::Array(_, items) = self.value(key)? else {
@@ -90,7 +95,10 @@ impl Reader {
         };
         items
             .into_iter()
-            .map(|item| item.into_string().ok_or_else(expected))
+            .map(|item| match item.into_string() {
+                Some(text) => Ok(trimmed(&text).to_owned()),
+                None => Err(expected()),
+            })
             .collect()
     }
 
@@ -98,7 +106,7 @@ impl Reader {
     pub(super) fn networks(&self, key: &'static str) -> Result<Vec<IpNet>, SettingsError> {
         let network = |text: &String| {
             let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
-            text.parse().ok().or_else(alone)
+            text.parse().ok().or_else(alone).map(unmapped)
         };
         self.texts(key)?
             .iter()
@@ -134,6 +142,11 @@ impl Reader {
             .map_or("an unknown source", |metadata| &metadata.name)
             .to_owned();
         let given = match self.figment.find_value(key) {
+            Ok(Value::String(_, text)) if SECRETS.contains(&key) => {
+                // A file of variables for containers keeps the quotes that a shell takes away.
+                let is_quoted = text.starts_with(['"', '\'']);
+                if is_quoted { ", without quotes" } else { "" }.to_owned()
+            }
             Ok(_) if SECRETS.contains(&key) => String::new(),
             Ok(value) => format!(", not {}", shown(&value)),
             Err(_) => String::new(),
@@ -156,6 +169,20 @@ impl Reader {
         self.figment
             .find_value(key)
             .map_err(|_| self.wrong(key, "is missing"))
+    }
+}
+
+/// The network as addresses are compared with it: IPv4 that is written as IPv6 becomes IPv4 again.
+fn unmapped(network: IpNet) -> IpNet {
+    const MAPPED_BITS: u8 = 96;
+    let IpNet::V6(written) = network else {
+        return network;
+    };
+    let bits = written.prefix_len().checked_sub(MAPPED_BITS);
+    let address = written.addr().to_ipv4_mapped();
+    match (address, bits) {
+        (Some(address), Some(bits)) => Ipv4Net::new(address, bits).map_or(network, IpNet::V4),
+        _ => network,
     }
 }
 

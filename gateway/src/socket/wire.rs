@@ -216,6 +216,18 @@ fn ping_frame() -> Result<Vec<u8>, Error> {
     write_header(&mut header, OpCode::Control(Control::Ping), 0).map(<[u8]>::to_vec)
 }
 
+/// The frame that answers a peer's close frame of the same code.
+pub(super) fn close_frame(code: Option<u16>) -> Vec<u8> {
+    const CLOSE: u8 = 0x88;
+    match code {
+        Some(code) => {
+            let [high, low] = code.to_be_bytes();
+            vec![CLOSE, 2, high, low]
+        }
+        None => vec![CLOSE, 0],
+    }
+}
+
 /// Writes the header of a frame into `room`, and returns it.
 fn write_header(
     room: &mut [u8; HEADER_BYTES_MAX],

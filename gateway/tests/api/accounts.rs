@@ -74,6 +74,24 @@ async fn a_signup_is_refused_with_the_reason() {
             "password",
         ),
         (
+            credentials("bob@example.com", "password1"),
+            422,
+            "invalid_password",
+            "password",
+        ),
+        (
+            credentials("bob@example.com", "Bob@Example.com"),
+            422,
+            "invalid_password",
+            "password",
+        ),
+        (
+            credentials("bob@example.com", "äöüßéèê"),
+            422,
+            "invalid_password",
+            "password",
+        ),
+        (
             json!({"email": "bob@example.com"}),
             422,
             "invalid_field",
@@ -100,7 +118,7 @@ async fn a_signup_is_refused_with_the_reason() {
             "{body}"
         );
     }
-    for password in ["12345678".to_owned(), "x".repeat(1_024)] {
+    for password in ["kfhe72b1".to_owned(), "x".repeat(1_024)] {
         let body = credentials(&format!("bob{}@example.com", password.len()), &password);
         post("/api/auth/signup")
             .json(&body)
@@ -108,6 +126,57 @@ async fn a_signup_is_refused_with_the_reason() {
             .await
             .expect(201);
     }
+}
+
+/// One keyboard writes an accented letter as one character, another as two, and a domain has two spellings.
+#[tokio::test]
+async fn an_account_is_the_same_on_every_keyboard() {
+    let server = TestServer::start().await;
+    let sign_up = async |email: &str| {
+        let body = credentials(email, "pferdesta\u{308}rke 7");
+        post("/api/auth/signup").json(&body).send(&server).await
+    };
+    let body = sign_up("ju\u{308}rgen@mu\u{308}ller.example")
+        .await
+        .expect(201);
+    assert_eq!(body["user"]["email"], "jürgen@müller.example");
+    for same in [
+        "jürgen@müller.example",
+        "jürgen@MÜLLER.example",
+        "jürgen@xn--mller-kva.example",
+    ] {
+        sign_up(same).await.expect_failure(409, "email_taken");
+        log_in(&server, same, "pferdestärke 7").await;
+        log_in(&server, same, "pferdesta\u{308}rke 7").await;
+    }
+    let wrong = credentials("jürgen@müller.example", "pferdestarke 7");
+    let call = post("/api/auth/login").json(&wrong).send(&server).await;
+    call.expect_failure(401, "invalid_credentials");
+}
+
+/// What was recorded before there were rules goes on working.
+#[tokio::test]
+async fn an_old_account_goes_on_working() {
+    let server = TestServer::start().await;
+    let store = server.store().await;
+    let hash = |password: &str| {
+        use argon2::PasswordHasher as _;
+        let hash = argon2::Argon2::default().hash_password(password.as_bytes());
+        hash.unwrap().to_string()
+    };
+    let (email, password) = ("ju\u{308}rgen@MÜLLER.example", "sta\u{308}rke");
+    let mut user = engine::store::NewUser {
+        email: email.to_owned(),
+        password_hash: Some(hash(password)),
+        grant: schema::Credits::ZERO,
+        created_at: schema::UnixMillis::new(1).unwrap(),
+    };
+    store.create_user(user.clone()).await.unwrap();
+    log_in(&server, email, password).await;
+    user.email = "weak@example.com".to_owned();
+    user.password_hash = Some(hash("password"));
+    store.create_user(user).await.unwrap();
+    log_in(&server, "weak@example.com", "password").await;
 }
 
 #[tokio::test]

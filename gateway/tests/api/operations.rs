@@ -1,6 +1,9 @@
 //! What operators watch: every metric that an alert or the dashboard asks for is there.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde_json::{Value, json};
 
@@ -104,6 +107,68 @@ async fn every_metric_that_is_watched_is_there() {
         for label in labels_in(&text) {
             let is_there = samples().any(|line| line.contains(&label));
             assert!(is_there, "{what} asks for {label}, which no metric has");
+        }
+    }
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_form_that_a_scraper_reads() {
+    let server = TestServer::start().await;
+    get("/healthz").send(&server).await;
+    let prometheus =
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
+    let telegraf = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7,text/plain;version=0.0.4;q=0.3";
+    for (accept, expected) in [
+        (
+            "text/plain;version=0.0.4",
+            "text/plain; version=0.0.4; charset=utf-8",
+        ),
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
+        (telegraf, "text/plain; version=0.0.4; charset=utf-8"),
+        (
+            prometheus,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        ),
+    ] {
+        let metrics = get("/metrics").header("accept", accept).send(&server).await;
+        assert_eq!(metrics.header("content-type"), expected, "{accept}");
+        assert_eq!(metrics.header("vary"), "Accept");
+        let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+        let is_plain = expected.starts_with("text/plain");
+        assert_eq!(text.contains("# EOF"), !is_plain);
+        let mut kinds = BTreeMap::new();
+        let mut told = BTreeSet::new();
+        for line in text.lines() {
+            if let Some(line) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = line.split_once(' ').unwrap();
+                assert!(
+                    kinds.insert(name.to_owned(), kind.to_owned()).is_none(),
+                    "{name}"
+                );
+            } else if !line.starts_with('#') {
+                told.insert(line.split(['{', ' ']).next().unwrap().to_owned());
+            }
+        }
+        let is_counter = |name: &str| kinds.get(name).is_some_and(|kind| kind == "counter");
+        if is_plain {
+            // As expfmt reads it: no other types, and a sample's name is its metric's.
+            let known = ["counter", "gauge", "histogram", "summary", "untyped"];
+            assert!(
+                kinds.values().all(|kind| known.contains(&kind.as_str())),
+                "{kinds:?}"
+            );
+            for name in &told {
+                let parts = ["_bucket", "_sum", "_count"];
+                let base = parts.iter().find_map(|part| name.strip_suffix(part));
+                let is_known = kinds.contains_key(name)
+                    || base.is_some_and(|base| {
+                        kinds.get(base).is_some_and(|kind| kind == "histogram")
+                    });
+                assert!(is_known, "{name} has no type");
+            }
+            assert!(is_counter("minute_credit_http_requests_total"), "{kinds:?}");
+        } else {
+            assert!(is_counter("minute_credit_http_requests"), "{kinds:?}");
         }
     }
 }

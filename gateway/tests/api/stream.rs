@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use hyper::Method;
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
@@ -11,7 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    client::{Socket, get, post, sign_up},
+    client::{Socket, call, get, post, sign_up},
     contract,
     server::TestServer,
 };
@@ -268,7 +269,7 @@ impl Events {
             contract::event_stream_opened();
             for header in [
                 "content-type: text/event-stream",
-                "cache-control: no-store",
+                "cache-control: no-cache, no-store, no-transform",
                 "x-accel-buffering: no",
             ] {
                 assert!(
@@ -342,6 +343,159 @@ async fn event_streams_tell_the_same_and_go_on_where_they_were() {
             .status
             .contains(" 401 ")
     );
+}
+
+async fn ticket_address(server: &TestServer, token: &str) -> String {
+    let ticket = post("/api/ws/ticket").token(token).send(server).await;
+    let ticket = ticket.expect(200);
+    format!("/api/stream?ticket={}", ticket["ticket"].as_str().unwrap())
+}
+
+#[tokio::test]
+async fn an_event_source_with_a_ticket_comes_back_by_itself() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let path = ticket_address(&server, &token).await;
+    let mut events = Events::open(&server, &path, "").await;
+    let (mut id, _, _) = events.next().await.unwrap();
+    drop(events);
+    for turn in 0..3 {
+        let mut back = Events::open(&server, &path, &format!("last-event-id: {id}\r\n")).await;
+        let (_, _, balance) = back.next().await.unwrap();
+        assert_eq!(balance["resumed"], true, "{turn}");
+        start(&server, &token).await;
+        (id, _, _) = back.next().await.unwrap();
+        stop(&server, &token).await;
+    }
+    // Also after a restart, where the numbers begin anew, and on another process.
+    let server = server.restart(&[]).await;
+    let other = server.beside(&[]).await;
+    for server in [&server, &other] {
+        let mut back = Events::open(server, &path, &format!("last-event-id: {id}\r\n")).await;
+        assert_eq!(back.next().await.unwrap().2["resumed"], false);
+    }
+    // With an old `since` in its address, what it got last counts.
+    let path = format!("{}&since=1:1", ticket_address(&server, &token).await);
+    let mut events = Events::open(&server, &path, "").await;
+    let (id, _, first) = events.next().await.unwrap();
+    assert_eq!(first["resumed"], false);
+    let mut back = Events::open(&server, &path, &format!("last-event-id: {id}\r\n")).await;
+    assert_eq!(back.next().await.unwrap().2["resumed"], true);
+}
+
+#[tokio::test]
+async fn a_used_ticket_is_only_for_who_has_read_the_stream() {
+    let server = TestServer::start().await;
+    let ada = sign_up(&server, "ada@example.com").await;
+    let bob = sign_up(&server, "bob@example.com").await;
+    let (path, bobs) = (
+        ticket_address(&server, &ada).await,
+        ticket_address(&server, &bob).await,
+    );
+    let (mut adas, mut bobs) = (
+        Events::open(&server, &path, "").await,
+        Events::open(&server, &bobs, "").await,
+    );
+    let (id, bobs_id) = (adas.next().await.unwrap().0, bobs.next().await.unwrap().0);
+    let is_refused = async |headers: String| {
+        let stream = Events::open(&server, &path, &headers).await;
+        stream.status.contains(" 401 ")
+    };
+    let guess = id.replace(|c: char| c == id.chars().nth(3).unwrap(), "0");
+    for other in [
+        "",
+        "nonsense",
+        "0:0",
+        "1:1",
+        "17:4",
+        &bobs_id,
+        &guess,
+        &format!("{id} "),
+        &format!("x{id}"),
+    ] {
+        // White space around a header's value is none of it.
+        if other.trim() != id {
+            assert!(
+                is_refused(format!("last-event-id: {other}\r\n")).await,
+                "{other}"
+            );
+        }
+    }
+    assert!(is_refused(String::new()).await);
+    let socket = path.replace("/api/stream", "/ws");
+    let mut socket = Socket::open(&server, &socket, &[("last-event-id", &id)])
+        .await
+        .unwrap();
+    assert_eq!(
+        socket.closed().await.0,
+        1008,
+        "websockets have tickets of their own"
+    );
+    assert!(!is_refused(format!("last-event-id: {id}\r\n")).await);
+
+    // It dies with its token, also for who has read the stream.
+    post("/api/auth/logout")
+        .token(&ada)
+        .send(&server)
+        .await
+        .expect(200);
+    assert!(is_refused(format!("last-event-id: {id}\r\n")).await);
+}
+
+#[tokio::test]
+async fn a_position_that_is_none_of_ours_is_told_so() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let mut first = Socket::with_token(&server, &token).await;
+    let epoch = first.next().await["epoch"].as_u64().unwrap();
+    let (ahead, other) = (format!("{epoch}:1"), "17:4".to_owned());
+    for id in [ahead, other, "nonsense".to_owned(), String::new()] {
+        let headers = format!("authorization: Bearer {token}\r\nlast-event-id: {id}\r\n");
+        let mut back = Events::open(&server, "/api/stream", &headers).await;
+        assert_eq!(back.next().await.unwrap().2["resumed"], false, "{id}");
+    }
+    for twice in ["since=1:1&since=1:2", "updates=all&updates=rate"] {
+        let answer = get(&format!("/api/stream?{twice}"))
+            .token(&token)
+            .send(&server)
+            .await;
+        answer.expect_failure(422, "invalid_field");
+    }
+}
+
+#[tokio::test]
+async fn an_event_source_that_is_refused_for_now_is_told_when_to_come() {
+    let server = TestServer::with(&[("sockets.per_user_max", "1")]).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let mut socket = Socket::with_token(&server, &token).await;
+    socket.next().await;
+    // At any other status than 200 it would never come again.
+    let headers = format!("authorization: Bearer {token}\r\nlast-event-id: 1:1\r\n");
+    let mut events = Events::open(&server, "/api/stream", &headers).await;
+    let (_, name, data) = events.next().await.unwrap();
+    assert_eq!((name.as_str(), &data["code"]), ("close", &json!(1013)));
+    assert_eq!(events.next().await, None);
+    // What won't pass is said as to everybody.
+    let void = "authorization: Bearer nonsense\r\nlast-event-id: 1:1\r\n";
+    let refused = Events::open(&server, "/api/stream", void).await;
+    assert!(refused.status.contains(" 401 "), "{}", refused.status);
+}
+
+#[tokio::test]
+async fn to_look_at_a_stream_opens_none() {
+    let server = TestServer::with(&[("sockets.per_user_max", "1")]).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let path = ticket_address(&server, &token).await;
+    for _ in 0..3 {
+        let head = call(Method::HEAD, &path).send(&server).await;
+        assert_eq!(
+            (head.status, head.header("content-type")),
+            (200, "text/event-stream")
+        );
+    }
+    let mut events = Events::open(&server, &path, "").await;
+    assert_eq!(events.next().await.unwrap().2["type"], "credit_update");
+    assert_eq!(call(Method::HEAD, &path).send(&server).await.status, 401);
 }
 
 #[tokio::test]

@@ -7,6 +7,11 @@ use futures_util::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use schema::{Credits, CreditsChange, ledger::EntryKind};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
@@ -14,6 +19,9 @@ use crate::{
     server::TestServer,
     token::made_token,
 };
+
+/// Longer than anything takes, so that a test that fails ends.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Slow enough that a busy machine shows every fall by itself: two that are late would be one update.
 const STEADY: (&str, &str) = ("tariff.interval_ms", "1000");
@@ -68,12 +76,124 @@ async fn ws_is_for_websockets_only() {
         .send(&server)
         .await
         .expect_failure(400, "invalid_request");
-    let half = get("/ws")
-        .header("connection", "upgrade")
-        .header("upgrade", "websocket");
-    half.send(&server)
+    let half = || {
+        get("/ws")
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+    };
+    let without_key = half().header("sec-websocket-version", "13");
+    let answer = without_key.send(&server).await;
+    answer.expect_failure(400, "invalid_request");
+    let with_key = || half().header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+    for version in ["", "8", "14", "13, 8"] {
+        let mut call = with_key();
+        if !version.is_empty() {
+            call = call.header("sec-websocket-version", version);
+        }
+        let answer = call.send(&server).await;
+        assert_eq!(answer.header("sec-websocket-version"), "13", "{version}");
+        assert_eq!(answer.header("upgrade"), "websocket", "{version}");
+        answer.expect_failure(426, "upgrade_required");
+    }
+}
+
+/// A masked frame of a client.
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[kind, 0x80 | length, 0, 0, 0, 0], payload].concat()
+}
+
+/// An open websocket as bytes, past the answer's head.
+async fn raw_socket(server: &TestServer, token: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let request = format!(
+        "GET /ws?token={token} HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    stream
+}
+
+/// Everything that the server still sends.
+async fn rest(mut stream: TcpStream) -> Vec<u8> {
+    let mut rest = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut rest))
         .await
-        .expect_failure(400, "invalid_request");
+        .unwrap()
+        .unwrap();
+    rest
+}
+
+#[tokio::test]
+async fn a_close_is_answered_with_a_close_of_the_same_code() {
+    const CLOSE: u8 = 0x88;
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let (ping, text) = (frame(0x89, b"x"), frame(0x81, b"hello"));
+    let code = |code: u16| code.to_be_bytes().to_vec();
+    for (what, before, payload, answer) in [
+        ("a code", vec![], code(1000), code(1000)),
+        (
+            "a code and a reason",
+            vec![],
+            [code(1001), b"bye".to_vec()].concat(),
+            code(1001),
+        ),
+        ("our own range", vec![], code(4999), code(4999)),
+        ("no code", vec![], vec![], vec![]),
+        ("after a ping", ping.clone(), code(1000), code(1000)),
+        ("after a text", text, code(3000), code(3000)),
+        ("after pings", ping.repeat(3), vec![], vec![]),
+        ("a code that none may send", vec![], code(1005), code(1002)),
+        ("a code that is none", vec![], code(999), code(1002)),
+    ] {
+        for ends_too in [false, true] {
+            let mut stream = raw_socket(&server, &token).await;
+            let sent = [before.clone(), frame(CLOSE, &payload)].concat();
+            stream.write_all(&sent).await.unwrap();
+            if ends_too {
+                stream.shutdown().await.unwrap();
+            }
+            let told = rest(stream).await;
+            let length = u8::try_from(answer.len()).unwrap();
+            let expected = [&[CLOSE, length], answer.as_slice()].concat();
+            assert!(told.ends_with(&expected), "{what}: {told:x?}");
+        }
+    }
+    // A part of a code is none.
+    let mut stream = raw_socket(&server, &token).await;
+    stream.write_all(&frame(CLOSE, &[3])).await.unwrap();
+    let told = rest(stream).await;
+    let expected = [[CLOSE, 16].as_slice(), &code(1002), b"Protocol error"].concat();
+    assert!(told.ends_with(&expected), "{told:x?}");
+    // An end without a close is an end.
+    let mut stream = raw_socket(&server, &token).await;
+    stream.shutdown().await.unwrap();
+    let told = rest(stream).await;
+    assert!(!told.contains(&CLOSE), "{told:x?}");
+}
+
+#[tokio::test]
+async fn a_close_is_answered_while_the_server_drains() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let mut sockets = Vec::new();
+    for _ in 0..8 {
+        let mut socket = Socket::with_token(&server, &token).await;
+        socket.next().await;
+        sockets.push(socket);
+    }
+    let stopping = server.begin_stop();
+    for mut socket in sockets {
+        socket.stream().close(None).await.ok();
+        let (code, _) = socket.closed_by_either().await;
+        assert!([1001, 1005].contains(&code), "{code}");
+    }
+    stopping.finish().await;
 }
 
 #[tokio::test]
@@ -200,11 +320,31 @@ async fn credits_from_another_process_are_told() {
         operator: "tester".to_owned(),
         idempotency_key: key.to_owned(),
     };
-    store.adjust(grant("while idle")).await.unwrap();
-    let told = socket.next_of("credit_update").await;
+    for (key, credits) in [("while idle", 150), ("while still idle", 200)] {
+        store.adjust(grant(key)).await.unwrap();
+        let told = socket.next().await;
+        assert_eq!(told["type"], "credits_added", "{told}");
+        assert_eq!(
+            (&told["amount"], &told["credits"]),
+            (&json!(50), &json!(credits))
+        );
+        let told = socket.next().await;
+        assert_eq!(
+            (&told["credits"], &told["active"]),
+            (&json!(credits), &json!(false))
+        );
+    }
+    // What goes out is no event, and shows all the same.
+    let revoke = Adjustment {
+        kind: EntryKind::Revoke,
+        amount: CreditsChange::outgoing(Credits::new(50).unwrap()),
+        ..grant("a revoke while idle")
+    };
+    store.adjust(revoke).await.unwrap();
+    let told = socket.next().await;
     assert_eq!(
-        (&told["credits"], &told["active"]),
-        (&json!(150), &json!(false))
+        (&told["type"], &told["credits"]),
+        (&json!("credit_update"), &json!(150))
     );
 
     let started = post("/api/sessions/start")

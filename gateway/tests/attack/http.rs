@@ -140,6 +140,229 @@ async fn a_password_of_ten_megabytes_is_not_even_read() {
     }
 }
 
+/// Sends a request as most programs do: all of it, and only then the answer is read. The status.
+async fn status_after_all_is_sent(server: &TestServer, head: &str, body: &[u8]) -> u16 {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    parse(&answer).status
+}
+
+#[tokio::test]
+async fn who_sends_all_first_gets_the_answer_and_no_reset() {
+    let server = TestServer::start().await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let body = vec![b' '; 5 << 20];
+    let length = format!("content-length: {}\r\n", body.len());
+    let auth = format!("authorization: Bearer {token}\r\n");
+    let foreign = "origin: https://evil.example\r\n";
+    for (line, headers, status) in [
+        ("POST /api/auth/login", "", 413),
+        ("POST /api/sessions/start", auth.as_str(), 413),
+        ("POST /api/sessions/start", "", 401),
+        (
+            "POST /api/ws/ticket",
+            "authorization: Bearer nonsense\r\n",
+            401,
+        ),
+        ("POST /api/auth/login", foreign, 403),
+        ("POST /api/nothing", "", 404),
+        ("POST /nothing", "", 404),
+        ("PUT /api/auth/login", "", 405),
+        ("POST /api/ledger", "", 405),
+        ("GET /api/auth/me", "", 401),
+        (
+            "POST /api/auth/login",
+            "transfer-encoding: gzip, chunked\r\n",
+            400,
+        ),
+    ] {
+        let length = if headers.contains("transfer") {
+            ""
+        } else {
+            &length
+        };
+        let head =
+            format!("{line} HTTP/1.1\r\nhost: x\r\n{headers}{length}connection: close\r\n\r\n");
+        let got = status_after_all_is_sent(&server, &head, &body).await;
+        assert_eq!(got, status, "{line} {headers}");
+    }
+    // The same of a head that is too large or makes no sense.
+    let endless = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "x".repeat(1 << 20));
+    let got = status_after_all_is_sent(&server, &endless, &[]).await;
+    assert!(matches!(got, 414 | 431), "{got}");
+    let nonsense = "GET /\u{1} HTTP/1.1\r\n\r\n";
+    assert_eq!(
+        status_after_all_is_sent(&server, nonsense, &body).await,
+        400
+    );
+}
+
+#[tokio::test]
+async fn who_asks_before_it_sends_need_not_send() {
+    let server = TestServer::start().await;
+    for (length, expected) in [(5_000_000, "HTTP/1.1 413 "), (2, "HTTP/1.1 100 ")] {
+        let head = format!(
+            "POST /api/auth/login HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+        );
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = [0; 13];
+        timeout(PATIENCE, stream.read_exact(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_request_has_one_host_and_a_body_of_one_meaning() {
+    let server = TestServer::start().await;
+    for (request, status) in [
+        ("GET /healthz HTTP/1.1\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nhost: x\r\nhost: x\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nhost: x y\r\n", 400),
+        ("GET /healthz HTTP/1.1\r\nhost: me@x\r\n", 400),
+        ("GET http://x/healthz HTTP/1.1\r\n", 400),
+        ("GET http://x/healthz HTTP/1.1\r\nhost: x\r\n", 200),
+        ("GET /healthz HTTP/1.1\r\nhost:\r\n", 200),
+        ("GET /healthz HTTP/1.1\r\nhost: [::1]:8000\r\n", 200),
+        ("GET /healthz HTTP/1.0\r\n", 200),
+        ("OPTIONS * HTTP/1.1\r\nhost: x\r\n", 204),
+        (
+            "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n",
+            400,
+        ),
+        (
+            "POST /api/auth/login HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, chunked\r\n",
+            400,
+        ),
+    ] {
+        let bytes = format!("{request}connection: close\r\n\r\n0\r\n\r\n");
+        let received = exchange(&server, bytes.as_bytes()).await;
+        assert_eq!(parse(&received).status, status, "{request}");
+    }
+    // Several requests at once are answered in their order.
+    let line = |path: &str, end: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n{end}\r\n");
+    let pipelined =
+        line("/healthz", "") + &line("/nothing", "") + &line("/readyz", "connection: close\r\n");
+    let received = exchange(&server, pipelined.as_bytes()).await;
+    let text = String::from_utf8(received).unwrap();
+    let places = ["ok\n", "not_found", "ready\n"].map(|body| text.find(body).unwrap());
+    assert!(places.is_sorted(), "{text}");
+}
+
+#[tokio::test]
+async fn bodies_in_other_encodings_are_refused_by_name() {
+    let server = TestServer::start().await;
+    let good = json!({"email": "ada@example.com", "password": "correct horse"}).to_string();
+    let check = async |header: (&str, &str), body: Vec<u8>, status: u16| {
+        let call = post("/api/auth/signup").header(header.0, header.1);
+        let call = if header.0 == "content-type" {
+            call
+        } else {
+            call.header("content-type", "application/json")
+        };
+        let answer = call.body(body).send(&server).await;
+        assert_eq!(answer.status, status, "{header:?} {answer:?}");
+    };
+    let utf16: Vec<u8> = good.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    check(("content-encoding", "gzip"), b"\x1f\x8b\x08".to_vec(), 415).await;
+    check(("content-encoding", "br"), good.clone().into(), 415).await;
+    check(
+        ("content-type", "application/json; charset=utf-16"),
+        utf16.clone(),
+        415,
+    )
+    .await;
+    check(("content-type", "application/json"), utf16, 400).await;
+    let latin = b"{\"email\": \"j\xfcrgen@example.com\", \"password\": \"correct horse\"}";
+    check(("content-type", "application/json"), latin.to_vec(), 400).await;
+    let twice =
+        r#"{"email": "ada@example.com", "email": "bob@example.com", "password": "correct horse"}"#;
+    check(("content-type", "application/json"), twice.into(), 400).await;
+    let mut marked = "\u{feff}".as_bytes().to_vec();
+    marked.extend(good.bytes());
+    check(("content-encoding", "identity"), marked, 400).await;
+    check(("content-encoding", "identity"), good.into(), 201).await;
+}
+
+#[tokio::test]
+async fn control_characters_reach_no_database() {
+    let server = TestServer::start().await;
+    sign_up(&server, "ada@example.com").await;
+    let send =
+        async |path: &str, body: serde_json::Value| post(path).json(&body).send(&server).await;
+    for odd in ["\u{0}", "\u{1}", "\u{1b}", "\u{7f}", "\u{85}"] {
+        for email in [
+            format!("ada@example.com{odd}x"),
+            format!("a{odd}da@example.com"),
+            odd.to_owned(),
+        ] {
+            let body = json!({"email": email, "password": "correct horse"});
+            let answer = send("/api/auth/signup", body.clone()).await;
+            answer.expect_failure(422, "invalid_email");
+            let answer = send("/api/auth/login", body).await;
+            // Some are white space, which is cut off: nobody has what is left.
+            answer.expect_failure(401, "invalid_credentials");
+        }
+    }
+    // Such a try counts as any other wrong password.
+    let settings = [(
+        "limits.wrong_passwords_per_account_and_address_per_hour",
+        "2",
+    )];
+    let server = TestServer::with(&settings).await;
+    let body = json!({"email": "ada\u{0}@example.com", "password": "correct horse"});
+    for expected in [401, 401, 429] {
+        let answer = post("/api/auth/login").json(&body).send(&server).await;
+        assert_eq!(answer.status, expected, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_is_refused_again_and_again_is_held_back_and_nobody_else() {
+    let settings = [("limits.refused_requests_per_address_per_minute", "3")];
+    let server = TestServer::with(&settings).await;
+    let token = sign_up(&server, "ada@example.com").await;
+    let held_back = async || {
+        let metrics = get("/metrics").send(&server).await;
+        let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+        let line = "minute_credit_limited_total{limit=\"refused_requests\"} ";
+        let count = text.lines().find_map(|told| told.strip_prefix(line));
+        count.unwrap().parse::<u64>().unwrap()
+    };
+    for _ in 0..3 {
+        get("/api/auth/me").token("nonsense").send(&server).await;
+    }
+    assert_eq!(held_back().await, 0);
+    let malformed = exchange(&server, b"nonsense\r\n\r\n").await;
+    assert_eq!(parse(&malformed).status, 400);
+    for path in ["/api/nothing", "/api/sessions?limit=0"] {
+        get(path).token(&token).send(&server).await;
+    }
+    let mut socket = crate::client::Socket::open(&server, "/ws?token=nonsense", &[])
+        .await
+        .unwrap();
+    assert_eq!(socket.closed().await.0, 1008);
+    assert_eq!(held_back().await, 4);
+    // What is right, or right and impossible, is not.
+    get("/api/auth/me")
+        .token(&token)
+        .send(&server)
+        .await
+        .expect(200);
+    let stop = post("/api/sessions/stop").token(&token).send(&server).await;
+    stop.expect_failure(409, "no_active_session");
+    assert_eq!(held_back().await, 4);
+}
+
 #[tokio::test]
 async fn nothing_that_is_sent_becomes_a_header() {
     let server =

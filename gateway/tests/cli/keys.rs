@@ -99,6 +99,37 @@ fn a_broken_key_file_changes_nothing() {
     assert!(is_valid(&serving, &token));
 }
 
+/// As Kubernetes and Docker mount one: root's, read-only, for our group or for everybody in the container.
+#[test]
+fn a_key_of_roots_may_be_read_by_our_group() {
+    let program = Program::new();
+    drop(program.serve());
+    let mounted = program.dir().join("mounted.key");
+    fs::copy(program.dir().join("data/token.key"), &mounted).unwrap();
+    let mode = |mode: u32| fs::set_permissions(&mounted, fs::Permissions::from_mode(mode)).unwrap();
+    let serve = || {
+        let mut command = program.command(&["serve"]);
+        command.env("MINUTE_CREDIT__TOKENS__KEY_FILE", "mounted.key");
+        command
+    };
+    let is_roots = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&mounted).unwrap()) == 0;
+    for (given, is_taken) in [
+        (0o440, is_roots),
+        (0o640, is_roots),
+        (0o444, is_roots),
+        (0o660, false),
+    ] {
+        mode(given);
+        if is_taken {
+            let serving = Serving::start(serve());
+            let warned = serving.greeting.contains("everybody in this container");
+            assert_eq!(warned, given == 0o444, "{}", serving.greeting);
+        } else {
+            left(&serve().output().unwrap()).fails(1, &["mounted.key", "by others", "chmod"]);
+        }
+    }
+}
+
 #[test]
 fn keys_that_are_not_there_are_named() {
     let program = Program::new();

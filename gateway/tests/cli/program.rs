@@ -144,6 +144,10 @@ impl Serving {
         }
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .args([&format!("-{name}"), &self.child.id().to_string()])
@@ -169,13 +173,23 @@ impl Serving {
         }
     }
 
-    /// Reads the log up to a line with `words`.
-    pub fn wait_for_line(&mut self, words: &str) {
+    /// The line with `words`, from before the server was ready or from now on.
+    pub fn told(&mut self, words: &str) -> String {
+        let before = self.greeting.lines().find(|line| line.contains(words));
+        match before {
+            Some(line) => line.to_owned(),
+            None => self.wait_for_line(words),
+        }
+    }
+
+    /// Reads the log up to a line with `words`, and gives it.
+    pub fn wait_for_line(&mut self, words: &str) -> String {
         let mut line = String::new();
         while !line.contains(words) {
             line.clear();
             assert!(self.err.read_line(&mut line).unwrap() > 0, "it ended");
         }
+        line
     }
 
     /// Waits for the end, and gives the exit code and the rest of the log.

@@ -162,6 +162,84 @@ fn secrets_are_not_logged() {
 }
 
 #[test]
+fn its_options_win() {
+    let program = Program::new();
+    let mut command = program.command(&["serve", "--host", "0.0.0.0", "--port", "0"]);
+    command
+        .env("PORT", "1")
+        .env("MINUTE_CREDIT__HTTP__HOST", "::1");
+    let serving = Serving::start(command);
+    assert!(serving.address.ip().is_unspecified(), "{}", serving.address);
+    drop(serving);
+    for (option, value, words) in [
+        ("--port", "70000", "http.port"),
+        ("--port", "eighty", "from the option --port"),
+        ("--host", "nowhere", "http.host"),
+    ] {
+        program.run(&["serve", option, value]).fails(2, &[words]);
+    }
+}
+
+/// Container engines give a low soft limit of open files and a high hard one.
+#[test]
+fn the_limit_of_open_files_is_raised_or_compared() {
+    let program = Program::new();
+    let start = |limits: &str| {
+        let command = program.command(&[]);
+        let server = command.get_program().to_owned();
+        let mut shell = std::process::Command::new("sh");
+        shell
+            .args(["-c", &format!("{limits} && exec \"$0\" serve")])
+            .arg(server)
+            .current_dir(program.dir())
+            .env_clear()
+            .env("PORT", "0")
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        Serving::start(shell)
+    };
+    let soft_limit = |serving: &Serving| -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", serving.id())).unwrap();
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"))
+            .unwrap();
+        line.split_whitespace().nth(3).unwrap().parse().unwrap()
+    };
+    let raised = start("ulimit -Sn 256 && ulimit -Hn 4096");
+    assert_eq!(soft_limit(&raised), 4_096);
+    assert!(
+        raised.greeting.contains("http.connections_max"),
+        "{}",
+        raised.greeting
+    );
+    assert!(raised.greeting.contains("4096") && raised.greeting.contains("16000"));
+
+    // What does not fit waits; who is in is served on.
+    let tight = start("ulimit -n 128");
+    assert!(
+        tight.greeting.contains("open_files_max=128"),
+        "{}",
+        tight.greeting
+    );
+    let first = TcpStream::connect(tight.address).unwrap();
+    let others: Vec<TcpStream> = (0..200)
+        .filter_map(|_| TcpStream::connect(tight.address).ok())
+        .collect();
+    let mut first = first;
+    first
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut first, &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    drop(others);
+    let answer = tight.ask("GET", "/readyz", "", "");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
+#[test]
 fn a_port_in_use_costs_nothing() {
     let program = Program::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -192,7 +270,7 @@ fn a_data_folder_that_cannot_be_used_is_named() {
     fs::write(program.dir().join("data"), "a file, not a folder").unwrap();
     program
         .run(&["serve"])
-        .fails(1, &["data/token.key", "DATA_DIR"]);
+        .fails(1, &["can't make the folder data", "DATA_DIR"]);
     let absent = program
         .command(&["serve"])
         .env("DATA_DIR", "/proc/nowhere")

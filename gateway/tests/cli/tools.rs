@@ -253,7 +253,7 @@ fn a_password_is_set_from_standard_input() {
     let set = ["user", "set-password", "ada@example.com"];
     program
         .run_with_input(&set, "short\n")
-        .fails(1, &["8 to 1024 bytes"]);
+        .fails(1, &["at least 8 characters"]);
     program
         .run_with_input(
             &["user", "set-password", "bob@example.com"],

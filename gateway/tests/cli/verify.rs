@@ -41,8 +41,8 @@ fn wrong_caches_are_named_and_mended() {
         }
     };
     let wrong = [
-        "law 5, user 2: the balance is 9, and the ledger's sum 7",
-        "law 5, user 4: the balance is 9, and the ledger's sum 7",
+        "law 5, users 2: the balance is 9, and the ledger's sum 7",
+        "law 5, users 4: the balance is 9, and the ledger's sum 7",
         "not verified: 5 users, 0 sessions, 5 ledger entries, 2 violations",
     ];
     verify(&[], 1, &wrong);

@@ -251,6 +251,18 @@ impl Socket {
         }
     }
 
+    /// The code and reason of the close frame with which a socket ends that either side has closed; 1005
+    /// if it has no code.
+    pub async fn closed_by_either(&mut self) -> (u16, String) {
+        loop {
+            if let Message::Close(frame) = self.frame().await {
+                return frame.map_or((1005, String::new()), |frame| {
+                    (frame.code.into(), frame.reason.as_str().to_owned())
+                });
+            }
+        }
+    }
+
     /// The server's next frame, with pings answered and left out.
     async fn frame(&mut self) -> Message {
         loop {

@@ -229,7 +229,9 @@ fn stream() -> Vec<Call> {
                 TAG,
                 "A ticket that opens one stream",
                 "So that no token need stand in an address. It can be used once, on the process that \
-                 made it, and dies with the token.",
+                 made it, and dies with the token. Only an event stream that comes back to the same \
+                 address, with `Last-Event-ID` as an `EventSource` sends it, may use it again: for a day, \
+                 on every process.",
             )
             .with_token()
             .may_take_body::<Empty>("Nothing, or an object without meaning.")
@@ -239,7 +241,11 @@ fn stream() -> Vec<Call> {
             .says(TAG, "The live stream, as a websocket", WEBSOCKET)
             .with_any_of(&["bearer", "ticket_in_query", "token_in_query"])
             .answers_with(101, upgraded)
-            .refuses(&[ErrorCode::InvalidRequest, ErrorCode::OriginNotAllowed]),
+            .refuses(&[
+                ErrorCode::InvalidRequest,
+                ErrorCode::OriginNotAllowed,
+                ErrorCode::UpgradeRequired,
+            ]),
         streaming(Call::get("/api/stream", "stream"))
             .says(TAG, "The live stream, as server-sent events", EVENT_STREAM)
             .takes(
@@ -299,7 +305,8 @@ fn streaming(call: Call) -> Call {
 const EVENT_STREAM: &str = "\
 For clients behind proxies that break websockets. Each message is an event without a name, with a \
 `StreamMessage` as its data and its position as its id, so that an `EventSource` that comes back goes \
-on where it was. Before the server ends the stream it sends an event named `close` with \
+on where it was, also by the ticket that it first had. Where such a client is refused for now, it gets a \
+stream all the same, which ends at once: at any other status it would never come back. Before the server ends the stream it sends an event named `close` with \
 `{\"code\": …, \"reason\": …}`, the close code of a websocket.";
 
 const WEBSOCKET: &str = "\
@@ -324,7 +331,10 @@ fn operation() -> Vec<Call> {
             .content("text/plain", Content::new(Some(text())))
     };
     let metrics = ResponseBuilder::new()
-        .description("The metrics, in the text form of OpenMetrics.")
+        .description(
+            "The metrics: in Prometheus's text form, or in that of OpenMetrics if `Accept` names it.",
+        )
+        .content("text/plain", Content::new(Some(text())))
         .content("application/openmetrics-text", Content::new(Some(text())));
     let document = ResponseBuilder::new()
         .description("This document.")

@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use utoipa::openapi::{
-    Content, Ref, RefOr, Response, ResponseBuilder,
-    schema::{AllOfBuilder, ObjectBuilder, Schema, Type},
-};
+use utoipa::openapi::{Content, Ref, Response, ResponseBuilder, extensions::ExtensionsBuilder};
 
 use crate::ErrorCode;
 
@@ -47,11 +44,21 @@ fn answer(status: u16, codes: &[ErrorCode]) -> Response {
         .iter()
         .map(|code| format!("`{}`: {}", name(*code), meaning(*code)))
         .collect();
-    let content = Content::new(Some(body(codes)));
+    // All failures are of one type, for those who generate clients.
+    let content = Content::new(Some(Ref::from_schema_name("ErrorBody")));
+    let codes_in_json: Vec<_> = codes.iter().map(|code| name(*code)).collect();
+    let codes_of_call = ExtensionsBuilder::new()
+        .add("x-error-codes", codes_in_json)
+        .build();
     let mut response = ResponseBuilder::new()
         .description(lines.join("\n\n"))
         .content("application/json", content)
-        .header_ref("X-Request-Id", header("X-Request-Id"));
+        .header_ref("X-Request-Id", header("X-Request-Id"))
+        .extensions(Some(codes_of_call));
+    if status == 426 {
+        let version = "Sec-WebSocket-Version";
+        response = response.header_ref(version, header(version));
+    }
     if matches!(status, 429 | 503) {
         response = response.header_ref("Retry-After", header("Retry-After"));
     }
@@ -61,18 +68,6 @@ fn answer(status: u16, codes: &[ErrorCode]) -> Response {
         response = response.header_ref("WWW-Authenticate", header("WWW-Authenticate"));
     }
     response.build()
-}
-
-/// An [`crate::ErrorBody`] with one of `codes`.
-fn body(codes: &[ErrorCode]) -> RefOr<Schema> {
-    let code = ObjectBuilder::new()
-        .schema_type(Type::String)
-        .enum_values(Some(codes.iter().map(|code| name(*code))));
-    let narrowed = ObjectBuilder::new().property("code", code);
-    let body = AllOfBuilder::new()
-        .item(Ref::from_schema_name("ErrorBody"))
-        .item(narrowed);
-    Schema::AllOf(body.build()).into()
 }
 
 /// A reference to the header that is described once for all answers.
@@ -113,6 +108,9 @@ const fn meaning(code: ErrorCode) -> &'static str {
         ErrorCode::IdempotencyConflict => "the key was used for another request.",
         ErrorCode::BodyTooLarge => "the body is larger than `http.body_bytes_max`.",
         ErrorCode::UnsupportedMediaType => "the body is not marked as `application/json`.",
+        ErrorCode::UpgradeRequired => {
+            "the request asks for another version of the websocket protocol than 13."
+        }
         ErrorCode::InvalidField => {
             "a field, parameter or header is missing, of the wrong type or out of range; `field` names it."
         }

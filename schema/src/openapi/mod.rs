@@ -8,6 +8,7 @@ mod call;
 mod calls;
 mod failures;
 mod numbers;
+mod plain;
 mod session;
 
 use utoipa::openapi::{
@@ -43,6 +44,7 @@ pub fn document() -> OpenApi {
         let (path, method) = (call.path, call.method.clone());
         paths.add_path_operation(path, vec![method], call.operation());
     }
+    plain::make_plain(&mut components);
     let info = InfoBuilder::new()
         .title("Minute-Credit")
         .version(env!("CARGO_PKG_VERSION"))
@@ -69,8 +71,10 @@ session lives it costs credits by time, and it stops by itself when they run out
 
 **Failures** are `{\"error\": \"<a sentence>\", \"code\": \"<snake_case>\"}`; with 422, `field` names \
 what is wrong. Besides those listed with each call, there may be anywhere: 404 `not_found` at an \
-unknown address, 405 `method_not_allowed` with `Allow`, 500 `internal`; and, without a body, what \
-is answered to requests that are not HTTP (400, 408, 414, 431).
+unknown address, 405 `method_not_allowed` with `Allow`, 500 `internal`, 400 `invalid_request` for a \
+request without one `Host`; and, without a body, what is answered to requests that are not HTTP (400, \
+408, 414, 431). Which codes a call may give with a status stands there as `x-error-codes`. A client whose \
+requests are refused again and again gets such answers a little later each.
 
 **Sending a request again.** A call that is answered 503 `outcome_unknown`, or not at all, may have \
 been done or not: send it again under the same `Idempotency-Key`.
@@ -126,6 +130,10 @@ fn components() -> utoipa::openapi::Components {
         .header(
             "ETag",
             header(Type::String, "Names what is answered; it changes with it."),
+        )
+        .header(
+            "Sec-WebSocket-Version",
+            header(Type::String, "`13`: the version that is spoken."),
         )
         .header(
             "Retry-After",

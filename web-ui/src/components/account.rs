@@ -1,6 +1,6 @@
 //! What a user can do about the login: another password, and an end of all logins.
 
-use schema::account::PASSWORD_BYTES_MIN;
+use schema::account::PASSWORD_CHARACTERS_MIN;
 use web_sys::SubmitEvent;
 use yew::{Callback, Html, NodeRef, Properties, classes, function_component, html, use_node_ref};
 
@@ -41,7 +41,7 @@ pub(super) fn AccountPanel(props: &Props) -> Html {
                 <div class="two">
                     { field("current-password", "Current password", current, account.current_error.as_deref(), None) }
                     { field("new-password", "New password", new, account.new_error.as_deref(),
-                        Some(format!("{PASSWORD_BYTES_MIN} characters or more"))) }
+                        Some(format!("{PASSWORD_CHARACTERS_MIN} characters or more"))) }
                 </div>
                 <div class="form-error" role="alert">
                     if let Some(error) = &account.form_error {

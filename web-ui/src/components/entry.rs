@@ -1,6 +1,6 @@
 //! The card to sign up or log in.
 
-use schema::account::PASSWORD_BYTES_MIN;
+use schema::account::PASSWORD_CHARACTERS_MIN;
 use web_sys::{HtmlInputElement, SubmitEvent};
 use yew::{
     AttrValue, Callback, Html, NodeRef, Properties, classes, function_component, html, use_node_ref,
@@ -141,7 +141,7 @@ fn note(id: &'static str, testid: &'static str, error: Option<&str>, hint: Optio
 }
 
 fn hint(mode: EntryMode) -> Option<String> {
-    (mode == EntryMode::SignUp).then(|| format!("{PASSWORD_BYTES_MIN} characters or more"))
+    (mode == EntryMode::SignUp).then(|| format!("{PASSWORD_CHARACTERS_MIN} characters or more"))
 }
 
 fn form_error(props: &Props) -> Html {

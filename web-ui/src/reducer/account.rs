@@ -2,7 +2,7 @@
 
 use schema::{
     ErrorCode,
-    account::{PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN},
+    account::{PASSWORD_BYTES_MAX, PASSWORD_CHARACTERS_MIN},
 };
 
 use super::Context;
@@ -46,12 +46,12 @@ pub(super) fn submit(context: &mut Context, change: PasswordChange) {
     if change.0.current.is_empty() {
         account.current_error = Some("Enter your current password.".to_owned());
     }
-    account.new_error = match change.0.new.len() {
+    account.new_error = match change.0.new.chars().count() {
         0 => Some("Enter a new password.".to_owned()),
-        1..PASSWORD_BYTES_MIN => Some(format!(
-            "Too short: use {PASSWORD_BYTES_MIN} characters or more."
+        1..PASSWORD_CHARACTERS_MIN => Some(format!(
+            "Too short: use {PASSWORD_CHARACTERS_MIN} characters or more."
         )),
-        length if length > PASSWORD_BYTES_MAX => Some("That is too long.".to_owned()),
+        _ if change.0.new.len() > PASSWORD_BYTES_MAX => Some("That is too long.".to_owned()),
         _ => None,
     };
     if let Some(target) = first_error(account) {

@@ -2,7 +2,7 @@
 
 use schema::{
     ErrorCode,
-    account::{EmailAndPassword, PASSWORD_BYTES_MAX, PASSWORD_BYTES_MIN, User},
+    account::{EmailAndPassword, PASSWORD_BYTES_MAX, PASSWORD_CHARACTERS_MIN, User},
 };
 
 use crate::{
@@ -82,12 +82,12 @@ fn check(entry: &mut Entry, typed: &EmailAndPassword) {
     if typed.email.trim().is_empty() {
         entry.email_error = Some("Enter your email address.".to_owned());
     }
-    entry.password_error = match (entry.mode, typed.password.len()) {
+    entry.password_error = match (entry.mode, typed.password.chars().count()) {
         (_, 0) => Some("Enter a password.".to_owned()),
-        (EntryMode::SignUp, ..PASSWORD_BYTES_MIN) => Some(format!(
-            "Too short: use {PASSWORD_BYTES_MIN} characters or more."
+        (EntryMode::SignUp, ..PASSWORD_CHARACTERS_MIN) => Some(format!(
+            "Too short: use {PASSWORD_CHARACTERS_MIN} characters or more."
         )),
-        (EntryMode::SignUp, length) if length > PASSWORD_BYTES_MAX => {
+        (EntryMode::SignUp, _) if typed.password.len() > PASSWORD_BYTES_MAX => {
             Some("That is too long.".to_owned())
         }
         _ => None,

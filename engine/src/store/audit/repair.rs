@@ -1,8 +1,8 @@
 //! Rebuilding what is only a cache of the ledger, and nothing else: no credit moves by it.
 //!
-//! A cache is rebuilt where that leaves nothing wrong with the user's money (laws 2, 4 and 5). Where
-//! something would be, the rows contradict each other, and which of them are wrong is not for a
-//! program to say. Nor is anything touched while a session of the user's is live: the process that
+//! A cache is rebuilt where that leaves nothing wrong with the user's money (laws 2, 4, 5, 8 and 11) and
+//! each of the user's ledger entries is what an entry can be. Where something is wrong, the facts are
+//! damaged, and which of them are wrong is not for a program to say. Nor is anything touched while a session of the user's is live: the process that
 //! serves it goes by what it has read. A rebuilt balance is a write of the wallet's like any other, with
 //! a version and a notice, so that whoever decided from the wrong one decides anew; as no row tells of
 //! it, it counts among the forgotten writes.
@@ -10,8 +10,10 @@
 use schema::{Credits, SessionId, UnixMillis, UserId};
 
 use super::{
-    AuditPage, Violation,
+    AuditPage, Findings, Violation,
+    expected::Expected,
     rows::{self, Runs},
+    rules::{self, Bounds, Scope},
     user::{Caches, Difference, UserAudit},
 };
 use crate::store::{
@@ -78,7 +80,7 @@ pub(in crate::store) async fn repair(
     if audit.differences.is_empty() {
         return Ok(Repaired::NothingToDo);
     }
-    if let Some(why) = objection(&audit) {
+    if let Some(why) = objection(audit.live, audit.violations()) {
         return Ok(Repaired::LeftAlone(why));
     }
     let rebuilt: Result<Vec<Rebuilt>, String> = audit.differences.iter().map(rebuilt).collect();
@@ -86,6 +88,23 @@ pub(in crate::store) async fn repair(
         Ok(rebuilt) => rebuilt,
         Err(why) => return Ok(Repaired::LeftAlone(why)),
     };
+    let mut violations = Vec::new();
+    let mut findings = Findings {
+        violations: &mut violations,
+    };
+    let expected = Expected::of(connection).await?;
+    let bounds = Bounds::new(now.get(), runs.proved());
+    rules::check_rows(
+        connection,
+        expected,
+        bounds,
+        Scope::Ledger(user),
+        &mut findings,
+    )
+    .await?;
+    if let Some(why) = objection(None, &violations) {
+        return Ok(Repaired::LeftAlone(why));
+    }
     if mode == RepairMode::Apply {
         for cache in &rebuilt {
             write(connection, user, cache).await?;
@@ -96,14 +115,14 @@ pub(in crate::store) async fn repair(
 }
 
 /// Why the user's caches are not to be rebuilt, if there is a reason.
-fn objection(audit: &UserAudit<'_>) -> Option<String> {
-    if let Some(session) = audit.live {
+fn objection(live: Option<i64>, violations: &[Violation]) -> Option<String> {
+    if let Some(session) = live {
         return Some(format!(
             "session {session} is live: repair it once it has ended"
         ));
     }
-    let is_about_money = |violation: &&Violation| matches!(violation.law, 2 | 4 | 5);
-    let contradiction = audit.violations().iter().find(is_about_money)?;
+    let is_about_money = |violation: &&Violation| matches!(violation.law, 2 | 4 | 5 | 8 | 11);
+    let contradiction = violations.iter().find(is_about_money)?;
     Some(format!(
         "its rows contradict each other: {}",
         contradiction.what

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use schema::MAX_SAFE_INTEGER;
+
 use super::{
     super::{StoreError, connection::Connection},
     AuditLimits,
@@ -38,7 +40,7 @@ pub(super) struct EntryRow {
 pub(super) struct SessionRow {
     pub(super) id: i64,
     pub(super) user_id: i64,
-    pub(super) slot: i32,
+    pub(super) slot: i64,
     pub(super) node: String,
     pub(super) start_time: i64,
     pub(super) end_time: Option<i64>,
@@ -50,7 +52,31 @@ pub(super) struct SessionRow {
     pub(super) tariff_credits: i64,
     pub(super) tariff_interval_ms: i64,
     pub(super) tariff_charged_at: String,
+    /// The wallet's version by the start or the last settlement; `None` if the session ended before such
+    /// versions were recorded.
+    pub(super) wallet_version: Option<i64>,
 }
+
+// A NULL where none can be is told by the rules for rows. Here a number stands for it that is none.
+
+const USER: &str = "id, COALESCE(credits, -1) AS credits, COALESCE(version, -1) AS version,
+    COALESCE(last_instant, -1) AS last_instant, COALESCE(forgotten_writes, -1) AS forgotten_writes";
+const ENTRY: &str =
+    "COALESCE(id, -1) AS id, user_id, COALESCE(at, -1) AS at, COALESCE(kind, '') AS kind,
+    COALESCE(from_account, 0) AS from_account, COALESCE(to_account, 0) AS to_account,
+    COALESCE(amount, -1) AS amount, session_id, COALESCE(wallet_version, -1) AS wallet_version,
+    COALESCE(balance_after, -1) AS balance_after";
+const SESSION: &str = "COALESCE(id, -1) AS id, user_id, CAST(COALESCE(slot, -1) AS BIGINT) AS slot, COALESCE(node, '') AS node,
+    COALESCE(start_time, -1) AS start_time, end_time, end_reason,
+    COALESCE(credits_consumed, -1) AS credits_consumed, COALESCE(settled_seq, -1) AS settled_seq,
+    COALESCE(settled_at, -1) AS settled_at, COALESCE(served_ms, -1) AS served_ms,
+    COALESCE(tariff_credits, -1) AS tariff_credits, COALESCE(tariff_interval_ms, -1) AS tariff_interval_ms,
+    COALESCE(tariff_charged_at, '') AS tariff_charged_at, wallet_version";
+const PAUSE: &str = "session_id, COALESCE(from_time, -1) AS from_time, to_time";
+const RUN: &str = "COALESCE(node, '') AS node, COALESCE(epoch, -1) AS epoch,
+    COALESCE(started_at, -1) AS started_at, COALESCE(alive_at, -1) AS alive_at,
+    COALESCE(last_instant, -1) AS last_instant, COALESCE(resumes, FALSE) AS resumes,
+    COALESCE(is_current, FALSE) AS is_current";
 
 /// A pause in the database.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -72,6 +98,13 @@ pub(super) struct RunRow {
     pub(super) is_current: bool,
 }
 
+impl RunRow {
+    /// The latest instant that the run has proved: it was alive then, or recorded something.
+    pub(super) fn proved(&self) -> i64 {
+        self.alive_at.max(self.last_instant)
+    }
+}
+
 /// The runs of all nodes.
 #[derive(Debug)]
 pub(super) struct Runs(HashMap<String, Vec<RunRow>>);
@@ -80,10 +113,9 @@ impl Runs {
     /// Reads them.
     pub(super) async fn read(connection: &mut Connection) -> Result<Self, StoreError> {
         let runs: Vec<RunRow> = connection
-            .rows("SELECT node, epoch, started_at, alive_at, last_instant, resumes, is_current FROM node_runs
-                 ORDER BY node, epoch",
-                &[],
-            )
+            .composed_rows(format!(
+                "SELECT {RUN} FROM node_runs ORDER BY node_runs.node, node_runs.epoch"
+            ))
             .await?;
         Ok(Self(grouped(runs, |run| run.node.clone())))
     }
@@ -91,6 +123,12 @@ impl Runs {
     /// The node's runs, in the order of their epochs.
     pub(super) fn of(&self, node: &str) -> &[RunRow] {
         self.0.get(node).map_or(&[], Vec::as_slice)
+    }
+
+    /// The latest instant that any run has proved; 0 if there was none.
+    pub(super) fn proved(&self) -> i64 {
+        let runs = self.0.values().flatten();
+        runs.map(RunRow::proved).max().unwrap_or(0)
     }
 
     /// The runs of each node.
@@ -123,28 +161,31 @@ impl Page {
         after: i64,
         limits: AuditLimits,
     ) -> Result<Self, StoreError> {
-        let sql = "SELECT id, credits, version, last_instant, forgotten_writes FROM users WHERE id > $1 ORDER BY id LIMIT $2";
+        let AuditLimits {
+            users: users_at_once,
+            rows,
+            ..
+        } = limits;
         let mut users: Vec<UserRow> = connection
-            .rows(sql, &[after.into(), limits.users.into()])
+            .composed_rows(format!(
+                "SELECT {USER} FROM users WHERE users.id > {after} AND users.id <= {MAX_SAFE_INTEGER}
+                 ORDER BY users.id LIMIT {users_at_once}"
+            ))
             .await?;
         // Past the last user there may be rows that are nobody's.
         let mut until = users.last().map_or(i64::MAX, |last| last.id);
         let mut entries: Vec<EntryRow> = connection
-            .rows(
-                "SELECT id, user_id, at, kind, from_account, to_account, amount, session_id, wallet_version,
-                    balance_after
-                 FROM ledger WHERE user_id > $1 AND user_id <= $2 ORDER BY user_id, wallet_version, id LIMIT $3",
-                &[after.into(), until.into(), limits.rows.into()],
-            )
+            .composed_rows(format!(
+                "SELECT {ENTRY} FROM ledger WHERE user_id > {after} AND user_id <= {until}
+                 ORDER BY user_id, ledger.wallet_version, ledger.id LIMIT {rows}"
+            ))
             .await?;
         until = complete_until(until, limits, entries.iter().map(|entry| entry.user_id));
         let mut sessions: Vec<SessionRow> = connection
-            .rows(
-                "SELECT id, user_id, slot, node, start_time, end_time, end_reason, credits_consumed, settled_seq,
-                    settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
-                 FROM sessions WHERE user_id > $1 AND user_id <= $2 ORDER BY user_id, id LIMIT $3",
-                &[after.into(), until.into(), limits.rows.into()],
-            )
+            .composed_rows(format!(
+                "SELECT {SESSION} FROM sessions WHERE user_id > {after} AND user_id <= {until}
+                 ORDER BY user_id, sessions.id LIMIT {rows}"
+            ))
             .await?;
         until = complete_until(
             until,
@@ -159,12 +200,11 @@ impl Page {
         entries.retain(|entry| entry.user_id <= until);
         sessions.retain(|session| session.user_id <= until);
         let pauses: Vec<PauseRow> = connection
-            .rows(
-                "SELECT session_id, from_time, to_time FROM session_pauses
-                 WHERE session_id IN (SELECT id FROM sessions WHERE user_id > $1 AND user_id <= $2)
-                 ORDER BY session_id, from_time",
-                &[after.into(), until.into()],
-            )
+            .composed_rows(format!(
+                "SELECT {PAUSE} FROM session_pauses
+                 WHERE session_id IN (SELECT id FROM sessions WHERE user_id > {after} AND user_id <= {until})
+                 ORDER BY session_id, session_pauses.from_time"
+            ))
             .await?;
         Ok(Self {
             users,
@@ -189,15 +229,6 @@ impl Page {
     pub(super) fn pauses_of(&self, session: &SessionRow) -> &[PauseRow] {
         self.pauses.get(&session.id).map_or(&[], Vec::as_slice)
     }
-
-    /// The entries whose user is not there.
-    pub(super) fn nobodys_entries(&self) -> impl Iterator<Item = &EntryRow> {
-        let is_there = |id: &i64| self.users.binary_search_by_key(id, |user| user.id).is_ok();
-        self.entries
-            .iter()
-            .filter(move |(user, _)| !is_there(user))
-            .flat_map(|(_, entries)| entries)
-    }
 }
 
 /// The last user all of whose rows are among those read, given whose each of them is, in order.
@@ -221,9 +252,8 @@ pub(super) async fn user(
     connection: &mut Connection,
     user: i64,
 ) -> Result<Option<UserRow>, StoreError> {
-    let sql =
-        "SELECT id, credits, version, last_instant, forgotten_writes FROM users WHERE id = $1";
-    connection.row(sql, &[user.into()]).await
+    let sql = format!("SELECT {USER} FROM users WHERE users.id = {user}");
+    Ok(connection.composed_rows(sql).await?.pop())
 }
 
 /// Up to `limit` entries in the order of the wallet's versions, after this version and id.
@@ -234,13 +264,11 @@ pub(super) async fn entries(
     limit: u32,
 ) -> Result<Vec<EntryRow>, StoreError> {
     connection
-        .rows(
-            "SELECT id, user_id, at, kind, from_account, to_account, amount, session_id, wallet_version,
-                balance_after
-             FROM ledger WHERE user_id = $1 AND (wallet_version, id) > ($2, $3)
-             ORDER BY wallet_version, id LIMIT $4",
-            &[user.into(), version.into(), id.into(), limit.into()],
-        )
+        .composed_rows(format!(
+            "SELECT {ENTRY} FROM ledger
+             WHERE user_id = {user} AND (ledger.wallet_version, ledger.id) > ({version}, {id})
+             ORDER BY ledger.wallet_version, ledger.id LIMIT {limit}"
+        ))
         .await
 }
 
@@ -254,13 +282,11 @@ pub(super) async fn entries_by_session(
     limit: u32,
 ) -> Result<Vec<EntryRow>, StoreError> {
     connection
-        .rows(
-            "SELECT id, user_id, at, kind, from_account, to_account, amount, session_id, wallet_version,
-                balance_after
-             FROM ledger WHERE user_id = $1 AND (session_id, id) > ($2, $3) AND session_id <= $4
-             ORDER BY session_id, id LIMIT $5",
-            &[user.into(), session.into(), id.into(), until.into(), limit.into()],
-        )
+        .composed_rows(format!(
+            "SELECT {ENTRY} FROM ledger
+             WHERE user_id = {user} AND (session_id, ledger.id) > ({session}, {id}) AND session_id <= {until}
+             ORDER BY session_id, ledger.id LIMIT {limit}"
+        ))
         .await
 }
 
@@ -272,12 +298,10 @@ pub(super) async fn sessions(
     limit: u32,
 ) -> Result<Vec<SessionRow>, StoreError> {
     connection
-        .rows(
-            "SELECT id, user_id, slot, node, start_time, end_time, end_reason, credits_consumed, settled_seq,
-                settled_at, served_ms, tariff_credits, tariff_interval_ms, tariff_charged_at
-             FROM sessions WHERE user_id = $1 AND id > $2 ORDER BY id LIMIT $3",
-            &[user.into(), after.into(), limit.into()],
-        )
+        .composed_rows(format!(
+            "SELECT {SESSION} FROM sessions WHERE user_id = {user} AND sessions.id > {after}
+             ORDER BY sessions.id LIMIT {limit}"
+        ))
         .await
 }
 
@@ -289,39 +313,41 @@ pub(super) async fn pauses(
     until: i64,
 ) -> Result<HashMap<i64, Vec<PauseRow>>, StoreError> {
     let pauses: Vec<PauseRow> = connection
-        .rows(
-            "SELECT session_id, from_time, to_time FROM session_pauses
-             WHERE session_id IN (SELECT id FROM sessions WHERE user_id = $1 AND id > $2 AND id <= $3)
-             ORDER BY session_id, from_time",
-            &[user.into(), after.into(), until.into()],
-        )
+        .composed_rows(format!(
+            "SELECT {PAUSE} FROM session_pauses WHERE session_id IN
+                (SELECT id FROM sessions WHERE user_id = {user} AND id > {after} AND id <= {until})
+             ORDER BY session_id, session_pauses.from_time"
+        ))
         .await?;
     Ok(grouped(pauses, |pause| pause.session_id))
 }
 
-/// Up to `limit` of what happened to the wallet, in the order of time, after this instant, turn and
-/// id. The turns are those of [`Event`].
+/// Up to `limit` of what was written to the wallet, in the order of its versions, after this version, turn
+/// and id. The turns are those of [`Event`].
 pub(super) async fn events(
     connection: &mut Connection,
     user: i64,
-    (at, turn, id): (i64, i64, i64),
+    (version, turn, id): (i64, i64, i64),
     limit: u32,
 ) -> Result<Vec<Event>, StoreError> {
     connection
         .rows(
-            "SELECT at, turn, id, number FROM (
-                SELECT at, CAST(CASE WHEN from_account = user_id THEN 0 ELSE 3 END AS BIGINT) AS turn, id,
+            "SELECT version, turn, id, at, number, session, others_from FROM (
+                SELECT COALESCE(wallet_version, -1) AS version, CAST(0 AS BIGINT) AS turn, id, COALESCE(at, -1) AS at,
                     CASE WHEN to_account = user_id THEN amount ELSE 0 END
-                        - CASE WHEN from_account = user_id THEN amount ELSE 0 END AS number
+                        - CASE WHEN from_account = user_id THEN amount ELSE 0 END AS number,
+                    CASE WHEN kind = 'usage' THEN COALESCE(session_id, 0) ELSE CAST(0 AS BIGINT) END AS session,
+                    9223372036854775807 AS others_from
                 FROM ledger WHERE user_id = $1
                 UNION ALL
-                SELECT start_time, CAST(1 AS BIGINT), id, COALESCE(end_time, 9223372036854775807)
-                FROM sessions WHERE user_id = $1
-                UNION ALL
-                SELECT settled_at, CAST(2 AS BIGINT), id, tariff_credits
-                FROM sessions WHERE user_id = $1 AND end_reason = 'depleted') AS course
-             WHERE (at, turn, id) > ($2, $3, $4) ORDER BY at, turn, id LIMIT $5",
-            &[user.into(), at.into(), turn.into(), id.into(), limit.into()],
+                SELECT wallet_version, CAST(1 AS BIGINT), id, COALESCE(settled_at, -1),
+                    CASE WHEN end_reason = 'depleted' THEN tariff_credits ELSE CAST(0 AS BIGINT) END,
+                    CAST(CASE WHEN end_time IS NULL THEN 0 ELSE 1 END AS BIGINT),
+                    COALESCE(MIN(start_time) OVER (ORDER BY CASE WHEN end_time IS NULL THEN 1 ELSE 0 END,
+                        wallet_version, id ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING), 9223372036854775807)
+                FROM sessions WHERE user_id = $1 AND wallet_version IS NOT NULL) AS course
+             WHERE (version, turn, id) > ($2, $3, $4) ORDER BY version, turn, id LIMIT $5",
+            &[user.into(), version.into(), turn.into(), id.into(), limit.into()],
         )
         .await
 }

@@ -1,158 +1,244 @@
 //! What holds for a session: its charge follows from its facts (law 2), its settlements add up to it
-//! (law 4), and it was served only while its node ran (law 8).
+//! (law 4), its versions are the wallet's (law 7), and it was served only while its node ran (law 8).
 
 use billing::{ChargedAt, Tariff};
-use schema::{Credits, Millis, ledger::EntryKind, session::EndReason};
+use schema::{Credits, Millis, UserId, ledger::EntryKind, session::EndReason};
 
 use super::{
-    Findings,
-    rows::{EntryRow, PauseRow, RunRow, SessionRow},
+    Findings, Place,
+    rows::{EntryRow, PauseRow, SessionRow},
+    served::Service,
 };
+
+/// An entry of a session's usage.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    entry: i64,
+    version: i64,
+    at: i64,
+    amount: i64,
+}
 
 /// What a session's ledger entries come to.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     /// What its usage sums to.
     pub(super) used: i128,
-    /// How many entries of usage there are.
-    entries: i64,
+    /// Its usage.
+    usage: Vec<Used>,
     /// What its refunds sum to.
     refunded: i128,
-    /// The instants at which usage was recorded past the last `alive_at` of a run, with the place of
-    /// that run.
-    proofs: Vec<(usize, i64)>,
 }
 
 impl Tally {
-    /// Adds an entry of the session's, whose node had these `runs`.
-    pub(super) fn take(&mut self, entry: &EntryRow, runs: &[RunRow]) {
+    /// Adds an entry of the session's.
+    pub(super) fn take(&mut self, entry: &EntryRow) {
         let amount = i128::from(entry.amount);
         if entry.kind == EntryKind::Refund.as_str() {
             self.refunded += amount;
         }
         if entry.kind == EntryKind::Usage.as_str() {
             self.used += amount;
-            self.entries += 1;
-            self.proofs.extend(proof(entry.at, runs));
+            self.usage.push(Used {
+                entry: entry.id,
+                version: entry.wallet_version,
+                at: entry.at,
+                amount: entry.amount,
+            });
         }
     }
-}
 
-/// The run that lasted at `at`, by its place, if only something recorded at `at` proves that.
-fn proof(at: i64, runs: &[RunRow]) -> Option<(usize, i64)> {
-    let place = runs
-        .partition_point(|run| run.started_at <= at)
-        .checked_sub(1)?;
-    let run = runs.get(place)?;
-    (run.alive_at < at).then_some((place, at))
+    /// How many writes to the wallet of a session without a known version left no entry.
+    pub(super) fn silent_writes(&self, session: &SessionRow) -> i128 {
+        1 + i128::from(session.settled_seq) - self.usage.len() as i128
+    }
 }
 
 /// A session with what belongs to it.
 pub(super) struct Case<'a> {
-    /// The greatest instant that anything of the wallet was recorded with.
-    pub(super) last_instant: i64,
+    /// Whose it is.
+    pub(super) user: UserId,
+    /// The wallet's version.
+    pub(super) version: i64,
     /// The session itself.
     pub(super) session: &'a SessionRow,
     /// What it has consumed.
     pub(super) consumed: i128,
-    /// What its entries come to.
-    pub(super) tally: &'a Tally,
-    /// Its pauses, in order.
-    pub(super) pauses: &'a [PauseRow],
-    /// Its node's runs, in order.
-    pub(super) runs: &'a [RunRow],
+    /// What its entries come to, in the order of versions.
+    pub(super) tally: &'a mut Tally,
+    /// When its node could serve it.
+    pub(super) service: Service<'a>,
 }
 
 impl Case<'_> {
     /// Checks the session.
-    pub(super) fn check(&self, findings: &mut Findings<'_>) {
+    pub(super) fn check(&mut self, findings: &mut Findings<'_>) {
+        self.tally
+            .usage
+            .sort_unstable_by_key(|used| (used.version, used.entry));
         self.check_settlements(findings);
         self.check_refunds(findings);
         self.check_instants(findings);
+        self.check_versions(findings);
         match self.tariff() {
-            Some(tariff) => self.check_charge(tariff, findings),
-            None => findings.add(
-                2,
-                format!("session {} has no tariff that makes sense", self.session.id),
-            ),
+            Some(tariff) => {
+                self.check_charge(tariff, findings);
+                self.check_usage(tariff, findings);
+            }
+            None => {
+                let what = format!("session {} has no tariff that makes sense", self.session.id);
+                findings.add(
+                    2,
+                    self.place(),
+                    "a session has no tariff that makes sense",
+                    what,
+                );
+            }
         }
-        self.check_served(findings);
+        self.service.check(self.session, self.user, findings);
     }
 
-    /// Law 4: the ledger's entries are the differences between cumulative settlements.
+    fn place(&self) -> Place {
+        Place::of_user("sessions", self.session.id, self.user)
+    }
+
+    /// Law 4: the ledger's entries are the differences between cumulative settlements, and only a
+    /// session's last one may move nothing.
     fn check_settlements(&self, findings: &mut Findings<'_>) {
         let SessionRow {
             id, settled_seq, ..
         } = self.session;
-        let consumed = self.consumed;
-        let Tally { used, entries, .. } = self.tally;
-        if *used != consumed {
+        let (consumed, used) = (self.consumed, self.tally.used);
+        if used != consumed {
+            let what =
+                format!("session {id} has consumed {consumed}, and its entries sum to {used}");
             findings.add(
                 4,
-                format!("session {id} has consumed {consumed}, and its entries sum to {used}"),
+                self.place(),
+                "a session's total is not the sum of its entries",
+                what,
             );
         }
-        if entries > settled_seq {
+        let entries = self.entries();
+        let silent = i64::from(self.session.end_time.is_some());
+        if entries > *settled_seq || entries < settled_seq.saturating_sub(silent) {
+            let what = format!("session {id} has {entries} entries by {settled_seq} settlements");
             findings.add(
                 4,
-                format!("session {id} has {entries} entries by {settled_seq} settlements"),
+                self.place(),
+                "a session's settlements are not its entries",
+                what,
             );
         }
         if *settled_seq == 0 && consumed != 0 {
+            let what = format!("session {id} has consumed {consumed} without a settlement");
             findings.add(
                 4,
-                format!("session {id} has consumed {consumed} without a settlement"),
+                self.place(),
+                "a session has consumed without a settlement",
+                what,
             );
         }
     }
 
     /// Law 5: no more comes back from the revenue account than the session brought.
     fn check_refunds(&self, findings: &mut Findings<'_>) {
-        let (id, Tally { used, refunded, .. }) = (self.session.id, self.tally);
+        let (id, Tally { used, refunded, .. }) = (self.session.id, &*self.tally);
         if refunded > used {
+            let what = format!("session {id} has cost {used}, and {refunded} of it is refunded");
             findings.add(
                 5,
-                format!("session {id} has cost {used}, and {refunded} of it is refunded"),
+                self.place(),
+                "more of a session is refunded than it has cost",
+                what,
             );
         }
     }
 
-    /// Laws 4 and 7: the instants are in order, and the wallet knows them.
+    /// Law 4: the instants are in order.
     fn check_instants(&self, findings: &mut Findings<'_>) {
         let SessionRow {
             id,
             start_time,
             end_time,
             settled_at,
+            settled_seq,
             ..
         } = self.session;
-        if settled_at < start_time {
+        if settled_at < start_time || (*settled_seq == 0 && settled_at != start_time) {
+            let what = format!(
+                "session {id} was settled at {settled_at}, and started at {start_time}, by {settled_seq} settlements"
+            );
             findings.add(
                 4,
-                format!(
-                    "session {id} was settled at {settled_at}, before its start at {start_time}"
-                ),
+                self.place(),
+                "a session was settled before its start",
+                what,
             );
         }
         if let Some(end) = end_time.filter(|end| end != settled_at || end < start_time) {
+            let what = format!(
+                "session {id}, started at {start_time} and settled at {settled_at}, ended at {end}"
+            );
             findings.add(
                 4,
-                format!("session {id}, started at {start_time} and settled at {settled_at}, ended at {end}"),
+                self.place(),
+                "a session's end is not its last settlement",
+                what,
             );
         }
         if end_time.is_some() != self.session.end_reason.is_some() {
+            let what =
+                format!("session {id} has an end without a reason, or a reason without an end");
             findings.add(
                 4,
-                format!("session {id} has an end without a reason, or a reason without an end"),
+                self.place(),
+                "an end without a reason, or a reason without an end",
+                what,
             );
         }
-        let last_instant = self.last_instant;
-        if *settled_at > last_instant {
+    }
+
+    /// Law 7: the session's last write has a version of the wallet, that of its last entry if that was
+    /// written with it.
+    fn check_versions(&self, findings: &mut Findings<'_>) {
+        let SessionRow {
+            id,
+            wallet_version,
+            end_time,
+            settled_seq,
+            ..
+        } = self.session;
+        let Some(version) = *wallet_version else {
+            if end_time.is_none() {
+                let what = format!("session {id} is live, of no version of its wallet");
+                findings.add(
+                    7,
+                    self.place(),
+                    "a session has no version of its wallet",
+                    what,
+                );
+            }
+            return;
+        };
+        let last = self.tally.usage.last().map(|used| used.version);
+        let is_of_entry = *settled_seq >= 1 && self.entries() == *settled_seq;
+        let is_right = match last {
+            Some(last) if is_of_entry => version == last,
+            Some(last) => version > last,
+            None => true,
+        };
+        if !is_right || version > self.version || version < 1 {
+            let last = last.map_or("none".to_owned(), |last| last.to_string());
+            let what = format!(
+                "session {id} was written last at version {version} of the wallet, which is at {}; its last entry is of version {last}",
+                self.version
+            );
             findings.add(
                 7,
-                format!(
-                    "session {id} was settled at {settled_at}, past the last instant {last_instant}"
-                ),
+                self.place(),
+                "a session's version is not that of its last write",
+                what,
             );
         }
     }
@@ -162,7 +248,13 @@ impl Case<'_> {
         let SessionRow { id, served_ms, .. } = self.session;
         let consumed = self.consumed;
         let Ok(served) = Millis::new(*served_ms) else {
-            findings.add(2, format!("session {id} was served for {served_ms} ms"));
+            let what = format!("session {id} was served for {served_ms} ms");
+            findings.add(
+                2,
+                self.place(),
+                "a session was served for no time that there is",
+                what,
+            );
             return;
         };
         let charge = match self.end_reason() {
@@ -176,106 +268,81 @@ impl Case<'_> {
             let charge = charge.map_or("more than there can be".to_owned(), |charge| {
                 charge.to_string()
             });
+            let what = format!(
+                "session {id} has consumed {consumed}; {served_ms} ms of its tariff cost {charge}"
+            );
             findings.add(
                 2,
-                format!("session {id} has consumed {consumed}; {served_ms} ms of its tariff cost {charge}"),
+                self.place(),
+                "a session's charge does not follow from its facts",
+                what,
             );
         }
         // That the next interval could not be paid either shows in the course of the wallet.
         if self.end_reason() == Some(EndReason::Depleted)
             && tariff.served_after(tariff.intervals_completed(served)) != Some(served)
         {
+            let what =
+                format!("session {id} ran out of credits after {served} ms, inside an interval");
             findings.add(
                 2,
-                format!("session {id} ran out of credits after {served} ms, inside an interval"),
+                self.place(),
+                "a session ran out of credits inside an interval",
+                what,
             );
         }
     }
 
-    /// Law 8: no more was served than the overlap of the session with its node's runs, less its
-    /// pauses.
-    fn check_served(&self, findings: &mut Findings<'_>) {
-        let SessionRow {
-            id,
-            served_ms,
-            node,
-            ..
-        } = self.session;
-        let available = self.available_ms();
-        if *served_ms < 0 || i128::from(*served_ms) > available {
-            findings.add(
-                8,
-                format!("session {id} was served for {served_ms} ms, and node {node} could serve it for {available}"),
-            );
-        }
-        self.check_cut(findings);
-    }
-
-    /// Law 8: a run that did not go on with the sessions of the one before ended them.
-    fn check_cut(&self, findings: &mut Findings<'_>) {
+    /// Laws 2 and 4: each entry of usage lies within the session, the last one at its last settlement, and
+    /// brings the sum to what the time served by then costs.
+    fn check_usage(&self, tariff: Tariff, findings: &mut Findings<'_>) {
         let SessionRow {
             id,
             start_time,
             settled_at,
+            settled_seq,
             ..
         } = self.session;
-        let is_lived_through = |run: &&RunRow| {
-            !run.resumes && *start_time < run.started_at && run.started_at <= *settled_at
-        };
-        for run in self.runs.iter().filter(is_lived_through) {
-            let RunRow {
-                epoch, started_at, ..
-            } = run;
-            findings.add(
-                8,
-                format!("session {id} was settled at {settled_at}, and run {epoch} at {started_at} ended what it found"),
-            );
-        }
-    }
-
-    /// For how long the node's runs could have served the session.
-    ///
-    /// A run shows by its `alive_at` how long it lasted, and by what it recorded: the session's own
-    /// settlements prove that it was served until then.
-    fn available_ms(&self) -> i128 {
-        let SessionRow {
-            start_time,
-            settled_at,
-            ..
-        } = self.session;
-        let own = proof(*settled_at, self.runs);
-        let proofs = || self.tally.proofs.iter().chain(&own);
-        let nexts = self
-            .runs
-            .iter()
-            .skip(1)
-            .map(|run| run.started_at)
-            .chain([i64::MAX]);
-        let mut sum = 0;
-        for (place, (run, next)) in self.runs.iter().zip(nexts).enumerate() {
-            if next <= *start_time || run.started_at >= *settled_at {
+        let place = |used: &Used| Place::of_user("ledger", used.entry, self.user);
+        let mut sum = 0_i128;
+        let mut before = *start_time;
+        for (number, used) in self.tally.usage.iter().enumerate() {
+            let Used { entry, at, .. } = used;
+            sum += i128::from(used.amount);
+            let is_last = i64::try_from(number + 1) == Ok(*settled_seq);
+            if *at < before || at > settled_at || (is_last && at != settled_at) {
+                let what = format!(
+                    "entry {entry} is at {at}, and session {id} was settled before at {before} and at last at {settled_at}"
+                );
+                findings.add(4, place(used), "usage lies outside of its session", what);
+            }
+            before = *at;
+            if is_last && self.session.end_reason.is_some() {
                 continue;
             }
-            let of_run = proofs().filter(|(of, _)| *of == place);
-            let until = of_run
-                .fold(run.alive_at, |until, (_, at)| until.max(*at))
-                .min(next);
-            let (from, to) = (run.started_at.max(*start_time), until.min(*settled_at));
-            sum += length(from, to) - self.paused_ms(from, to);
+            let (least, most) = self.service.until(self.session, *at);
+            let charge = |served: i128| {
+                let served = i64::try_from(served).ok().map(Millis::new)?.ok()?;
+                tariff.charge(served).map(|charge| i128::from(charge.get()))
+            };
+            let is_right = charge(least).is_some_and(|least| least <= sum)
+                && charge(most).is_some_and(|most| sum <= most);
+            if !is_right {
+                let what = format!(
+                    "entry {entry} brings the cost of session {id} to {sum}; it was served for {least} to {most} ms by {at}"
+                );
+                findings.add(
+                    2,
+                    place(used),
+                    "usage does not follow from the time served by then",
+                    what,
+                );
+            }
         }
-        sum
     }
 
-    fn paused_ms(&self, from: i64, to: i64) -> i128 {
-        let pauses = self.pauses.iter();
-        pauses
-            .map(|pause| {
-                length(
-                    pause.from_time.max(from),
-                    pause.to_time.unwrap_or(i64::MAX).min(to),
-                )
-            })
-            .sum()
+    fn entries(&self) -> i64 {
+        i64::try_from(self.tally.usage.len()).unwrap_or(i64::MAX)
     }
 
     fn end_reason(&self) -> Option<EndReason> {
@@ -300,6 +367,46 @@ impl Case<'_> {
     }
 }
 
-fn length(from: i64, to: i64) -> i128 {
-    (i128::from(to) - i128::from(from)).max(0)
+/// The instants of a session's usage, which prove that it was served until then.
+pub(super) fn proofs(tally: &Tally) -> impl Iterator<Item = i64> {
+    tally.usage.iter().map(|used| used.at)
+}
+
+/// Checks that pauses follow each other within their session.
+pub(super) fn check_pauses(
+    session: &SessionRow,
+    user: UserId,
+    pauses: &[PauseRow],
+    findings: &mut Findings<'_>,
+) {
+    let mut before = session.start_time;
+    for pause in pauses {
+        let PauseRow {
+            from_time, to_time, ..
+        } = pause;
+        let is_within = *from_time >= before
+            && to_time.is_none_or(|to| to >= *from_time)
+            && session
+                .end_time
+                .is_none_or(|end| to_time.is_some_and(|to| to <= end));
+        if !is_within {
+            let to = to_time.map_or("now".to_owned(), |to| to.to_string());
+            let place = Place {
+                table: "session_pauses".to_owned(),
+                row: format!("{}/{from_time}", session.id),
+                user: Some(user),
+            };
+            let what = format!(
+                "session {} is paused from {from_time} to {to}, outside of its time or of another pause's end at {before}",
+                session.id
+            );
+            findings.add(
+                8,
+                place,
+                "a pause lies outside of its session, or in another",
+                what,
+            );
+        }
+        before = to_time.unwrap_or(i64::MAX);
+    }
 }

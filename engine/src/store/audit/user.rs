@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use schema::{UserId, ledger::EntryKind};
 
 use super::{
-    AuditPage, Findings, Moved, Violation,
-    course::{Course, Event},
+    AuditPage, Findings, Moved, Place, Violation,
+    course::{Course, Event, Known},
     rows::{self, EntryRow, Page, PauseRow, Runs, SessionRow, UserRow},
-    sessions::{Case, Tally},
+    served::Service,
+    sessions::{self, Case, Tally},
     wallets::{Chain, change},
 };
 use crate::store::{StoreError, connection::Connection};
@@ -42,10 +43,20 @@ pub(super) struct UserAudit<'a> {
     audited: &'a mut AuditPage,
     id: UserId,
     chain: Chain,
-    course: Course,
+    known: Known,
+    course: Option<Course>,
     /// How many starts and settlements there were.
     writes: i128,
-    live_slots: HashSet<i32>,
+    /// The slots of all sessions, and of those that are live.
+    slots: HashSet<i64>,
+    live_slots: HashSet<i64>,
+    /// The greatest instant of a session.
+    latest: Option<i64>,
+    /// The versions that sessions were written last at.
+    versions: HashSet<i64>,
+    /// The earliest start of a session with a version, and the latest of one without.
+    first_with_version: Option<i64>,
+    last_without_version: Option<i64>,
     /// A live session, if there is one.
     pub(super) live: Option<i64>,
     /// Where the caches differ from the ledger.
@@ -69,9 +80,15 @@ impl<'a> UserAudit<'a> {
             audited,
             id,
             chain: Chain::default(),
-            course: Course::default(),
+            known: Known::default(),
+            course: None,
             writes: 0,
+            slots: HashSet::new(),
             live_slots: HashSet::new(),
+            latest: None,
+            versions: HashSet::new(),
+            first_with_version: None,
+            last_without_version: None,
             live: None,
             differences: Vec::new(),
         })
@@ -89,8 +106,7 @@ impl<'a> UserAudit<'a> {
         let mut events: Vec<Event> = entries
             .iter()
             .map(|entry| Event::of_entry(self.user, entry))
-            .chain(sessions.iter().map(Event::of_start))
-            .chain(sessions.iter().filter_map(Event::of_depletion))
+            .chain(Event::of_sessions(sessions))
             .collect();
         events.sort_unstable();
         for event in &events {
@@ -99,7 +115,7 @@ impl<'a> UserAudit<'a> {
     }
 
     /// Reads the rows in pieces, and takes them: the entries in the order of versions, then the
-    /// sessions with their entries, then everything in the order of time.
+    /// sessions with their entries, then what was written in the order of versions.
     pub(super) async fn read_all(
         &mut self,
         connection: &mut Connection,
@@ -150,7 +166,7 @@ impl<'a> UserAudit<'a> {
         loop {
             let events = rows::events(connection, user, after, events_at_once).await?;
             let Some(last) = events.last() else { break };
-            after = (last.at, last.turn, last.id);
+            after = (last.version, last.turn, last.id);
             for event in &events {
                 self.take_event(event);
             }
@@ -170,7 +186,7 @@ impl<'a> UserAudit<'a> {
             });
             if self.caches == Caches::AsRecorded {
                 let what = format!("the balance is {recorded}, and the ledger's sum {sum}");
-                self.findings().add(5, what);
+                self.add(5, "a balance is not the ledger's sum", what);
             }
         }
         // Each start, settlement and change from outside is one write, and makes one version; also
@@ -182,7 +198,36 @@ impl<'a> UserAudit<'a> {
         if i128::from(version) != writes {
             let what =
                 format!("the wallet is at version {version}, and {writes} writes are recorded");
-            self.findings().add(7, what);
+            self.add(
+                7,
+                "a wallet's version is not the number of its writes",
+                what,
+            );
+        }
+        self.check_last_instant();
+        if let (Some(first), Some(last)) = (self.first_with_version, self.last_without_version)
+            && last > first
+        {
+            let what = format!(
+                "a session that started at {last} has no version of the wallet, and one that started at {first} has"
+            );
+            self.add(7, "a session has no version of its wallet", what);
+        }
+    }
+
+    /// Nothing of the wallet was recorded with a later instant than it knows; and if all that was ever
+    /// recorded is still there, the latest is the one that it knows.
+    fn check_last_instant(&mut self) {
+        let Some(latest) = self.latest.max(self.chain.latest()) else {
+            return;
+        };
+        let last_instant = self.user.last_instant;
+        let is_all_there = self.user.forgotten_writes == 0 && self.chain.is_granted_at_signup();
+        if latest > last_instant || (is_all_there && latest < last_instant) {
+            let what = format!(
+                "the wallet's last instant is {last_instant}, and the latest that is recorded {latest}"
+            );
+            self.add(7, "a wallet's last instant is not that of its rows", what);
         }
     }
 
@@ -192,47 +237,43 @@ impl<'a> UserAudit<'a> {
     fn take_entry(&mut self, entry: &EntryRow) {
         self.audited.entries += 1;
         self.audited.moved = self.audited.moved.and(moved(entry));
-        let mut findings = Findings::new(Some(self.id), &mut self.audited.violations);
-        self.chain.take(self.user, entry, &mut findings);
+        let mut findings = Findings {
+            violations: &mut self.audited.violations,
+        };
+        self.chain.take(self.user, self.id, entry, &mut findings);
     }
 
     /// Adds an entry to its session's.
-    fn tally(&mut self, entry: &EntryRow, tallies: &mut HashMap<i64, (Tally, String)>) {
+    fn tally(&mut self, entry: &EntryRow, tallies: &mut HashMap<i64, Tally>) {
+        let EntryRow { id, kind, .. } = entry;
+        let place = Place::of_user("ledger", *id, self.id);
         let Some(session) = entry.session_id else {
-            if entry.kind == EntryKind::Usage.as_str() {
-                let what = format!("entry {} is for the use of no session", entry.id);
-                self.findings().add(4, what);
+            if kind == EntryKind::Usage.as_str() {
+                let what = format!("entry {id} is for the use of no session");
+                self.findings()
+                    .add(4, place, "usage is for no session", what);
             }
             return;
         };
-        if let Some((tally, node)) = tallies.get_mut(&session) {
-            tally.take(entry, self.runs.of(node));
+        if let Some(tally) = tallies.get_mut(&session) {
+            tally.take(entry);
         } else {
-            let EntryRow { id, kind, .. } = entry;
             let what =
                 format!("entry {id} ({kind}) is for session {session}, which is not the user's");
-            self.findings().add(4, what);
+            self.findings()
+                .add(4, place, "an entry is for another user's session", what);
         }
     }
 
     fn take_sessions<'p>(
         &mut self,
         sessions: &[SessionRow],
-        mut tallies: HashMap<i64, (Tally, String)>,
+        mut tallies: HashMap<i64, Tally>,
         pauses_of: impl Fn(&SessionRow) -> &'p [PauseRow],
     ) {
         for session in sessions {
-            self.audited.sessions += 1;
-            self.writes += 1 + i128::from(session.settled_seq);
-            if session.end_time.is_none() {
-                self.live = Some(session.id);
-                if !self.live_slots.insert(session.slot) {
-                    let SessionRow { id, slot, .. } = session;
-                    let what = format!("session {id} is not the only live one in slot {slot}");
-                    self.findings().add(7, what);
-                }
-            }
-            let (tally, _) = tallies.remove(&session.id).unwrap_or_default();
+            let mut tally = tallies.remove(&session.id).unwrap_or_default();
+            self.take_session(session, &tally);
             let recorded = session.credits_consumed;
             if i128::from(recorded) != tally.used {
                 self.differences.push(Difference {
@@ -245,28 +286,96 @@ impl<'a> UserAudit<'a> {
                 Caches::AsRecorded => i128::from(recorded),
                 Caches::Rebuilt => tally.used,
             };
-            let case = Case {
-                last_instant: self.user.last_instant,
+            let pauses = pauses_of(session);
+            let runs = self.runs.of(&session.node);
+            let service = Service::new(runs, pauses, sessions::proofs(&tally));
+            let mut findings = Findings {
+                violations: &mut self.audited.violations,
+            };
+            sessions::check_pauses(session, self.id, pauses, &mut findings);
+            let mut case = Case {
+                user: self.id,
+                version: self.user.version,
                 session,
                 consumed,
-                tally: &tally,
-                pauses: pauses_of(session),
-                runs: self.runs.of(&session.node),
+                tally: &mut tally,
+                service,
             };
-            case.check(&mut Findings::new(
-                Some(self.id),
-                &mut self.audited.violations,
-            ));
+            case.check(&mut findings);
+        }
+    }
+
+    /// Takes note of what a session means for its wallet.
+    fn take_session(&mut self, session: &SessionRow, tally: &Tally) {
+        let SessionRow {
+            id,
+            slot,
+            start_time,
+            settled_at,
+            wallet_version,
+            ..
+        } = session;
+        let place = Place::of_user("sessions", *id, self.id);
+        self.audited.sessions += 1;
+        self.writes += 1 + i128::from(session.settled_seq);
+        self.latest = self.latest.max(Some(*start_time)).max(Some(*settled_at));
+        self.slots.insert(*slot);
+        if session.end_time.is_none() {
+            self.live = Some(*id);
+            if !self.live_slots.insert(*slot) {
+                let what = format!("session {id} is not the only live one in slot {slot}");
+                self.findings()
+                    .add(7, place.clone(), "a slot has two live sessions", what);
+            }
+        }
+        match wallet_version {
+            Some(version) => {
+                let first = self.first_with_version.unwrap_or(i64::MAX);
+                self.first_with_version = Some(first.min(*start_time));
+                if !self.versions.insert(*version) {
+                    let what = format!(
+                        "session {id} was written last at version {version}, and so was another"
+                    );
+                    self.findings().add(
+                        7,
+                        place,
+                        "two sessions are of one version of the wallet",
+                        what,
+                    );
+                }
+            }
+            None => {
+                self.last_without_version = self.last_without_version.max(Some(*start_time));
+                self.known.of_old_sessions += tally.silent_writes(session);
+            }
         }
     }
 
     fn take_event(&mut self, event: &Event) {
-        let mut findings = Findings::new(Some(self.id), &mut self.audited.violations);
-        self.course.take(event, &mut findings);
+        let known = Known {
+            forgotten: i128::from(self.user.forgotten_writes),
+            is_one_slot: self.slots.len() <= 1,
+            ..self.known
+        };
+        let course = self
+            .course
+            .get_or_insert_with(|| Course::new(self.id, known));
+        let mut findings = Findings {
+            violations: &mut self.audited.violations,
+        };
+        course.take(event, &mut findings);
     }
 
     fn findings(&mut self) -> Findings<'_> {
-        Findings::new(Some(self.id), &mut self.audited.violations)
+        Findings {
+            violations: &mut self.audited.violations,
+        }
+    }
+
+    /// Something is wrong with the user's own row.
+    fn add(&mut self, law: u8, rule: &str, what: String) {
+        let place = Place::of_user("users", self.user.id, self.id);
+        self.findings().add(law, place, rule, what);
     }
 
     /// What is wrong so far, of this user and of those before on the page.
@@ -275,8 +384,8 @@ impl<'a> UserAudit<'a> {
     }
 }
 
-fn tallies_of(sessions: &[SessionRow]) -> HashMap<i64, (Tally, String)> {
-    let tally = |session: &SessionRow| (session.id, (Tally::default(), session.node.clone()));
+fn tallies_of(sessions: &[SessionRow]) -> HashMap<i64, Tally> {
+    let tally = |session: &SessionRow| (session.id, Tally::default());
     sessions.iter().map(tally).collect()
 }
 
@@ -306,36 +415,56 @@ fn moved(entry: &EntryRow) -> Moved {
 
 impl Event {
     fn of_entry(user: &UserRow, entry: &EntryRow) -> Self {
-        let is_outgoing = entry.from_account == user.id;
-        let number = i64::try_from(change(user, entry)).unwrap_or(i64::MAX);
+        let is_usage = entry.kind == EntryKind::Usage.as_str();
+        // An entry moves the wallet by its amount, one way or the other, or not at all.
+        let number = match change(user, entry).signum() {
+            1 => entry.amount,
+            -1 => -entry.amount,
+            _ => 0,
+        };
         Self {
-            at: entry.at,
-            turn: if is_outgoing {
-                Self::OUTGOING
-            } else {
-                Self::INCOMING
-            },
+            version: entry.wallet_version,
+            turn: Self::ENTRY,
             id: entry.id,
+            at: entry.at,
             number,
+            session: entry.session_id.filter(|_| is_usage).unwrap_or(0),
+            others_from: i64::MAX,
         }
     }
 
-    fn of_start(session: &SessionRow) -> Self {
-        Self {
-            at: session.start_time,
-            turn: Self::START,
-            id: session.id,
-            number: session.end_time.unwrap_or(i64::MAX),
+    /// The last writes of the sessions whose versions are known.
+    fn of_sessions(sessions: &[SessionRow]) -> Vec<Self> {
+        let mut events: Vec<(Self, &SessionRow)> = sessions
+            .iter()
+            .filter_map(|session| Some((Self::of_session(session)?, session)))
+            .collect();
+        // A live session goes on past all that have ended.
+        events.sort_unstable_by_key(|(event, session)| {
+            (session.end_time.is_none(), event.version, event.id)
+        });
+        let mut earliest = i64::MAX;
+        for (event, session) in events.iter_mut().rev() {
+            event.others_from = earliest;
+            earliest = earliest.min(session.start_time);
         }
+        events.into_iter().map(|(event, _)| event).collect()
     }
 
-    fn of_depletion(session: &SessionRow) -> Option<Self> {
+    fn of_session(session: &SessionRow) -> Option<Self> {
         let is_depleted = session.end_reason.as_deref() == Some("depleted");
-        is_depleted.then_some(Self {
-            at: session.settled_at,
-            turn: Self::DEPLETION,
+        Some(Self {
+            version: session.wallet_version?,
+            turn: Self::SESSION,
             id: session.id,
-            number: session.tariff_credits,
+            at: session.settled_at,
+            number: if is_depleted {
+                session.tariff_credits
+            } else {
+                0
+            },
+            session: i64::from(session.end_time.is_some()),
+            others_from: i64::MAX,
         })
     }
 }

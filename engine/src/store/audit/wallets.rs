@@ -1,9 +1,9 @@
 //! What holds for a wallet: its ledger adds up (law 5), and its versions follow each other (law 7).
 
-use schema::ledger::EntryKind;
+use schema::{UserId, ledger::EntryKind};
 
 use super::{
-    Findings,
+    Findings, Place,
     rows::{EntryRow, UserRow},
 };
 
@@ -17,6 +17,10 @@ const REVENUE: i64 = -2;
 pub(super) struct Chain {
     sum: i128,
     changes_from_outside: u64,
+    /// The greatest instant of an entry.
+    latest: Option<i64>,
+    /// Whether the wallet began with a signup grant.
+    is_granted_at_signup: bool,
     /// The entry before: its id, version and balance.
     before: Option<(i64, i64, i64)>,
 }
@@ -32,8 +36,24 @@ impl Chain {
         self.changes_from_outside
     }
 
+    /// The greatest instant of an entry, if there is one.
+    pub(super) const fn latest(&self) -> Option<i64> {
+        self.latest
+    }
+
+    /// Whether the wallet began with a signup grant.
+    pub(super) const fn is_granted_at_signup(&self) -> bool {
+        self.is_granted_at_signup
+    }
+
     /// Checks the next entry.
-    pub(super) fn take(&mut self, user: &UserRow, entry: &EntryRow, findings: &mut Findings<'_>) {
+    pub(super) fn take(
+        &mut self,
+        user: &UserRow,
+        holder: UserId,
+        entry: &EntryRow,
+        findings: &mut Findings<'_>,
+    ) {
         let EntryRow {
             id,
             at,
@@ -45,49 +65,62 @@ impl Chain {
             balance_after,
             ..
         } = entry;
+        let place = || Place::of_user("ledger", *id, holder);
         if !is_rightly_directed(user, entry) {
+            let what = format!(
+                "entry {id} ({kind}) moves {amount} from account {from_account} to {to_account}"
+            );
             findings.add(
                 5,
-                format!(
-                    "entry {id} ({kind}) moves {amount} from account {from_account} to {to_account}"
-                ),
+                place(),
+                "an entry moves credits between the wrong accounts",
+                what,
             );
         }
         let change = change(user, entry);
         self.sum += change;
         self.changes_from_outside += u64::from(kind != EntryKind::Usage.as_str());
-        let expected = self.before.map_or(0, |(_, _, balance)| i128::from(balance)) + change;
+        self.latest = self.latest.max(Some(*at));
+        self.is_granted_at_signup |= kind == EntryKind::SignupGrant.as_str();
+        // A wallet begins with nothing.
+        let before = match self.before {
+            Some((_, _, balance)) => i128::from(balance),
+            None => 0,
+        };
+        let expected = before + change;
         if i128::from(*balance_after) != expected {
+            let what = format!("entry {id} leaves a balance of {balance_after}, not {expected}");
             findings.add(
                 5,
-                format!("entry {id} leaves a balance of {balance_after}, not {expected}"),
+                place(),
+                "the balances of the ledger don't follow each other",
+                what,
             );
         }
         if let Some((before, version, _)) = self
             .before
             .filter(|(before, version, _)| version >= wallet_version || before >= id)
         {
+            let what = format!(
+                "entry {before} is of wallet version {version}, and entry {id} after it of version {wallet_version}"
+            );
             findings.add(
                 7,
-                format!("entry {before} is of wallet version {version}, and entry {id} after it of version {wallet_version}"),
+                place(),
+                "ids and versions of entries have different orders",
+                what,
             );
         }
         if *wallet_version > user.version {
-            findings.add(
-                7,
-                format!(
-                    "entry {id} is of wallet version {wallet_version}, past version {}",
-                    user.version
-                ),
+            let what = format!(
+                "entry {id} is of wallet version {wallet_version}, past version {}",
+                user.version
             );
-        }
-        if *at > user.last_instant {
             findings.add(
                 7,
-                format!(
-                    "entry {id} is at {at}, past the last instant {}",
-                    user.last_instant
-                ),
+                place(),
+                "an entry is of a version that the wallet has not reached",
+                what,
             );
         }
         self.before = Some((*id, *wallet_version, *balance_after));

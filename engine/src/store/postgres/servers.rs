@@ -189,12 +189,18 @@ impl Servers {
             return false;
         }
         // So that there is time left to open another one.
-        let is_good = timeout(self.connect_timeout / 4, connection.ping()).await;
-        let is_good = matches!(is_good, Ok(Ok(())));
-        if !is_good {
-            self.lose();
+        match timeout(self.connect_timeout / 4, connection.ping()).await {
+            Ok(Ok(())) => true,
+            Ok(Err(_)) => {
+                self.lose();
+                false
+            }
+            // Silent, or busy: to open all connections anew would make a server busier.
+            Err(_) => {
+                self.search.notify_one();
+                false
+            }
         }
-        is_good
     }
 
     /// A copied instant is valid after any panic.

@@ -27,6 +27,15 @@ pub async fn passwords(means: &Means, number: usize, mut stream: TcpStream) -> i
     }
 }
 
+/// One log-in with that body after the other.
+pub async fn log_ins(means: &Means, mut stream: TcpStream, body: &str) -> io::Result<()> {
+    let log_in = request("POST", "/api/auth/login", "", body);
+    loop {
+        means.count();
+        ask(&mut stream, &log_in).await?;
+    }
+}
+
 /// A head that does not end.
 pub async fn slow_head(means: &Means, mut stream: TcpStream) -> io::Result<()> {
     means.count();

@@ -47,6 +47,12 @@ pub enum Attack {
     NeverRead,
     /// Requests with tokens that are none
     BadTokens,
+    /// Log-ins whose email no database takes
+    NulLogIns,
+    /// Log-ins whose JSON is broken
+    WrongJson,
+    /// Log-ins whose body is larger than allowed
+    LargeBodies,
     /// Connections that are closed as soon as they are open
     Churn,
     /// Ten thousand websockets from one address that says it is many
@@ -55,6 +61,15 @@ pub enum Attack {
 
 /// How many files one process may open here, with some to spare.
 const SOCKETS: usize = 10_000;
+
+/// The body of a log-in with a NUL in its email.
+const NUL_LOG_IN: &str = r#"{"email":"a\u0000@example.com","password":"correct horse"}"#;
+
+/// A body that begins like JSON.
+const WRONG_JSON: &str = r#"{"email":"a@example.com","password":"#;
+
+/// A body of this many bytes is more than `http.body_bytes_max` allows.
+const LARGE_BODY_BYTES: usize = 256 << 10;
 
 /// The receive buffer of who never reads, in bytes.
 const SMALL_BUFFER_BYTES: u32 = 4096;
@@ -91,6 +106,7 @@ impl Attack {
     const fn tasks(self) -> usize {
         match self {
             Self::Passwords | Self::Churn | Self::BadTokens => 64,
+            Self::NulLogIns | Self::WrongJson | Self::LargeBodies => 64,
             Self::SlowHeads | Self::SlowBodies => 2_000,
             Self::IdleSockets | Self::ForwardedFor => SOCKETS,
             Self::Pings | Self::Fragments | Self::Oversized => 100,
@@ -141,6 +157,7 @@ async fn attack_again_and_again(attack: Attack, means: &Means, number: usize) {
         // An attacker who is turned away at once tries some times a second, with each task.
         tokio::time::sleep(Duration::from_millis(match attack {
             Attack::Churn | Attack::Passwords | Attack::BadTokens => 1,
+            Attack::NulLogIns | Attack::WrongJson | Attack::LargeBodies => 1,
             Attack::IdleSockets | Attack::ForwardedFor => 60_000,
             _ => 200,
         }))
@@ -169,6 +186,9 @@ async fn once(
         Attack::SlowHeads => http::slow_head(means, stream).await,
         Attack::SlowBodies => http::slow_body(means, stream).await,
         Attack::BadTokens => http::bad_tokens(means, stream).await,
+        Attack::NulLogIns => http::log_ins(means, stream, NUL_LOG_IN).await,
+        Attack::WrongJson => http::log_ins(means, stream, WRONG_JSON).await,
+        Attack::LargeBodies => http::log_ins(means, stream, &"x".repeat(LARGE_BODY_BYTES)).await,
         Attack::Churn => http::churn(means, number, stream).await,
         Attack::NeverRead if number.is_multiple_of(2) => http::never_read(means, stream).await,
         Attack::NeverRead => sockets::never_read(means, number, stream).await,
