@@ -184,11 +184,11 @@ impl Access {
         };
         if let Some(ticket) = in_query("ticket")? {
             let shown_for = |user| match asked {
-                StreamAsked::Whether => Shown::ToAsk,
+                StreamAsked::Whether => Shown::Ask,
                 StreamAsked::After(position) if self.epochs.is_of(user, position.epoch) => {
-                    Shown::ToGoOn
+                    Shown::GoOn
                 }
-                StreamAsked::After(_) | StreamAsked::Anew => Shown::ToOpen,
+                StreamAsked::After(_) | StreamAsked::Anew => Shown::Open,
             };
             let (ring, now) = (self.ring(), self.clock.now());
             let bearer = self.tickets.redeem(&ring, &ticket, now, shown_for)?;

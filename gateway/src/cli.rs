@@ -1,7 +1,7 @@
 //! The command line: reads settings, then runs one command.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage or settings. A failure is one line on standard error, in
-//! the form of the log (see [`crate::voice`]).
+//! the form of the log (see `voice`).
 
 mod backup;
 mod credits;

@@ -148,6 +148,10 @@ enum Standing {
 }
 
 /// The standing of a file of this owner and mode.
+#[expect(
+    clippy::verbose_bit_mask,
+    reason = "permissions are written in octal digits"
+)]
 const fn standing(owner: u32, mode: u32, is_in_memory: bool) -> Standing {
     if mode & 0o022 != 0 {
         return Standing::Exposed { deed: "changed" };

@@ -66,11 +66,11 @@ pub enum TicketRefused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
     /// To open a stream, which uses it up.
-    ToOpen,
+    Open,
     /// To go on with a stream, by a client that has read it. It is used up too, if it wasn't.
-    ToGoOn,
+    GoOn,
     /// To see whether it would open a stream.
-    ToAsk,
+    Ask,
 }
 
 /// Makes tickets, and takes each once.
@@ -162,8 +162,8 @@ impl Tickets {
         let shown_for = shown_for(bearer.user);
         let comes_back_until = made.checked_add(COMES_BACK_FOR).unwrap_or(ends);
         let is_over = match shown_for {
-            Shown::ToGoOn => now >= comes_back_until,
-            Shown::ToOpen | Shown::ToAsk => now >= ends || process != self.process,
+            Shown::GoOn => now >= comes_back_until,
+            Shown::Open | Shown::Ask => now >= ends || process != self.process,
         };
         if is_over || now >= bearer.expires_at {
             return Err(TicketRefused::Invalid);
@@ -172,12 +172,12 @@ impl Tickets {
         used.forget_ended(now);
         if used.numbers.contains(&number) {
             return match shown_for {
-                Shown::ToGoOn => Ok(bearer),
-                Shown::ToOpen | Shown::ToAsk => Err(TicketRefused::Invalid),
+                Shown::GoOn => Ok(bearer),
+                Shown::Open | Shown::Ask => Err(TicketRefused::Invalid),
             };
         }
         // What has ended opens nothing, whether it was used or not.
-        if shown_for == Shown::ToAsk || now >= ends {
+        if shown_for == Shown::Ask || now >= ends {
             return Ok(bearer);
         }
         if used.numbers.len() >= self.used_max {
@@ -261,8 +261,8 @@ mod tests {
         let ring = tokens.ring();
         let ticket = tickets.issue(&ring, &bearer, ms(NOW)).unwrap();
         assert!(ticket.len() < TICKET_BYTES_MAX * 3 / 4, "{}", ticket.len());
-        let redeem = |ticket: &str| tickets.redeem(&ring, ticket, ms(NOW + 1), |_| Shown::ToOpen);
-        let ask = |ticket: &str| tickets.redeem(&ring, ticket, ms(NOW + 1), |_| Shown::ToAsk);
+        let redeem = |ticket: &str| tickets.redeem(&ring, ticket, ms(NOW + 1), |_| Shown::Open);
+        let ask = |ticket: &str| tickets.redeem(&ring, ticket, ms(NOW + 1), |_| Shown::Ask);
         assert_eq!(ask(&ticket), Ok(bearer.clone()));
         assert_eq!(redeem(&ticket), Ok(bearer.clone()));
         assert_eq!(redeem(&ticket), Err(TicketRefused::Invalid));
@@ -277,7 +277,7 @@ mod tests {
         let ring = tokens.ring();
         let check = |made: i64, used: i64, is_taken: bool| {
             let ticket = tickets.issue(&ring, &bearer, ms(made)).unwrap();
-            let redeemed = tickets.redeem(&ring, &ticket, ms(used), |_| Shown::ToOpen);
+            let redeemed = tickets.redeem(&ring, &ticket, ms(used), |_| Shown::Open);
             assert_eq!(redeemed.is_ok(), is_taken, "{made} {used}");
         };
         check(NOW, NOW + 29_999, true);
@@ -298,18 +298,15 @@ mod tests {
                 let redeemed = tickets.redeem(&ring, &ticket, ms(NOW + at), |_| shown);
                 redeemed.is_ok()
             };
-            assert!(
-                redeem(&here, Shown::ToGoOn, 0),
-                "it need not have been used"
-            );
-            assert!(!redeem(&here, Shown::ToOpen, 1), "but then it is used up");
+            assert!(redeem(&here, Shown::GoOn, 0), "it need not have been used");
+            assert!(!redeem(&here, Shown::Open, 1), "but then it is used up");
             for at in [1, 2, 29_999, 30_000, until - 1] {
-                assert!(redeem(&here, Shown::ToGoOn, at), "{at}");
-                assert!(redeem(&there, Shown::ToGoOn, at), "{at}");
-                assert!(!redeem(&here, Shown::ToOpen, at), "{at}");
-                assert!(!redeem(&there, Shown::ToOpen, at), "{at}");
+                assert!(redeem(&here, Shown::GoOn, at), "{at}");
+                assert!(redeem(&there, Shown::GoOn, at), "{at}");
+                assert!(!redeem(&here, Shown::Open, at), "{at}");
+                assert!(!redeem(&there, Shown::Open, at), "{at}");
             }
-            assert!(!redeem(&here, Shown::ToGoOn, until));
+            assert!(!redeem(&here, Shown::GoOn, until));
         }
     }
 
@@ -336,7 +333,7 @@ mod tests {
             &endless,
         ] {
             assert_eq!(
-                tickets.redeem(&ring, text, ms(NOW), |_| Shown::ToOpen),
+                tickets.redeem(&ring, text, ms(NOW), |_| Shown::Open),
                 Err(TicketRefused::Invalid),
                 "{text}"
             );
@@ -345,7 +342,7 @@ mod tests {
             tokens.read(&ticket, ms(NOW)).is_err(),
             "a ticket is no token"
         );
-        let redeemed = tickets.redeem(&ring, &ticket, ms(NOW), |_| Shown::ToOpen);
+        let redeemed = tickets.redeem(&ring, &ticket, ms(NOW), |_| Shown::Open);
         assert!(redeemed.is_ok());
 
         // A key that was retired takes its tickets with it.
@@ -354,7 +351,7 @@ mod tests {
         let id = new.id().clone();
         keys.push(new).unwrap();
         keys.make_current(&id);
-        let go_on = |ring: &KeyRing| tickets.redeem(ring, &ticket, ms(NOW), |_| Shown::ToGoOn);
+        let go_on = |ring: &KeyRing| tickets.redeem(ring, &ticket, ms(NOW), |_| Shown::GoOn);
         assert!(go_on(&keys).is_ok());
         keys.remove(&old);
         assert_eq!(go_on(&keys), Err(TicketRefused::Invalid));
@@ -362,13 +359,15 @@ mod tests {
 
     #[test]
     fn used_tickets_are_forgotten_when_they_have_ended() {
-        let mut tickets = Tickets::default();
-        tickets.used_max = 2;
+        let tickets = Tickets {
+            used_max: 2,
+            ..Tickets::default()
+        };
         let (tokens, _, bearer) = somebody(60_000);
         let ring = tokens.ring();
         let made = |at: i64| tickets.issue(&ring, &bearer, ms(at)).unwrap();
         let redeem = |ticket: &str, at: i64| {
-            let redeemed = tickets.redeem(&ring, ticket, ms(at), |_| Shown::ToOpen);
+            let redeemed = tickets.redeem(&ring, ticket, ms(at), |_| Shown::Open);
             redeemed.map(drop)
         };
         let (first, third) = (made(NOW), made(NOW + 10_000));

@@ -115,8 +115,9 @@ struct Claims {
     /// Tokens from before there were generations have none, and belong to the first.
     #[serde(default)]
     generation: i64,
-    /// Tokens from before accounts had keys have none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Tokens from before accounts had keys have none. The name is short since old clients put tokens into
+    /// addresses.
+    #[serde(rename = "ac", default, skip_serializing_if = "Option::is_none")]
     account: Option<String>,
     iat: Timestamp,
     nbf: Timestamp,

@@ -507,6 +507,9 @@ impl Wallet {
             Ok(instant) => instant,
             Err(error) => unreachable!("between two instants is none: {error}"),
         };
+        if !is_covered(UnixMillis::EPOCH) {
+            return Some(UnixMillis::EPOCH);
+        }
         if is_covered(UnixMillis::MAX) {
             return None;
         }

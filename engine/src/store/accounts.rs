@@ -36,8 +36,8 @@ pub(super) async fn create(
         user.email.as_str().into(),
         user.password_hash.clone().into(),
         user.grant.get().into(),
-        signup.created_at.get().into(),
-        signup.granted_at.get().into(),
+        signup.created.get().into(),
+        signup.granted.get().into(),
         account_key.to_string().into(),
     ];
     // Only the email's index says that somebody has it.
@@ -61,7 +61,7 @@ pub(super) async fn create(
         email: user.email,
         password_hash: user.password_hash,
         credits: user.grant,
-        created_at: signup.created_at,
+        created_at: signup.created,
         token_generation: TokenGeneration::default(),
         account_key,
     })
@@ -87,8 +87,8 @@ pub(super) async fn create_fixtures(
         random.into(),
         count.into(),
         grant.get().into(),
-        signup.created_at.get().into(),
-        signup.granted_at.get().into(),
+        signup.created.get().into(),
+        signup.granted.get().into(),
     ];
     let sql = Sql {
         postgres: "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < $2)
@@ -112,21 +112,21 @@ pub(super) async fn create_fixtures(
 /// When a user is created.
 struct Signup {
     /// What the creator's clock says, for people to read.
-    recorded_at: UnixMillis,
+    told: UnixMillis,
     /// The same, but no later than what a run has proved, once there was one.
-    created_at: UnixMillis,
+    created: UnixMillis,
     /// From when the first credits count: no later than what a run has proved. Before the first run
     /// nothing is.
-    granted_at: UnixMillis,
+    granted: UnixMillis,
 }
 
 impl Signup {
     async fn at(connection: &mut Connection, now: UnixMillis) -> Result<Self, StoreError> {
         let proved = runs::proved(connection).await?;
         Ok(Self {
-            recorded_at: now,
-            created_at: proved.map_or(now, |proved| now.min(proved)),
-            granted_at: now.min(proved.unwrap_or(UnixMillis::EPOCH)),
+            told: now,
+            created: proved.map_or(now, |proved| now.min(proved)),
+            granted: now.min(proved.unwrap_or(UnixMillis::EPOCH)),
         })
     }
 }
@@ -156,8 +156,8 @@ async fn grant_signup(
             &[
                 Value::Ints(users.to_vec()),
                 grant.get().into(),
-                signup.granted_at.get().into(),
-                signup.recorded_at.get().into(),
+                signup.granted.get().into(),
+                signup.told.get().into(),
             ],
         )
         .await?;

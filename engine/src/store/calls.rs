@@ -166,6 +166,11 @@ where
         let error = if is_unknown { error.of_commit() } else { error };
         (Err(error.into()), false)
     };
+    let result = result.map_err(|error| match E::of_store(&error) {
+        // The server has as much patience, and was a moment faster.
+        Some(cut) if cut.is_cut_off() => StoreError::TimedOut(timeout).into(),
+        _ => error,
+    });
     if let Err(error) = &result
         && let Some(error) = E::of_store(error)
     {

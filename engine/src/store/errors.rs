@@ -74,6 +74,14 @@ impl StoreError {
         }
     }
 
+    /// Whether the server cut the statement off because it took too long.
+    pub(super) fn is_cut_off(&self) -> bool {
+        let Self::Unavailable(sqlx::Error::Database(error)) = self else {
+            return false;
+        };
+        error.code().as_deref() == Some(postgres::QUERY_CANCELED)
+    }
+
     /// The same error of a COMMIT that was sent: unless the database says that it undid the
     /// transaction, nobody knows whether that is durable.
     pub(super) fn of_commit(self) -> Self {

@@ -478,9 +478,9 @@ pub struct RunSpan {
 /// A live session, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveSessionOf {
-    /// Its user.
+    /// The owner of the wallet that pays for the session.
     pub user: UserId,
-    /// Its id.
+    /// The number that the session was started under.
     pub session: SessionId,
     /// The node that serves it.
     pub node: NodeName,

@@ -73,9 +73,18 @@ pub(super) async fn open(
     let address = PostgresAddress::parse(address)?;
     let servers = Arc::new(Servers::new(&address, settings.connect_timeout));
     let mut connection = servers.connect_in_order().await?;
-    check_fitness(&mut connection).await?;
-    refuse_shared_sessions(&mut connection, &servers).await?;
-    migrate(&mut connection).await?;
+    // A server may fall silent right after it was reached, and no statement ends by itself.
+    let patience = settings.call_timeout.max(settings.connect_timeout);
+    let checks = async {
+        check_fitness(&mut connection).await?;
+        refuse_shared_sessions(&mut connection, &servers).await?;
+        is_up_to_date(&mut connection).await
+    };
+    let checked = timeout(patience, checks).await;
+    if !checked.map_err(|_| StoreError::TimedOut(patience))?? {
+        tracing::info!("bringing the database's schema up to date, once no other process does");
+        migrate(&mut connection).await?;
+    }
     connection.close().await?;
 
     let patience_ms = settings.call_timeout.as_millis().to_string();
@@ -169,8 +178,9 @@ pub(super) async fn exists(address: &str, settings: &StoreSettings) -> Result<bo
     let sql = "SELECT to_regclass('_sqlx_migrations') IS NOT NULL";
     let exists = sqlx::query_scalar(sql)
         .persistent(false)
-        .fetch_one(&mut connection)
-        .await?;
+        .fetch_one(&mut connection);
+    let exists = timeout(settings.call_timeout, exists).await;
+    let exists = exists.map_err(|_| StoreError::TimedOut(settings.call_timeout))??;
     connection.close().await?;
     Ok(exists)
 }
@@ -198,6 +208,23 @@ async fn limit(connection: &mut PgConnection, patience_ms: &str) -> Result<bool,
     row.try_get(row.len() - 1)
 }
 
+/// Whether the database can be written to, and there is nothing to migrate.
+async fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, StoreError> {
+    // `to_regclass` would be told the same in the transaction that migrates, whoever does so meanwhile.
+    let sql = "SELECT current_setting('transaction_read_only') = 'off' AND EXISTS
+                (SELECT FROM pg_class WHERE relname = '_sqlx_migrations' AND pg_table_is_visible(oid))";
+    if !sqlx::query_scalar(sql).fetch_one(&mut *connection).await? {
+        return Ok(false);
+    }
+    let sql = "SELECT version, checksum FROM _sqlx_migrations WHERE success ORDER BY version";
+    let applied: Vec<(i64, Vec<u8>)> = sqlx::query_as(sql).fetch_all(&mut *connection).await?;
+    let own = own_migrations();
+    Ok(applied.len() == own.len()
+        && own.iter().zip(&applied).all(|(own, (version, checksum))| {
+            own.version == *version && *own.checksum == checksum[..]
+        }))
+}
+
 /// One transaction around the lock, the check and the migrations: two processes don't both migrate, and
 /// whatever happens, the lock goes with the transaction.
 async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
@@ -223,6 +250,9 @@ async fn migrate(connection: &mut PgConnection) -> Result<(), StoreError> {
         .map_err(|error| migrations::explain(error, &migrator))?;
     Ok(transaction.commit().await?)
 }
+
+/// The SQLSTATE of a statement that took longer than `statement_timeout`, or that an operator ended.
+pub(super) const QUERY_CANCELED: &str = "57014";
 
 /// What an error of this SQLSTATE is about.
 /// See <https://www.postgresql.org/docs/current/errcodes-appendix.html>.

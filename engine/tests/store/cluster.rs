@@ -16,7 +16,7 @@ pub struct Cluster {
     server: Option<Child>,
 }
 
-/// A PgBouncer before a cluster. It is killed when it is dropped.
+/// A `PgBouncer` before a cluster. It is killed when it is dropped.
 pub struct Bouncer {
     _folder: TempDir,
     pub port: u16,
@@ -37,9 +37,9 @@ fn programs() -> PathBuf {
         .filter(|path| path.join("initdb").exists())
         .collect();
     found.sort();
-    found
-        .pop()
-        .expect("found no Postgres under /usr/lib/postgresql; scripts/packages postgresql")
+    found.pop().unwrap_or_else(|| {
+        panic!("found no Postgres under /usr/lib/postgresql: scripts/packages postgresql")
+    })
 }
 
 /// Postgres refuses to run as root, and then runs as Debian's user for it.

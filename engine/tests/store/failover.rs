@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Longer than anything takes, so that a test that fails ends.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn settings(address: String) -> StoreSettings {
     StoreSettings {
@@ -277,7 +277,7 @@ async fn wait_until(is_so: impl Fn() -> bool) {
     };
     timeout(PATIENCE, waiting)
         .await
-        .expect("it never came about");
+        .unwrap_or_else(|_| panic!("it never came about"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

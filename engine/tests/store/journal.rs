@@ -427,10 +427,13 @@ async fn a_superseded_run_writes_nothing(database: Arc<TestDatabase>) {
         epoch: 1,
         ..first
     };
-    assert!(matches!(
-        store.record(&stranger, None, &[]).await,
-        Err(StoreError::Superseded)
-    ));
+    assert!(
+        matches!(
+            store.record(&stranger, None, &[]).await,
+            Err(StoreError::WentBack)
+        ),
+        "a run that the database doesn't have is one that it lost"
+    );
 }
 
 async fn runs_of_a_node_follow_each_other(database: Arc<TestDatabase>) {

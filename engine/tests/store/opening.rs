@@ -15,6 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     on_both,
+    relay::{Cut, Relay},
     support::{self, Kind, TestDatabase, at, begin_run, credits, opening, version},
 };
 
@@ -192,6 +193,45 @@ async fn a_server_that_is_not_there_is_unavailable() {
     };
     let error = store::open(&settings).await.err().unwrap();
     assert!(error.is_transient(), "{error}");
+}
+
+/// Wherever a server falls silent while a store is opened, the opening ends; and so do the program's
+/// first questions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_falls_silent_is_given_up() {
+    let folder: TempDir = tempfile::tempdir().unwrap();
+    let Some(location) = support::new_location(Kind::Postgres, &folder).await else {
+        return;
+    };
+    let opened = store::open(&support::settings(location.clone())).await;
+    opened.unwrap().close().await;
+    let node = support::node("a");
+    let mut heard = 0;
+    for answers in 0.. {
+        let (relay, through) = Relay::before(&location).await;
+        relay.set_cut(Cut::Silence { answers });
+        let patience = Duration::from_millis(300);
+        let settings = StoreSettings {
+            connect_timeout: patience,
+            call_timeout: patience,
+            ..support::settings(through)
+        };
+        let using = async {
+            assert!(store::exists(&settings).await?);
+            let store = store::open(&settings).await?;
+            let asked = store.node_time(&node).await;
+            store.close().await;
+            asked
+        };
+        let used = tokio::time::timeout(Duration::from_secs(20), using).await;
+        match used.unwrap_or_else(|_| panic!("waits on after {answers} answers")) {
+            Ok(_) => break,
+            Err(error) => assert!(error.is_transient(), "after {answers} answers: {error}"),
+        }
+        heard = answers;
+    }
+    assert!(heard > 10, "{heard}");
+    support::drop_database(&location).await;
 }
 
 #[tokio::test]

@@ -198,7 +198,7 @@ async fn whatever_is_wrong_with_the_database_no_fact_is_refused() {
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = '{role}'"
         );
         let check = async |code: &str, harm: &str, remedy: &str| {
-            database.execute(&harm.replace("%", &role)).await.unwrap();
+            database.execute(&harm.replace('%', &role)).await.unwrap();
             database.execute(&cut).await.unwrap();
             let fact = Fact::Opening(opening(user, 1, 1, 10));
             // What was open may say first that it was ended.
@@ -215,7 +215,7 @@ async fn whatever_is_wrong_with_the_database_no_fact_is_refused() {
                 }
             }
             assert!(last.contains(code), "{code}: {last}");
-            database.execute(&remedy.replace("%", &role)).await.unwrap();
+            database.execute(&remedy.replace('%', &role)).await.unwrap();
         };
         check(
             "28P01",

@@ -22,6 +22,11 @@ pub enum Cut {
     AfterCommit,
     /// The server never gets COMMIT.
     BeforeCommit,
+    /// After so many answers of a connection the server seems to say nothing more, and the connection
+    /// stays open.
+    Silence {
+        answers: usize,
+    },
 }
 
 /// It ends when it is dropped.
@@ -103,6 +108,7 @@ async fn carry(client: TcpStream, state: Arc<State>) {
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
         (client.into_split(), server.into_split());
     let (mut asked, mut answered) = (vec![0; 65_536], vec![0; 65_536]);
+    let mut answers_before = 0;
     loop {
         tokio::select! {
             _ = generation.changed() => return,
@@ -114,7 +120,7 @@ async fn carry(client: TcpStream, state: Arc<State>) {
                 let is_cut = match cut {
                     Cut::AtBegin => asks(b"BEGIN"),
                     Cut::BeforeCommit => commits,
-                    Cut::Nowhere | Cut::AfterCommit => false,
+                    Cut::Nowhere | Cut::AfterCommit | Cut::Silence { .. } => false,
                 };
                 if is_cut {
                     return;
@@ -130,6 +136,11 @@ async fn carry(client: TcpStream, state: Arc<State>) {
             }
             read = from_server.read(&mut answered) => {
                 let Ok(count @ 1..) = read else { return };
+                let cut = *state.cut.lock().unwrap();
+                if matches!(cut, Cut::Silence { answers } if answers_before >= answers) {
+                    continue;
+                }
+                answers_before += 1;
                 if to_client.write_all(&answered[..count]).await.is_err() {
                     return;
                 }

@@ -64,9 +64,7 @@ pub enum Kind {
 /// Where a new database of this kind is; nothing where no server was given. Nothing is in it yet.
 pub async fn new_location(kind: Kind, folder: &TempDir) -> Option<StoreLocation> {
     match kind {
-        Kind::Sqlite => Some(StoreLocation::Sqlite(
-            folder.path().join("data").join("test.sqlite"),
-        )),
+        Kind::Sqlite => Some(StoreLocation::Sqlite(folder.path().join("test.sqlite"))),
         Kind::Postgres => {
             static NEXT: AtomicU32 = AtomicU32::new(0);
             let server = server()?;

@@ -48,7 +48,7 @@ mod tests {
     async fn what_comes_is_read_until_the_client_ends_or_has_had_its_time() {
         let (ours, mut theirs) = duplex(1024);
         let closing = tokio::spawn(close(ours));
-        theirs.write_all(&[b'x'; 1 << 20]).await.unwrap();
+        theirs.write_all(&vec![b'x'; 1 << 20]).await.unwrap();
         assert_eq!(theirs.read(&mut [0; 8]).await.unwrap(), 0, "our end");
         drop(theirs);
         closing.await.unwrap();

@@ -1,5 +1,5 @@
 //! A connection's stream while hyper has it: it counts what the client sends, and goes back to its
-//! owner when hyper drops it.
+//! owner when hyper drops it, with its end not yet sent.
 //!
 //! hyper drops the stream of a request that it can't read, or whose body was not wanted, as soon as the
 //! answer is written. What the client still sends would then make the system throw the answer away, so
@@ -125,8 +125,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Held<S> {
         Pin::new(self.stream()?).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.stream()?).poll_shutdown(context)
+    /// Sends what there is. The stream's end is the owner's to send, at a time of its choice.
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(context)
     }
 
     fn poll_write_vectored(

@@ -1,6 +1,6 @@
 //! The two text forms of metrics, and which one a scraper wants.
 //!
-//! The library writes OpenMetrics. What reads Prometheus's older text form alone (Telegraf, New Relic,
+//! The library writes `OpenMetrics`. What reads Prometheus's older text form alone (Telegraf, New Relic,
 //! `promtool check metrics`, all that use `expfmt`'s text parser) fails on its types `info` and `unknown`,
 //! and loses the whole scrape. So that form is made from the other.
 
@@ -11,7 +11,7 @@ use hyper::{HeaderMap, header::ACCEPT};
 /// A text form of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// OpenMetrics 1.0.0.
+    /// `OpenMetrics` 1.0.0.
     OpenMetrics,
     /// Prometheus's text form, version 0.0.4.
     Plain,

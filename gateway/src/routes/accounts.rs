@@ -93,9 +93,8 @@ pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Fail
     let from = ClientAddress::of(&request).network();
     let (parts, body) = request.into_parts();
     let mut fields = request::fields(&parts.headers, body, &app.http).await?;
-    let (email, password) = (fields.text("email")?, fields.text("password")?);
-    let email = emails::normal(&email);
-    let email = email.as_str();
+    let (given, password) = (fields.text("email")?, fields.text("password")?);
+    let email = emails::normal(&given);
     let refused = || {
         Failure::new(
             ErrorCode::InvalidCredentials,
@@ -104,9 +103,9 @@ pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Fail
     };
     // Nobody has such an email or password, so the database is not asked. All else is the same: it takes
     // as long and counts as a wrong password.
-    let may_exist = emails::may_be(email) && password.len() <= PASSWORD_BYTES_MAX;
+    let may_exist = emails::may_be(&email) && password.len() <= PASSWORD_BYTES_MAX;
     let record = if may_exist {
-        emails::find(app.engine.store().as_ref(), email).await?
+        emails::find(app.engine.store().as_ref(), &given).await?
     } else {
         None
     };
@@ -114,7 +113,7 @@ pub async fn log_in(app: &App, request: Request<Incoming>) -> Result<Reply, Fail
         Some(record) => app.access.token_of_owner(&parts.headers, record.id).await?,
         None => None,
     };
-    let attempt = begin_attempt(app, email, from, own_token.as_ref())?;
+    let attempt = begin_attempt(app, &email, from, own_token.as_ref())?;
     let stored = record
         .as_ref()
         .and_then(|record| record.password_hash.clone());

@@ -140,7 +140,7 @@ async fn while_nothing_can_be_written_no_outcome_is_promised() {
         let call = request(operation).token(&token);
         let call = call.json(&good_body(&format!("new.{email}")));
         let answer = call.send(&server).await;
-        assert_ne!(answer.header("retry-after"), "");
+        assert_ne!(answer.header("retry-after"), "", "{}", operation.path);
         answer.expect_failure(503, "outcome_unknown");
         hold.release().await;
         // What was given up by us still runs in the database for a moment.

@@ -1,7 +1,7 @@
 //! HTTP as no client means it: too slow, of two minds about its length, with more in a line than a
 //! line holds, and out for files that are none of the page's.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::Method;
 use serde_json::json;
@@ -342,8 +342,15 @@ async fn who_is_refused_again_and_again_is_held_back_and_nobody_else() {
         get("/api/auth/me").token("nonsense").send(&server).await;
     }
     assert_eq!(held_back().await, 0);
+    // What isn't HTTP is answered at once, and its connection lasts on: who waits for the end is held
+    // back, and who doesn't has all its places taken.
+    let began_at = Instant::now();
     let malformed = exchange(&server, b"nonsense\r\n\r\n").await;
     assert_eq!(parse(&malformed).status, 400);
+    assert!(
+        began_at.elapsed() >= Duration::from_millis(250),
+        "held back"
+    );
     for path in ["/api/nothing", "/api/sessions?limit=0"] {
         get(path).token(&token).send(&server).await;
     }

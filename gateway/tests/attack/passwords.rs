@@ -287,7 +287,8 @@ async fn so_many_may_sign_up_from_one_address() {
         if answer.status == 201 {
             made += 1;
         } else {
-            assert_eq!(answer.header("retry-after"), "1200");
+            let retry_after: u64 = answer.header("retry-after").parse().unwrap();
+            assert!((1..=1_200).contains(&retry_after), "{retry_after}");
             answer.expect_failure(429, "rate_limited");
         }
     }

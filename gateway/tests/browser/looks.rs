@@ -14,6 +14,10 @@ use serde_json::{Value, json};
 use crate::page::Page;
 
 /// A screen and how its user reads.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of a browser"
+)]
 struct Look {
     name: &'static str,
     width: u16,

@@ -204,7 +204,7 @@ impl Page {
         devtools(&self.client, command, parameters).await.unwrap();
     }
 
-    /// Presses a key, as WebDriver writes it, where the keyboard's focus is.
+    /// Presses a key, as `WebDriver` writes it, where the keyboard's focus is.
     pub(crate) async fn press(&self, key: &str) {
         let focused = self.client.active_element().await.unwrap();
         focused.send_keys(key).await.unwrap();

@@ -44,6 +44,8 @@ fn a_second_signal_ends_it_at_once() {
     serving.ask("GET", "/healthz", "", "");
     serving.signal("TERM");
     serving.wait_for_line("draining");
+    // What comes within two seconds is the same stop, sent twice.
+    std::thread::sleep(Duration::from_millis(2_100));
     serving.signal("TERM");
     let (code, log) = serving.wait();
     assert_eq!(code, Some(1), "{log}");

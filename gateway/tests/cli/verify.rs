@@ -21,6 +21,18 @@ fn execute(program: &Program, sql: &str) {
     });
 }
 
+/// What makes the trigger that refuses changes of the ledger, as it stands in the migration.
+fn trigger() -> &'static str {
+    let migration =
+        include_str!("../../../schema/migrations/sqlite/0001_wallets_sessions_ledger.sql");
+    let begin = migration
+        .find("CREATE TRIGGER ledger_refuses_update")
+        .unwrap();
+    let end = "END;";
+    let length = migration[begin..].find(end).unwrap() + end.len();
+    &migration[begin..begin + length]
+}
+
 #[test]
 fn wrong_caches_are_named_and_mended() {
     let program = Program::new();
@@ -63,10 +75,17 @@ fn wrong_caches_are_named_and_mended() {
         "user 2: the balance was set from 9 to 7",
         "user 4: left alone, its rows contradict each other: entry 4 leaves a balance of 7, not 8",
         "auditing again",
-        "2 violations",
+        "law 5, ledger trigger ledger_refuses_update: it is missing",
+        "3 violations",
     ];
     verify(&["--repair", "--yes"], 1, &mended);
-    execute(&program, "UPDATE ledger SET amount = 7 WHERE user_id = 4");
+    execute(
+        &program,
+        &format!(
+            "UPDATE ledger SET amount = 7 WHERE user_id = 4; {}",
+            trigger()
+        ),
+    );
     let mended = ["user 4: the balance was set from 9 to 7", "no violation"];
     verify(&["--repair", "--yes"], 0, &mended);
     verify(&["--repair", "--yes"], 0, &["no violation"]);

@@ -278,3 +278,22 @@ proptest! {
         }
     }
 }
+
+/// Found by chance: credits that were gone at the first instant of all were missed, where two sessions
+/// shared the wallet.
+#[test]
+fn a_debit_at_the_first_instant_of_all_counts_there() {
+    let start = |id| Command::Start {
+        id,
+        price: 1,
+        interval_ms: 1,
+        charged_at: ChargedAt::End,
+    };
+    let story = Story {
+        opening: 11,
+        credits: Vec::new(),
+        commands: vec![(0, start(2)), (0, Command::Debit(11)), (2, start(1))],
+        chores: Vec::new(),
+    };
+    story.check(News::Late);
+}

@@ -20,7 +20,7 @@ pub(super) struct Object {
     pub(super) table: String,
     /// What it is: "table", "column", "constraint", "index", "trigger", "function" or "rule".
     pub(super) kind: String,
-    /// Its name.
+    /// The name that the database knows it by, within its table.
     pub(super) name: String,
     /// What it says, in the words of the database.
     pub(super) definition: String,

@@ -58,7 +58,7 @@ impl<'a> Service<'a> {
             );
         }
         let start = self.run_at(*start_time);
-        if !start.is_some_and(|run| *start_time <= run.proved()) {
+        if start.is_none_or(|run| *start_time > run.proved()) {
             let what = format!(
                 "session {id} started at {start_time}, when no run of node {node} was there"
             );
@@ -95,7 +95,7 @@ impl<'a> Service<'a> {
         let next = self
             .runs
             .partition_point(|run| run.started_at <= *settled_at);
-        if !self.runs.get(next).is_some_and(|run| !run.resumes) {
+        if self.runs.get(next).is_none_or(|run| run.resumes) {
             let what = format!(
                 "session {id} was ended by the engine at {settled_at}, and no run after that ended what it found"
             );

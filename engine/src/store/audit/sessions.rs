@@ -24,7 +24,7 @@ pub(super) struct Used {
 pub(super) struct Tally {
     /// What its usage sums to.
     pub(super) used: i128,
-    /// Its usage.
+    /// The entries of kind `usage` among them.
     usage: Vec<Used>,
     /// What its refunds sum to.
     refunded: i128,
@@ -80,20 +80,17 @@ impl Case<'_> {
         self.check_refunds(findings);
         self.check_instants(findings);
         self.check_versions(findings);
-        match self.tariff() {
-            Some(tariff) => {
-                self.check_charge(tariff, findings);
-                self.check_usage(tariff, findings);
-            }
-            None => {
-                let what = format!("session {} has no tariff that makes sense", self.session.id);
-                findings.add(
-                    2,
-                    self.place(),
-                    "a session has no tariff that makes sense",
-                    what,
-                );
-            }
+        if let Some(tariff) = self.tariff() {
+            self.check_charge(tariff, findings);
+            self.check_usage(tariff, findings);
+        } else {
+            let what = format!("session {} has no tariff that makes sense", self.session.id);
+            findings.add(
+                2,
+                self.place(),
+                "a session has no tariff that makes sense",
+                what,
+            );
         }
         self.service.check(self.session, self.user, findings);
     }

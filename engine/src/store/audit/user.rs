@@ -328,26 +328,23 @@ impl<'a> UserAudit<'a> {
                     .add(7, place.clone(), "a slot has two live sessions", what);
             }
         }
-        match wallet_version {
-            Some(version) => {
-                let first = self.first_with_version.unwrap_or(i64::MAX);
-                self.first_with_version = Some(first.min(*start_time));
-                if !self.versions.insert(*version) {
-                    let what = format!(
-                        "session {id} was written last at version {version}, and so was another"
-                    );
-                    self.findings().add(
-                        7,
-                        place,
-                        "two sessions are of one version of the wallet",
-                        what,
-                    );
-                }
+        if let Some(version) = wallet_version {
+            let first = self.first_with_version.unwrap_or(i64::MAX);
+            self.first_with_version = Some(first.min(*start_time));
+            if !self.versions.insert(*version) {
+                let what = format!(
+                    "session {id} was written last at version {version}, and so was another"
+                );
+                self.findings().add(
+                    7,
+                    place,
+                    "two sessions are of one version of the wallet",
+                    what,
+                );
             }
-            None => {
-                self.last_without_version = self.last_without_version.max(Some(*start_time));
-                self.known.of_old_sessions += tally.silent_writes(session);
-            }
+        } else {
+            self.last_without_version = self.last_without_version.max(Some(*start_time));
+            self.known.of_old_sessions += tally.silent_writes(session);
         }
     }
 

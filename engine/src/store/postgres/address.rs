@@ -490,6 +490,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "it is a table")]
     fn every_form_of_libpq_is_read() {
         let check = |uri: &str, expected: &str| {
             let address =

@@ -105,8 +105,12 @@ impl Attack {
     /// How many tasks it takes.
     const fn tasks(self) -> usize {
         match self {
-            Self::Passwords | Self::Churn | Self::BadTokens => 64,
-            Self::NulLogIns | Self::WrongJson | Self::LargeBodies => 64,
+            Self::Passwords
+            | Self::Churn
+            | Self::BadTokens
+            | Self::NulLogIns
+            | Self::WrongJson
+            | Self::LargeBodies => 64,
             Self::SlowHeads | Self::SlowBodies => 2_000,
             Self::IdleSockets | Self::ForwardedFor => SOCKETS,
             Self::Pings | Self::Fragments | Self::Oversized => 100,
@@ -156,8 +160,12 @@ async fn attack_again_and_again(attack: Attack, means: &Means, number: usize) {
         }
         // An attacker who is turned away at once tries some times a second, with each task.
         tokio::time::sleep(Duration::from_millis(match attack {
-            Attack::Churn | Attack::Passwords | Attack::BadTokens => 1,
-            Attack::NulLogIns | Attack::WrongJson | Attack::LargeBodies => 1,
+            Attack::Churn
+            | Attack::Passwords
+            | Attack::BadTokens
+            | Attack::NulLogIns
+            | Attack::WrongJson
+            | Attack::LargeBodies => 1,
             Attack::IdleSockets | Attack::ForwardedFor => 60_000,
             _ => 200,
         }))

@@ -34,11 +34,10 @@ pub(super) fn parenthesised(text: &str) -> Option<(&str, &str)> {
     for (place, character) in inner.char_indices() {
         match (quote, character) {
             (Some(open), _) if open == character => quote = None,
-            (Some(_), _) => {}
             (None, '\'' | '"') => quote = Some(character),
             (None, '(') => depth += 1,
             (None, ')') => depth -= 1,
-            (None, _) => {}
+            (Some(_) | None, _) => {}
         }
         if depth == 0 {
             return Some((inner.get(..place)?, inner.get(place + 1..)?));

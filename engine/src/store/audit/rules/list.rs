@@ -173,6 +173,12 @@ fn accounts(rules: &mut Rules, bounds: Bounds) {
         32,
         "no token has the id in kept_token",
     );
+    // The database knows only what characters it has.
+    rules.plain(
+        laws::TRUTH,
+        "length(account_key) <> 32",
+        "account_key is not 32 digits, so no token opens the account",
+    );
     rules.plain(
         laws::TRUTH,
         "kept_token IS NOT NULL AND token_generation = 0",
