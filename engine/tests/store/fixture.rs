@@ -182,7 +182,8 @@ async fn a_past_without_an_end_leaves_nothing(database: Arc<TestDatabase>) {
         assert!(failed.to_string().contains("has ended after"), "{failed}");
     }
     assert_eq!(database.store.count_users().await.unwrap(), 0);
-    assert_eq!(database.store.latest_alive_at().await.unwrap(), None);
+    let recorded = database.store.node_time(&node("past")).await.unwrap();
+    assert_eq!(recorded, None);
     assert_eq!(definitions(&database).await, before);
     // And it can be tried again.
     let filled = fill(&database, size(SIZE), past()).await.unwrap();
@@ -198,7 +199,7 @@ async fn a_past_that_breaks_a_constraint_leaves_nothing(database: Arc<TestDataba
                 60_000,
                 (Usage, Some(9)),
                 [1, 6, 3],
-            )]))
+            )]));
         },
         // A version twice.
         |rows| {
@@ -207,7 +208,7 @@ async fn a_past_that_breaks_a_constraint_leaves_nothing(database: Arc<TestDataba
                 60_000,
                 (Grant, None),
                 [1, 5, 5],
-            )]))
+            )]));
         },
         // Nothing is moved.
         |rows| {
@@ -216,7 +217,7 @@ async fn a_past_that_breaks_a_constraint_leaves_nothing(database: Arc<TestDataba
                 60_000,
                 (Grant, None),
                 [0, 6, 4],
-            )]))
+            )]));
         },
     ];
     for spoil in bad {

@@ -191,7 +191,7 @@ struct CycleArguments {
     #[arg(long)]
     alone: bool,
     /// Tell how many statements Postgres was sent for each operation, and how long they took, by
-    /// pg_stat_statements
+    /// `pg_stat_statements`
     #[arg(long)]
     statements: bool,
 }

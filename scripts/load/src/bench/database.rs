@@ -218,17 +218,25 @@ fn copy_statement(name: &str, template: &str, is_logged_by_default: bool) -> Str
 fn statements_in(said: &str) -> anyhow::Result<Statements> {
     let mut statements = Statements::default();
     for line in said.lines().filter(|line| !line.is_empty()) {
-        let mut parts = line.splitn(3, '|');
+        let mut parts = line.splitn(4, '|');
         let mut part = || {
             parts
                 .next()
                 .with_context(|| format!("no statement: {line}"))
         };
+        // Postgres writes a boolean as t or f.
+        let is_top_level = part()? == "t";
         let (calls, took_ms, text) = (part()?.parse()?, part()?.parse()?, part()?);
-        statements.calls += calls;
-        statements.took_ms += took_ms;
+        // The time of a statement within a function is part of the time of its call.
+        let prefix = if is_top_level {
+            statements.calls += calls;
+            statements.took_ms += took_ms;
+            ""
+        } else {
+            "(within another) "
+        };
         if statements.longest.len() < STATEMENTS_NAMED {
-            let text: String = text.chars().take(100).collect();
+            let text = prefix.chars().chain(text.chars().take(100)).collect();
             statements.longest.push((text, calls, took_ms));
         }
     }

@@ -39,7 +39,7 @@ const MINUTE: Length = Length::seconds(60, 10);
 /// How many connections read balances.
 const READERS: usize = 64;
 /// The order in which users come is the same each time.
-const SEED: u64 = 0x6379_636c_65;
+const SEED: u64 = 0x0063_7963_6c65;
 
 /// What is done.
 #[derive(Clone, Debug)]
