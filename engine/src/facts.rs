@@ -234,6 +234,9 @@ pub struct WalletRecord {
     pub changes: Vec<BalanceChange>,
 }
 
+/// The version to read a wallet since that is not known yet: what it is now is all that matters.
+pub const FIRST_READING: WalletVersion = WalletVersion::new(i64::MAX);
+
 /// What the ledger says of a wallet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordedBalance {

@@ -32,7 +32,7 @@ use crate::{
     context::Context,
     count::Count,
     engine::BalanceError,
-    facts::{Fact, FactOutcome, Recording, WalletReading},
+    facts::{FIRST_READING, Fact, FactOutcome, Recording, WalletReading},
     journal::Entry,
     keys::RequestKey,
     metronome::Alarm,
@@ -47,9 +47,6 @@ const STAY: Millis = Millis::literal(1_000);
 
 /// The wait before something is tried again that failed for no reason of the caller's.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-
-/// The version to read a wallet since that is not known yet: what it is now is all that matters.
-pub const FIRST_READING: WalletVersion = WalletVersion::new(i64::MAX);
 
 /// What a caller asks of a user's session; routed by the supervisor.
 #[derive(Debug)]

@@ -18,9 +18,8 @@ use tokio::sync::oneshot;
 use crate::{
     context::Context,
     engine::{StartError, StopError},
-    session::{
-        FIRST_READING, Origin, Request, SessionActor, SessionArguments, SessionMessage, Watched,
-    },
+    facts::FIRST_READING,
+    session::{Origin, Request, SessionActor, SessionArguments, SessionMessage, Watched},
 };
 
 /// The wait before a failed session is started again, so that one that fails at once can't spin.

@@ -1,12 +1,13 @@
 //! The store's one implementation: which function answers which call, and as what unit.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use billing::Run;
 use schema::{
     Credits, EntryId, SessionId, UnixMillis, UserId, ledger::LedgerEntry, session::SessionRecord,
 };
+use tokio::sync::mpsc;
 
 use super::{
     AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure, LiveSessionOf,
@@ -17,6 +18,7 @@ use super::{
     connection::Unit,
     erasure,
     errors::Blame,
+    fixture::{self, Filled, PastRows, PastSize, Rows},
     history, journal, postgres, restored, retention, runs,
     setbacks::{self, Acknowledged},
     sqlite, tokens, wallets,
@@ -24,8 +26,8 @@ use super::{
 use crate::{
     clock::ClockReading,
     facts::{
-        FactOutcome, NodeName, NodeRun, NodeTime, ProcessId, RecordedBalance, Recording,
-        ResumePolicy, WalletAsked, WalletReading, WalletRecord,
+        FIRST_READING, FactOutcome, NodeName, NodeRun, NodeTime, ProcessId, RecordedBalance,
+        Recording, ResumePolicy, WalletAsked, WalletReading, WalletRecord,
     },
     keys::{IdempotencyKey, KeptAnswer},
     metrics::StoreErrors,
@@ -35,6 +37,8 @@ use crate::{
 const AUDIT_TIMEOUT: Duration = Duration::from_mins(15);
 /// How long voiding everybody's tokens may take: a million users are some seconds.
 const SKIP_TIMEOUT: Duration = Duration::from_mins(15);
+/// How long filling a database with a past may take.
+const FILL_TIMEOUT: Duration = Duration::from_hours(12);
 /// How many rows of a kind a repair has in memory at once.
 const REPAIR_ROWS: u32 = 20_000;
 
@@ -76,6 +80,20 @@ impl Database {
     ) -> Result<Resumption, StoreError> {
         self.call_for(SKIP_TIMEOUT, Unit::Write, move |connection| {
             Box::pin(restored::skip_ahead(connection, ids, wall, policy))
+        })
+        .await
+    }
+
+    /// Gives an unused database a past for load tests, all of it or nothing; see [`fixture`]. The past
+    /// ends when every sender of `rows` is gone.
+    pub async fn fill(
+        &self,
+        size: PastSize,
+        rows: mpsc::Receiver<PastRows>,
+    ) -> Result<Filled, StoreError> {
+        let rows = Rows::new(rows);
+        self.call_for(FILL_TIMEOUT, Unit::Write, move |connection| {
+            Box::pin(fixture::fill(connection, size, rows))
         })
         .await
     }
@@ -194,6 +212,16 @@ impl Database {
             outcome.ok_or_else(|| StoreError::Corrupt("a fact has no outcome".to_owned()))
         });
         outcomes.collect()
+    }
+
+    /// These wallets in their order, with all that is to know of them.
+    async fn look_closely(
+        &self,
+        asked: Vec<WalletAsked>,
+        unpaid_since: Option<UnixMillis>,
+    ) -> Result<Vec<Option<WalletReading>>, StoreError> {
+        self.snapshot(move |connection| Box::pin(wallets::wallets(connection, asked, unpaid_since)))
+            .await
     }
 
     /// Leaves word that the database went back, if that is what the error says.
@@ -366,8 +394,36 @@ impl Store for Database {
         unpaid_since: Option<UnixMillis>,
     ) -> Result<Vec<Option<WalletReading>>, StoreError> {
         let asked = asked.to_vec();
-        self.snapshot(move |connection| Box::pin(wallets::wallets(connection, asked, unpaid_since)))
-            .await
+        if matches!(self.pools, Pools::Sqlite(_)) {
+            return self.look_closely(asked, unpaid_since).await;
+        }
+        let first = asked.iter().filter(|asked| asked.since == FIRST_READING);
+        let first: Vec<i64> = first.map(|asked| asked.user.get()).collect();
+        let seen = if first.is_empty() {
+            HashMap::new()
+        } else {
+            self.read(move |connection| {
+                Box::pin(wallets::at_first_sight(connection, first, unpaid_since))
+            })
+            .await?
+        };
+        let seen_of = |asked: &WalletAsked| {
+            let reading = seen.get(&asked.user);
+            reading.filter(|_| asked.since == FIRST_READING)
+        };
+        let left = asked.iter().filter(|asked| seen_of(asked).is_none());
+        let left: Vec<WalletAsked> = left.copied().collect();
+        let mut closer = if left.is_empty() {
+            Vec::new()
+        } else {
+            self.look_closely(left, unpaid_since).await?
+        }
+        .into_iter();
+        let readings = asked.iter().map(|asked| match seen_of(asked) {
+            Some(reading) => Some(reading.clone()),
+            None => closer.next().flatten(),
+        });
+        Ok(readings.collect())
     }
 
     async fn adjust(&self, adjustment: Adjustment) -> Result<Adjusted, AdjustError> {

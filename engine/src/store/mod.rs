@@ -13,6 +13,7 @@
 //! SQL stands beside the function that runs it, and nowhere else.
 
 pub mod audit;
+pub mod fixture;
 
 mod backup;
 mod calls;
@@ -582,7 +583,7 @@ pub trait Store: Send + Sync + 'static {
     /// doesn't exist.
     async fn balances(&self, users: &[UserId]) -> Result<Vec<Option<RecordedBalance>>, StoreError>;
 
-    /// These wallets in their order, all of one state of the database; nothing for a user who isn't
+    /// These wallets in their order, each of one state of the database; nothing for a user who isn't
     /// there. With the unpaid sessions since an instant, if that is asked for.
     async fn wallets(
         &self,

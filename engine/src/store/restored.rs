@@ -101,7 +101,7 @@ async fn skip_session_ids(connection: &mut Connection, ids: u32) -> Result<i64, 
 }
 
 /// Skips ids that the database gives to new rows of `table` by itself.
-async fn skip_row_ids(
+pub(super) async fn skip_row_ids(
     connection: &mut Connection,
     table: &'static str,
     ids: u32,

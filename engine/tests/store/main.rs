@@ -16,6 +16,7 @@ mod cluster;
 mod damage;
 mod erasure;
 mod failover;
+mod fixture;
 mod journal;
 mod keys;
 mod opening;

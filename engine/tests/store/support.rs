@@ -203,6 +203,23 @@ impl TestDatabase {
         }
     }
 
+    /// The texts that the statement gives.
+    pub async fn texts(&self, sql: &str) -> Vec<String> {
+        let sql = AssertSqlSafe(sql.to_owned());
+        let texts = match &self.settings.location {
+            StoreLocation::Postgres(address) => {
+                let mut connection = PgConnection::connect(address).await.unwrap();
+                sqlx::query_scalar(sql).fetch_all(&mut connection).await
+            }
+            StoreLocation::Sqlite(path) => {
+                let options = SqliteConnectOptions::new().filename(path);
+                let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+                sqlx::query_scalar(sql).fetch_all(&mut connection).await
+            }
+        };
+        texts.unwrap()
+    }
+
     /// A second store on the same database, as another process would have.
     pub async fn another(&self) -> Arc<dyn Store> {
         store::open(&self.settings).await.unwrap()

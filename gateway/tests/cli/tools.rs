@@ -127,6 +127,56 @@ fn fixture_sessions_live_on_in_a_server() {
 }
 
 #[test]
+fn a_fixture_can_have_a_past() {
+    let program = Program::new();
+    let fixture = |users: &'static str, more: &[&'static str]| {
+        let usual = ["fixture", "--tokens", "tokens.txt", "--credits", "50"];
+        program.run(&[&usual[..], &["--users", users], more].concat())
+    };
+    fixture("5", &["--history", "0"]).fails_usage();
+    let out = fixture("300", &["--history", "3000", "--live-spread-ms", "100"]).ok();
+    assert!(out.contains("created 300 users with 50 credits"), "{out}");
+    assert!(out.contains("their past has 3000 sessions"), "{out}");
+    assert!(out.contains("each has a live session"), "{out}");
+    let audited = program.run(&["verify"]).ok();
+    assert!(
+        audited.contains("verified: 300 users, 3300 sessions"),
+        "{audited}"
+    );
+    assert!(audited.contains("15000 in wallets"), "{audited}");
+    fixture("5", &["--history", "5"]).fails(
+        1,
+        &["--history wants an unused database", "node main has run"],
+    );
+    // Others may come all the same.
+    fixture("5", &[]).ok();
+
+    let first = fs::read_to_string(program.dir().join("tokens.txt")).unwrap();
+    let serving = program.serve();
+    let token = first.lines().next().unwrap();
+    let start = serving.ask("POST", "/api/sessions/start", token, "");
+    assert!(start.contains(r#""startedAt":"#), "{start}");
+    drop(serving);
+    program.run(&["verify"]).ok();
+}
+
+#[test]
+fn a_past_is_not_for_a_database_of_real_users() {
+    let program = Program::new();
+    let serving = program.serve();
+    let account = r#"{"email":"ada@example.com","password":"correct horse battery"}"#;
+    serving.ask("POST", "/api/auth/signup", "", account);
+    drop(serving);
+    let words = "fixture --users 5 --credits 5 --tokens t --history 5";
+    let words: Vec<&str> = words.split(' ').collect();
+    program
+        .run(&words)
+        .fails(1, &["--history wants an unused database"]);
+    let audited = program.run(&["verify"]).ok();
+    assert!(audited.contains("0 sessions"), "{audited}");
+}
+
+#[test]
 fn credits_are_granted_once_for_each_key() {
     let program = Program::new();
     let serving = program.serve();

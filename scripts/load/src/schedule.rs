@@ -2,7 +2,8 @@
 //! session's start, downtime not counted; a fall that never came is infinitely late.
 //!
 //! The schedule is fixed by the first balance that a watcher gets and never moves, so a server that
-//! falls behind can't hide it.
+//! falls behind can't hide it. It counts from the instant of the start that is recorded, not from when
+//! anybody heard of it.
 
 use std::collections::BTreeMap;
 
@@ -198,6 +199,22 @@ mod tests {
         assert_eq!(due, [(2, 12_500_000), (3, 13_500_000)]);
         let due: Vec<_> = schedule.due(0, 11_500_001).collect();
         assert_eq!(due, [(1, 11_500_000)]);
+    }
+
+    #[test]
+    fn lateness_counts_from_the_start_whenever_its_reply_came() {
+        // Started at 20 s and told of while the second interval ran: there was no downtime.
+        let snapshot = Snapshot {
+            started_at: 20_000,
+            consumed: 2,
+            next_charge_at: 22_000,
+            ..Snapshot::EXAMPLE
+        };
+        let schedule = Schedule::of(&snapshot);
+        assert_eq!(schedule.downtime_ms(&snapshot), 0);
+        let due: Vec<_> = schedule.due(20_500_000, 23_000_001).collect();
+        let expected = [(1, 21_000_000), (2, 22_000_000), (3, 23_000_000)];
+        assert_eq!(due, expected);
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod adjust;
 mod read;
 
 pub(super) use adjust::{adjust, standing_of};
-pub(super) use read::{balances, live_wallets, wallets};
+pub(super) use read::{at_first_sight, balances, live_wallets, wallets};
 
 use read::wallet;
 

@@ -1,6 +1,6 @@
 //! Reading wallets whole: the user's row, the live sessions with their pauses, and what others did.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use billing::{
     BalanceChange, ChargedAt, Checkpoint, RecordedSession, Settled, SlotNumber, Span, Tariff,
@@ -9,7 +9,10 @@ use billing::{
 use schema::{Credits, CreditsChange, Millis, SessionId, UnixMillis, UserId};
 
 use crate::{
-    facts::{LiveSession, NodeName, RecordedBalance, WalletAsked, WalletReading, WalletRecord},
+    facts::{
+        FIRST_READING, LiveSession, NodeName, RecordedBalance, WalletAsked, WalletReading,
+        WalletRecord,
+    },
     store::{
         StoreError,
         connection::{Column, Connection, Sql, Value},
@@ -67,8 +70,7 @@ pub(super) async fn wallet(
     connection: &mut Connection,
     user: UserId,
 ) -> Result<Option<WalletRecord>, StoreError> {
-    // Nothing can have changed since a version that is never reached.
-    let since = WalletVersion::new(i64::MAX);
+    let since = FIRST_READING;
     let readings = wallets(connection, vec![WalletAsked { user, since }], None).await?;
     let reading = readings.into_iter().next().flatten();
     Ok(reading.map(|reading| reading.record))
@@ -100,6 +102,64 @@ pub(in crate::store) async fn balances(
     let balances = users.iter().map(|user| balances.get(&user.get()).copied());
     Ok(balances.collect())
 }
+
+/// A wallet at first sight in the database, once for each unpaid session.
+#[derive(sqlx::FromRow)]
+struct SightRow {
+    #[sqlx(flatten)]
+    wallet: WalletRow,
+    is_live: bool,
+    unpaid_end: Option<i64>,
+}
+
+/// What one statement tells of these users: the wallets of those without a live session, with the unpaid
+/// sessions since an instant. For Postgres, to which each round trip counts: most who start have none.
+pub(in crate::store) async fn at_first_sight(
+    connection: &mut Connection,
+    users: Vec<i64>,
+    unpaid_since: Option<UnixMillis>,
+) -> Result<HashMap<UserId, WalletReading>, StoreError> {
+    let rows: Vec<SightRow> = connection
+        .rows(
+            FIRST_SIGHT,
+            &[Value::Ints(users), unpaid_since.map(UnixMillis::get).into()],
+        )
+        .await?;
+    let mut readings: HashMap<UserId, WalletReading> = HashMap::new();
+    for row in rows.into_iter().filter(|row| !row.is_live) {
+        let reading = match readings.entry(UserId::new(row.wallet.id)?) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(WalletReading {
+                record: row.wallet.into_record(Vec::new(), Vec::new())?,
+                unpaid_ends: Vec::new(),
+            }),
+        };
+        if let Some(end) = row.unpaid_end {
+            reading.unpaid_ends.push(UnixMillis::new(end)?);
+        }
+    }
+    Ok(readings)
+}
+
+/// The statement of [`at_first_sight`]. For the unpaid sessions see [`unpaid_ends`].
+const FIRST_SIGHT: &str = "
+    SELECT owner.*, live.id IS NOT NULL AS is_live, unpaid.end_time AS unpaid_end
+    FROM (SELECT DISTINCT UNNEST($1::BIGINT[]) AS wallet) AS asked
+    CROSS JOIN LATERAL (
+        SELECT id, version, credits, last_instant, closing_at IS NOT NULL AS is_closing
+        FROM users WHERE id = wallet OFFSET 0
+    ) AS owner
+    LEFT JOIN LATERAL (
+        SELECT id FROM sessions WHERE user_id = wallet AND end_time IS NULL LIMIT 1
+    ) AS live ON TRUE
+    LEFT JOIN LATERAL (
+        SELECT * FROM sessions WHERE user_id = wallet AND start_time >= COALESCE(
+                (SELECT before.start_time FROM sessions AS before
+                 WHERE before.user_id = wallet AND before.start_time < $2
+                 ORDER BY before.start_time DESC, before.id DESC LIMIT 1), $2)
+            AND end_time > $2 AND end_reason = 'user' AND credits_consumed = 0 OFFSET 0
+    ) AS unpaid ON TRUE
+    ORDER BY unpaid.start_time DESC, unpaid.id DESC";
 
 /// These wallets in their order, with the changes from outside since the versions asked for, and with
 /// the unpaid sessions since an instant. A few statements, however many there are.
@@ -297,18 +357,30 @@ async fn with_live_sessions(
             .push(session.into_live(pauses)?);
     }
     let wallets = rows.into_iter().map(|row| {
-        Ok(WalletRecord {
-            user: UserId::new(row.id)?,
-            version: WalletVersion::new(row.version),
-            credits: Credits::new(row.credits)?,
-            last_instant: UnixMillis::new(row.last_instant)?,
-            is_closing: row.is_closing,
-            live: live.remove(&row.id).unwrap_or_default(),
-            since_checkpoints: changes.remove(&row.id).unwrap_or_default(),
-            changes: Vec::new(),
-        })
+        let live = live.remove(&row.id).unwrap_or_default();
+        let changes = changes.remove(&row.id).unwrap_or_default();
+        row.into_record(live, changes)
     });
     wallets.collect()
+}
+
+impl WalletRow {
+    fn into_record(
+        self,
+        live: Vec<LiveSession>,
+        since_checkpoints: Vec<BalanceChange>,
+    ) -> Result<WalletRecord, StoreError> {
+        Ok(WalletRecord {
+            user: UserId::new(self.id)?,
+            version: WalletVersion::new(self.version),
+            credits: Credits::new(self.credits)?,
+            last_instant: UnixMillis::new(self.last_instant)?,
+            is_closing: self.is_closing,
+            live,
+            since_checkpoints,
+            changes: Vec::new(),
+        })
+    }
 }
 
 /// What others changed of each of these users' balances since the last settlement of any session, or

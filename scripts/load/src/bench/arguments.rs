@@ -1,11 +1,12 @@
 //! What `load bench` takes, and the plans that follow from it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, Subcommand};
 
 use super::{
+    filled::{Home, Past},
     place::{Bench, StoreKind},
     workload::{
         Plan,
@@ -23,9 +24,22 @@ use super::{
 
 /// How often everything is done without `--runs`.
 const RUNS: usize = 5;
-/// How many connections start and stop: each waits for its operation to be durable, so that fewer would
-/// measure little but waiting.
-const CYCLE_CONNECTIONS: usize = 192;
+/// How many connections start and stop: one alone, as many as a small service has, and so many that
+/// each may wait for its operation to be durable while the server has enough to do.
+const CYCLE_CONNECTIONS: [usize; 3] = [1, 16, 192];
+/// How many users come and go, how many there are, and how many sessions they have had.
+const CYCLE_USERS: usize = 100_000;
+const POPULATION: usize = 1_000_000;
+const HISTORY: usize = 5_000_000;
+/// How many minutes are measured: the first and the last are told.
+const CYCLE_MINUTES: usize = 10;
+/// The same among all work loads, which take long enough.
+const CYCLE_MINUTES_OF_ALL: usize = 2;
+/// The same sizes with `--quick`.
+const QUICK_USERS: usize = 5_000;
+const QUICK_POPULATION: usize = 20_000;
+const QUICK_HISTORY: usize = 100_000;
+const QUICK_MINUTES: usize = 2;
 
 /// The arguments of `load bench`.
 #[derive(Args)]
@@ -51,6 +65,10 @@ pub struct BenchArguments {
     /// For how long each figure is measured, in seconds, in place of each work load's own time
     #[arg(long, value_name = "S", global = true)]
     seconds: Option<u64>,
+    /// The folder to keep filled databases in, for later calls; on Postgres they stay there too. Without
+    /// it they are filled once for all runs, and go in the end
+    #[arg(long, value_name = "FOLDER", global = true)]
+    filled: Option<PathBuf>,
     /// Another setting for the server, as its environment would have it; may be given again
     #[arg(long = "set", value_name = "NAME=VALUE", global = true)]
     settings: Vec<String>,
@@ -89,18 +107,18 @@ enum Workload {
         /// All balances fall at the same instant, instead of evenly over an interval
         #[arg(long, requires = "n")]
         together: bool,
+        /// How the sessions come about; by calls over HTTP they are staggered
+        #[arg(long, value_enum, default_value = "recorded")]
+        start: Start,
     },
     /// Start and stop, durable: operations a second, and their time
     ///
+    /// Users come in random order, each starts a session, stops it, and comes back much later, on a
+    /// database with a past. The first minute and the last are told, then a minute of a few warm users,
+    /// and one by fewer connections; and before and after, users without a session read balances.
+    ///
     /// On SQLite and on Postgres with Redis, unless --store picks one.
-    Cycle {
-        /// How many connections
-        #[arg(long, value_name = "C", default_value_t = CYCLE_CONNECTIONS)]
-        connections: usize,
-        /// How many users take turns [default: one for each connection]
-        #[arg(long, value_name = "N")]
-        users: Option<usize>,
-    },
+    Cycle(CycleArguments),
     /// Live balances over HTTP: requests a second, and their time
     Read {
         /// How many connections
@@ -109,6 +127,9 @@ enum Workload {
         /// How many users have a live session
         #[arg(long, value_name = "N", default_value_t = 1_000)]
         n: usize,
+        /// How many users have none; they and the others are read in turn
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        idle: usize,
     },
     /// Watchers of whom 5 % never read, beside the same without them
     Slow {
@@ -140,6 +161,66 @@ enum Workload {
     All,
 }
 
+/// The arguments of `load bench cycle`.
+#[derive(Args, Clone, Debug)]
+struct CycleArguments {
+    /// How many connections. Of several, the last does the whole time, each other one a minute after it
+    #[arg(long, value_name = "C,C,…", value_delimiter = ',', default_values_t = CYCLE_CONNECTIONS,
+        value_parser = parse_count)]
+    connections: Vec<usize>,
+    /// How many users come and go, at least two for each connection
+    /// [default: 100000, or 5000 with --quick]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    users: Option<usize>,
+    /// How many sessions they and others have had; 0 for a fresh database
+    /// [default: 5000000, or 100000 with --quick]
+    #[arg(long, value_name = "N")]
+    history: Option<usize>,
+    /// How many users there are, also those who don't come [default: 1000000, or 20000 with --quick;
+    /// without a past, those who come]
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    population: Option<usize>,
+    /// How many minutes the whole time has [default: 10, or 2 with --quick]; --seconds sets what a
+    /// minute is, 60 or with --quick 10
+    #[arg(long, value_name = "M", value_parser = parse_count)]
+    minutes: Option<usize>,
+    /// Vacuum and analyse Postgres before; as it was filled it has no statistics
+    #[arg(long)]
+    vacuumed: bool,
+    /// Leave out the few warm users and the idle ones
+    #[arg(long)]
+    alone: bool,
+    /// Tell how many statements Postgres was sent for each operation, and how long they took, by
+    /// `pg_stat_statements`
+    #[arg(long)]
+    statements: bool,
+}
+
+impl CycleArguments {
+    /// Those among all work loads.
+    fn of_all() -> Self {
+        Self {
+            connections: CYCLE_CONNECTIONS.to_vec(),
+            users: None,
+            history: None,
+            population: None,
+            minutes: Some(CYCLE_MINUTES_OF_ALL),
+            vacuumed: false,
+            alone: false,
+            statements: false,
+        }
+    }
+}
+
+/// A count of at least one.
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1 is needed".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err(format!("{text} is no whole number")),
+    }
+}
+
 impl BenchArguments {
     /// How often everything is done.
     pub fn rounds(&self) -> usize {
@@ -165,20 +246,32 @@ impl BenchArguments {
                 .collect::<anyhow::Result<_>>()?,
             window: self.seconds.map(Duration::from_secs),
             is_quick: self.quick,
+            filled: Arc::new(Home::new(self.filled.as_deref())?),
         })
     }
 
     /// What is to be done.
-    pub fn plans(&self) -> Vec<Plan> {
-        match &self.workload {
+    pub fn plans(&self) -> anyhow::Result<Vec<Plan>> {
+        Ok(match &self.workload {
             Workload::Sessions { n, start } => self.sessions(*n, *start),
             Workload::Watch {
                 n,
                 watched,
                 together,
-            } => self.watch(*n, *watched, *together),
-            Workload::Cycle { connections, users } => self.cycle(*connections, *users),
-            Workload::Read { connections, n } => self.read(*connections, *n),
+                start,
+            } => {
+                ensure!(
+                    !together || *start == Start::Recorded,
+                    "by calls no two sessions start --together"
+                );
+                self.watch(*n, *watched, *together, *start)
+            }
+            Workload::Cycle(cycle) => self.cycle(cycle)?,
+            Workload::Read {
+                connections,
+                n,
+                idle,
+            } => self.read(*connections, *n, *idle)?,
             Workload::Slow { n } => self.slow(*n),
             Workload::Storm { n } => self.storm(*n),
             Workload::Drain { n } => self.drain(*n),
@@ -186,9 +279,9 @@ impl BenchArguments {
             Workload::Criterion => self.criterion(),
             Workload::All => [
                 self.sessions(None, Start::Calls),
-                self.watch(None, None, false),
-                self.cycle(CYCLE_CONNECTIONS, None),
-                self.read(64, 1_000),
+                self.watch(None, None, false, Start::Recorded),
+                self.cycle(&CycleArguments::of_all())?,
+                self.read(64, 1_000, 0)?,
                 self.slow(2_000),
                 self.storm(10_000),
                 self.drain(10_000),
@@ -196,7 +289,7 @@ impl BenchArguments {
                 self.criterion(),
             ]
             .concat(),
-        }
+        })
     }
 
     fn store(&self) -> StoreKind {
@@ -212,28 +305,59 @@ impl BenchArguments {
         })]
     }
 
-    fn cycle(&self, connections: usize, users: Option<usize>) -> Vec<Plan> {
+    fn cycle(&self, cycle: &CycleArguments) -> anyhow::Result<Vec<Plan>> {
         let both = [StoreKind::Sqlite, StoreKind::Postgres];
         let stores = both
             .into_iter()
             .filter(|store| self.store.is_none_or(|wanted| wanted == *store));
-        let connections = connections.max(1);
+        let usual = |usual, quick| if self.quick { quick } else { usual };
+        let users = cycle.users.unwrap_or(usual(CYCLE_USERS, QUICK_USERS));
+        let history = cycle.history.unwrap_or(usual(HISTORY, QUICK_HISTORY));
+        let population = match cycle.population {
+            Some(population) => population,
+            None if history == 0 => users,
+            None => usual(POPULATION, QUICK_POPULATION).max(users),
+        };
+        ensure!(
+            population >= users,
+            "--users {users} can't come of a --population of {population}"
+        );
+        let most = cycle.connections.iter().copied().max().unwrap_or(1);
+        ensure!(
+            users >= 2 * most,
+            "{most} connections need at least {} --users, so that somebody is away",
+            2 * most
+        );
+        let past = (history > 0 || population > users).then_some(Past {
+            population,
+            sessions: history,
+        });
         let plan = |store| {
             Plan::Cycle(CyclePlan {
                 store,
-                connections,
-                users: users.unwrap_or(connections).max(connections),
+                connections: cycle.connections.clone(),
+                users,
+                past,
+                minutes: cycle.minutes.unwrap_or(usual(CYCLE_MINUTES, QUICK_MINUTES)),
+                is_vacuumed: cycle.vacuumed,
+                is_alone: cycle.alone,
+                counts_statements: cycle.statements && store == StoreKind::Postgres,
             })
         };
-        stores.map(plan).collect()
+        Ok(stores.map(plan).collect())
     }
 
-    fn read(&self, connections: usize, users: usize) -> Vec<Plan> {
-        vec![Plan::Read(ReadPlan {
+    fn read(&self, connections: usize, live: usize, idle: usize) -> anyhow::Result<Vec<Plan>> {
+        ensure!(
+            live + idle > 0,
+            "nobody's balance is to be read: give --n or --idle"
+        );
+        Ok(vec![Plan::Read(ReadPlan {
             store: self.store(),
             connections: connections.max(1),
-            users: users.max(1),
-        })]
+            live,
+            idle,
+        })])
     }
 
     fn slow(&self, watched: usize) -> Vec<Plan> {
@@ -275,13 +399,20 @@ impl BenchArguments {
         })]
     }
 
-    fn watch(&self, n: Option<usize>, watched: Option<usize>, together: bool) -> Vec<Plan> {
+    fn watch(
+        &self,
+        n: Option<usize>,
+        watched: Option<usize>,
+        together: bool,
+        start: Start,
+    ) -> Vec<Plan> {
         let plan = |sessions: usize, watched: usize, phases| {
             Plan::Watch(WatchPlan {
                 store: self.store(),
                 sessions,
                 watched: watched.clamp(1, sessions),
                 phases,
+                start,
             })
         };
         let phases = if together {
@@ -291,6 +422,7 @@ impl BenchArguments {
         };
         match n {
             Some(n) => vec![plan(n.max(1), watched.unwrap_or(n), phases)],
+            None if start == Start::Calls => vec![plan(10_000, 10_000, Phases::Spread)],
             None => vec![
                 plan(10_000, 1_000, Phases::Spread),
                 plan(10_000, 10_000, Phases::Spread),
@@ -313,4 +445,88 @@ pub fn command_line() -> String {
         }
     }
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        bench: BenchArguments,
+    }
+
+    fn plans(line: &str) -> Result<Vec<Plan>, String> {
+        let words = ["bench"].into_iter().chain(line.split(' '));
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        line.bench.plans().map_err(|error| error.to_string())
+    }
+
+    fn cycle(line: &str) -> CyclePlan {
+        match plans(line).unwrap().last() {
+            Some(Plan::Cycle(plan)) => plan.clone(),
+            other => panic!("no cycle but {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_cycle_is_that_of_a_customer_by_default() {
+        let plan = cycle("cycle");
+        assert_eq!(plans("cycle").unwrap().len(), 2);
+        assert_eq!((plan.users, plan.minutes), (100_000, 10));
+        assert_eq!(plan.connections, [1, 16, 192]);
+        let past = Past {
+            population: 1_000_000,
+            sessions: 5_000_000,
+        };
+        assert_eq!(plan.past, Some(past));
+        assert!(!plan.is_vacuumed && !plan.is_alone && !plan.counts_statements);
+        let quick = cycle("cycle --quick");
+        assert_eq!((quick.users, quick.minutes), (5_000, 2));
+    }
+
+    #[test]
+    fn a_cycle_can_be_fresh_small_and_alone() {
+        let plan = cycle(
+            "cycle --history 0 --users 50 --connections 8 --minutes 3 --alone --statements --store postgres",
+        );
+        assert_eq!((plan.users, plan.past, plan.minutes), (50, None, 3));
+        assert_eq!(plan.connections, [8]);
+        assert!(plan.is_alone && plan.counts_statements);
+        assert!(!cycle("cycle --statements --store sqlite").counts_statements);
+        let plan = cycle("cycle --history 0 --users 400 --population 900");
+        assert_eq!(plan.past.map(|past| past.population), Some(900));
+        // There are at least as many as come.
+        let plan = cycle("cycle --users 2000000");
+        assert_eq!(plan.past.map(|past| past.population), Some(2_000_000));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_in_words() {
+        let check = |line: &str, word: &str| {
+            let error = plans(line).unwrap_err();
+            assert!(error.contains(word), "{line}: {error}");
+        };
+        check("cycle --users 383", "384 --users");
+        check("cycle --users 1000 --population 999", "--population");
+        check("cycle --connections 1,0", "at least 1");
+        check("cycle --minutes 0", "at least 1");
+        check("cycle --users many", "no whole number");
+        check("read --n 0", "--idle");
+        check("watch --n 9 --together --start calls", "--together");
+    }
+
+    #[test]
+    fn idle_users_are_read_too() {
+        let read = |line: &str| match plans(line).unwrap()[..] {
+            [Plan::Read(ReadPlan { live, idle, .. })] => (live, idle),
+            ref other => panic!("no read but {other:?}"),
+        };
+        assert_eq!(read("read"), (1_000, 0));
+        assert_eq!(read("read --idle 7"), (1_000, 7));
+        assert_eq!(read("read --n 0 --idle 7"), (0, 7));
+    }
 }

@@ -24,6 +24,8 @@ pub enum Unit {
     PerSecond,
     /// Percent of one processor.
     PercentOfCore,
+    /// One thing for each of another.
+    Ratio,
     /// Things.
     Count,
 }
@@ -126,6 +128,7 @@ impl Unit {
             Self::Bytes => bytes(number),
             Self::PerSecond => format!("{}/s", whole(number)),
             Self::PercentOfCore => format!("{number:.2} %"),
+            Self::Ratio => with_digits(number, ""),
             Self::Count => whole(number),
         }
     }
@@ -139,6 +142,7 @@ impl Unit {
             Self::Bytes => "bytes",
             Self::PerSecond => "per second",
             Self::PercentOfCore => "percent of one processor",
+            Self::Ratio => "ratio",
             Self::Count => "count",
         }
     }
@@ -320,6 +324,7 @@ mod tests {
         check(Unit::Bytes, 9.1e9, "9.10 GB");
         check(Unit::PerSecond, 12_345.6, "12,346/s");
         check(Unit::PercentOfCore, 0.123, "0.12 %");
+        check(Unit::Ratio, 0.947, "0.95");
         check(Unit::Count, 0.0, "0");
         check(Unit::Count, 1_000_000.0, "1,000,000");
     }

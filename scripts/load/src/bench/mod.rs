@@ -19,6 +19,7 @@
 mod arguments;
 mod database;
 mod figures;
+mod filled;
 mod machine;
 mod place;
 mod plot;
@@ -42,7 +43,7 @@ use workload::Plan;
 /// Runs the command.
 pub fn run(arguments: &BenchArguments) -> anyhow::Result<ExitCode> {
     place::raise_file_limit()?;
-    let plans = arguments.plans();
+    let plans = arguments.plans()?;
     let bench = arguments.bench()?;
     let uses_postgres = plans
         .iter()

@@ -6,13 +6,17 @@ use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
-use super::database::Database;
+use super::{
+    database::{Database, Statements},
+    filled::{Home, Past},
+};
 use crate::{control, process::ProcessId, users::Users};
 
 /// How long the program may take to begin or to end. A million sessions take a while.
@@ -52,6 +56,8 @@ pub struct Bench {
     pub window: Option<Duration>,
     /// Whether the shorter of a work load's own times is used.
     pub is_quick: bool,
+    /// Where databases with a past are kept.
+    pub filled: Arc<Home>,
 }
 
 /// A work load's own times for a measurement.
@@ -112,9 +118,33 @@ impl Place {
         store: StoreKind,
         settings: &[(&str, String)],
     ) -> anyhow::Result<Self> {
+        Self::with_copy_of(None, bench, store, settings)
+    }
+
+    /// A place whose database has a past, and so many of its users, who have the same credits as those
+    /// of all work loads.
+    pub fn with_past(
+        bench: &Bench,
+        store: StoreKind,
+        settings: &[(&str, String)],
+        past: Past,
+        users: usize,
+    ) -> anyhow::Result<(Self, Users)> {
+        let filled = bench.filled.get(bench, store, past)?;
+        let place = Self::with_copy_of(filled.template(), bench, store, settings)?;
+        filled.copy_to(&place.folder.path().join("data"))?;
+        Ok((place, filled.users(users)?))
+    }
+
+    fn with_copy_of(
+        template: Option<&str>,
+        bench: &Bench,
+        store: StoreKind,
+        settings: &[(&str, String)],
+    ) -> anyhow::Result<Self> {
         let database = match store {
             StoreKind::Sqlite => None,
-            StoreKind::Postgres => Some(Database::create()?),
+            StoreKind::Postgres => Some(Database::create(template)?),
         };
         let own = settings
             .iter()
@@ -127,6 +157,23 @@ impl Place {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?)),
             starts: 0,
         })
+    }
+
+    /// Vacuums and analyses the database, where that makes a difference.
+    pub fn vacuum(&self) -> anyhow::Result<()> {
+        self.database.as_ref().map_or(Ok(()), Database::vacuum)
+    }
+
+    /// Begins to count the database's statements, where it is Postgres.
+    pub fn count_statements(&self) -> anyhow::Result<()> {
+        let database = self.database.as_ref();
+        database.map_or(Ok(()), Database::count_statements)
+    }
+
+    /// What they came to since.
+    pub fn statements(&self) -> anyhow::Result<Option<Statements>> {
+        let database = self.database.as_ref();
+        database.map(Database::statements).transpose()
     }
 
     /// Makes users with so many credits each, who have a live session if a spread of their starts is
@@ -200,15 +247,10 @@ impl Place {
 
     /// The program with this command, all our settings, and none from the environment.
     fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = program_command(&self.program, name, self.folder.path());
         command
-            .arg(name)
-            .current_dir(self.folder.path())
-            .env_clear()
-            .env("DATA_DIR", self.folder.path().join("data"))
             .env("PORT", self.address.port().to_string())
-            .envs(self.settings.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null());
+            .envs(self.settings.iter().map(|(name, value)| (name, value)));
         if let Some(database) = &self.database {
             command
                 .env("DATABASE_URL", database.address())
@@ -216,6 +258,18 @@ impl Place {
         }
         command
     }
+}
+
+/// The program with this command in this folder, where it keeps its data, without any settings.
+pub fn program_command(program: &Path, name: &str, folder: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg(name)
+        .current_dir(folder)
+        .env_clear()
+        .env("DATA_DIR", folder.join("data"))
+        .stdin(Stdio::null());
+    command
 }
 
 impl Server {

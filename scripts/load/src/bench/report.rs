@@ -290,7 +290,10 @@ mod tests {
     use super::*;
     use crate::bench::{
         place::StoreKind,
-        workload::watch::{Phases, WatchPlan},
+        workload::{
+            sessions::Start,
+            watch::{Phases, WatchPlan},
+        },
     };
 
     fn report(late: &[f64]) -> Report {
@@ -299,6 +302,7 @@ mod tests {
             sessions: 10_000,
             watched: 1_000,
             phases: Phases::Spread,
+            start: Start::Recorded,
         });
         let run = |(number, late): (usize, &f64)| {
             let mut outcome = Outcome::default();

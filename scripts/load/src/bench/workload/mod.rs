@@ -1,7 +1,7 @@
 //! The work loads. Each runs a server of its own in a place of its own, and says in its plan's `name`
 //! what was done and in `goals` what is wanted of it.
 
-mod shared;
+pub mod shared;
 mod traffic;
 
 pub mod criterion;
@@ -20,7 +20,7 @@ use super::{
 };
 
 /// A work load with its sizes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Plan {
     /// Live sessions that nobody watches.
     Sessions(sessions::SessionsPlan),

@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// How long calls are made before any counts.
-const WARM_UP: Duration = Duration::from_secs(3);
+pub const WARM_UP: Duration = Duration::from_secs(3);
 /// How long each loop is measured.
-const MEASURED_FOR: Length = Length::seconds(10, 6);
+pub const MEASURED_FOR: Length = Length::seconds(10, 6);
 /// Which part of the closed loop's rate the open one has, in percent.
 const OPEN_PERCENT: u32 = 70;
 
@@ -43,10 +43,7 @@ pub fn measure(
     let mut callers = Callers::connect(server.address, connections)?;
     callers.run(work, Pace::Closed(Some(WARM_UP)))?;
 
-    work.reset();
-    let window = Window::open(server.process())?;
-    callers.run(work, Pace::Closed(Some(length)))?;
-    let window = window.close()?;
+    let window = closed_loop(server, &mut callers, work, length)?;
     let operations = total(work);
     let rate = window.per_second(operations);
     outcome.add("rate", "operations", Unit::PerSecond, rate);
@@ -54,14 +51,38 @@ pub fn measure(
     add_processor(outcome, &window, operations);
     outcome.add_micros("hiccup", "the machine's hiccups", &window.hiccups, 0);
     outcome.add_shares(&window);
+    open_loop(outcome, server, &mut callers, work, rate, length)
+}
 
+/// Has every connection make its next call as soon as the one before is answered, for so long.
+pub fn closed_loop(
+    server: &Server,
+    callers: &mut Callers,
+    work: &mut impl Counted,
+    length: Duration,
+) -> anyhow::Result<WindowSeen> {
+    work.reset();
+    let window = Window::open(server.process())?;
+    callers.run(work, Pace::Closed(Some(length)))?;
+    window.close()
+}
+
+/// Makes calls at a part of the rate that a closed loop had, and adds how long they take.
+pub fn open_loop(
+    outcome: &mut Outcome,
+    server: &Server,
+    callers: &mut Callers,
+    work: &mut impl Counted,
+    closed_rate: f64,
+    length: Duration,
+) -> anyhow::Result<()> {
     work.reset();
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a rate is positive and far below 2^32"
     )]
-    let per_second = (rate as u32 / 100 * OPEN_PERCENT).max(1);
+    let per_second = (closed_rate as u32 / 100 * OPEN_PERCENT).max(1);
     let window = Window::open(server.process())?;
     callers.run(
         work,
@@ -88,7 +109,8 @@ pub fn measure(
     Ok(())
 }
 
-fn total(work: &impl Counted) -> u64 {
+/// How many calls were counted.
+pub fn total(work: &impl Counted) -> u64 {
     work.counted().iter().map(|(_, _, took)| took.len()).sum()
 }
 
@@ -98,7 +120,8 @@ fn add_times(outcome: &mut Outcome, work: &impl Counted, key: usize, prefix: &st
     }
 }
 
-fn add_processor(outcome: &mut Outcome, window: &WindowSeen, operations: u64) {
+/// Adds what the server needed for so many operations.
+pub fn add_processor(outcome: &mut Outcome, window: &WindowSeen, operations: u64) {
     outcome.add(
         "cpu_per_1000",
         "server's processor time per 1,000 operations",

@@ -2,20 +2,30 @@
 //!
 //! The sessions are recorded with exact starts, by the program's own `fixture`, and taken over by a
 //! server: all at one instant, or evenly over one interval. By calls over HTTP no two would start at the
-//! same instant.
+//! same instant. Or they are started by calls all the same, over one interval: then there was no
+//! downtime, and a deduction is due whole intervals after the start that the server told, to the
+//! millisecond.
 
 use std::time::{Duration, Instant};
 
-use super::shared::{self, CREDITS, INTERVAL, PATIENCE, SETTLE};
+use anyhow::bail;
+
+use super::{
+    sessions::Start,
+    shared::{self, CREDITS, INTERVAL, PATIENCE, SETTLE},
+};
 use crate::{
     bench::{
         figures::{Goal, Outcome, Unit, number, number_of},
-        place::{Bench, Length, Place, StoreKind},
+        place::{Bench, Length, Place, Server, StoreKind},
         timeline::{Sampler, Timeline},
         window::Window,
     },
+    calls::{Callers, Pace},
     fleet::Fleet,
-    schedule::{Rule, Score},
+    for_all::ForAll,
+    schedule::{Rule, Schedule, Score},
+    users::Users,
 };
 
 /// The window without sockets, in which the server's own work is measured.
@@ -43,14 +53,17 @@ pub struct WatchPlan {
     pub watched: usize,
     /// When their balances fall.
     pub phases: Phases,
+    /// How they come about. By calls they are spread.
+    pub start: Start,
 }
 
 impl WatchPlan {
     /// What tells it from others of its kind.
     pub fn name(&self) -> String {
-        let phases = match self.phases {
-            Phases::Spread => "staggered",
-            Phases::Together => "all in one instant",
+        let phases = match (self.start, self.phases) {
+            (Start::Calls, _) => "staggered, started by calls",
+            (Start::Recorded, Phases::Spread) => "staggered",
+            (Start::Recorded, Phases::Together) => "all in one instant",
         };
         format!(
             "{} sessions, {} watched, {phases}",
@@ -84,9 +97,13 @@ impl WatchPlan {
             Phases::Spread => INTERVAL,
             Phases::Together => Duration::ZERO,
         };
-        let users = place.users(self.sessions, CREDITS, Some(spread))?;
+        let spread = (self.start == Start::Recorded).then_some(spread);
+        let users = place.users(self.sessions, CREDITS, spread)?;
         let server = place.serve()?;
         let process = server.process();
+        if self.start == Start::Calls {
+            start_over_an_interval(&server, &users)?;
+        }
         shared::warm(&server, &users)?;
 
         let quiet = Window::open(process)?;
@@ -153,6 +170,14 @@ impl WatchPlan {
         outcome.add_shares(&window);
         shared::add_opened(&mut outcome, &opened, self.watched);
         shared::check_schedules(&mut outcome, &fleet, users.live, INTERVAL);
+        if self.start == Start::Calls {
+            let snapshots = seen().filter_map(|seen| seen.snapshot.as_ref());
+            let moved = snapshots.filter(|it| Schedule::of(it).downtime_ms(it) != 0);
+            outcome.expect_none(
+                "sessions whose deductions are not due whole intervals after their start",
+                u64::try_from(moved.count())?,
+            );
+        }
         let closed: usize = seen().map(|seen| seen.closes.len()).sum();
         outcome.expect_none("sockets closed by the server", u64::try_from(closed)?);
 
@@ -169,4 +194,24 @@ impl WatchPlan {
         outcome.timeline = Some(Timeline::new(window.from_micros, &score.by_second, &memory));
         shared::finish(outcome, server, &place)
     }
+}
+
+/// Starts a session for each of the users, evenly over one interval.
+fn start_over_an_interval(server: &Server, users: &Users) -> anyhow::Result<()> {
+    let mut starts = ForAll::new(
+        users,
+        shared::CONNECT_AT_ONCE,
+        "POST",
+        "/api/sessions/start",
+        |_, _| Some(()),
+    );
+    let per_second = users.len().div_ceil(usize::try_from(INTERVAL.as_secs())?);
+    let pace = Pace::Open {
+        per_second: u32::try_from(per_second)?,
+        during: INTERVAL,
+    };
+    Callers::connect(server.address, shared::CONNECT_AT_ONCE)?.run(&mut starts, pace)?;
+    starts
+        .complaint()
+        .map_or(Ok(()), |complaint| bail!(complaint))
 }
