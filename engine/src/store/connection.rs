@@ -236,7 +236,8 @@ impl Connection {
         if matches!(self, Self::Postgres(_)) {
             self.simple(
                 "SET LOCAL statement_timeout = 0; SET LOCAL enable_seqscan = on;
-                 SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on"
+                 SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on;
+                 SET LOCAL enable_bitmapscan = on"
                     .into(),
             )
             .await?;

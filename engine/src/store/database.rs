@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use billing::Run;
+use billing::{Run, SlotNumber};
 use schema::{
     Credits, EntryId, SessionId, UnixMillis, UserId, ledger::LedgerEntry, session::SessionRecord,
 };
@@ -585,7 +585,7 @@ impl Store for Database {
 
     async fn live_sessions(
         &self,
-        after: Option<(UserId, SessionId)>,
+        after: Option<(UserId, SlotNumber)>,
         limit: u32,
     ) -> Result<Vec<LiveSessionOf>, StoreError> {
         self.read(move |connection| Box::pin(history::live_sessions(connection, after, limit)))

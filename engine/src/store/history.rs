@@ -1,5 +1,6 @@
 //! What a user may look back on: sessions and wallet movements, newest first, page by page.
 
+use billing::SlotNumber;
 use schema::{
     Credits, CreditsChange, EntryId, Millis, SessionId, UnixMillis, UserId,
     ledger::{EntryKind, LedgerEntry},
@@ -62,28 +63,30 @@ pub(super) async fn sessions(
 struct LiveRow {
     id: i64,
     user_id: i64,
+    slot: i32,
     node: String,
     start_time: i64,
 }
 
-/// Up to `limit` live sessions of all users after `after`, by user and id.
+/// Up to `limit` live sessions of all users after `after`, by user and slot.
 pub(super) async fn live_sessions(
     connection: &mut Connection,
-    after: Option<(UserId, SessionId)>,
+    after: Option<(UserId, SlotNumber)>,
     limit: u32,
 ) -> Result<Vec<LiveSessionOf>, StoreError> {
-    let (user, id) = after.map_or((0, 0), |(user, session)| (user.get(), session.get()));
+    let (user, slot) = after.map_or((0, 0), |(user, slot)| (user.get(), slot.get()));
     let rows: Vec<LiveRow> = connection
         .rows(
-            "SELECT id, user_id, node, start_time FROM sessions
-             WHERE end_time IS NULL AND (user_id, id) > ($1, $2) ORDER BY user_id, id LIMIT $3",
-            &[user.into(), id.into(), limit.into()],
+            "SELECT id, user_id, slot, node, start_time FROM sessions
+             WHERE end_time IS NULL AND (user_id, slot) > ($1, $2) ORDER BY user_id, slot LIMIT $3",
+            &[user.into(), i64::from(slot).into(), limit.into()],
         )
         .await?;
     let live = rows.into_iter().map(|row| {
         Ok(LiveSessionOf {
             user: UserId::new(row.user_id)?,
             session: SessionId::new(row.id)?,
+            slot: SlotNumber::new(row.slot),
             node: NodeName::new(&row.node)?,
             started_at: UnixMillis::new(row.start_time)?,
         })

@@ -44,7 +44,7 @@ pub use restored::Resumption;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use billing::{Run, WalletVersion};
+use billing::{Run, SlotNumber, WalletVersion};
 use schema::{
     Credits, CreditsChange, EntryId, SessionId, UnixMillis, UserId,
     ledger::{EntryKind, LedgerEntry},
@@ -482,6 +482,8 @@ pub struct LiveSessionOf {
     pub user: UserId,
     /// The number that the session was started under.
     pub session: SessionId,
+    /// Which of the user's places for a live session it takes.
+    pub slot: SlotNumber,
     /// The node that serves it.
     pub node: NodeName,
     /// When it started.
@@ -711,10 +713,10 @@ pub trait Store: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<SessionRecord>, StoreError>;
 
-    /// Up to `limit` live sessions of all users and nodes after `after`, by user and id.
+    /// Up to `limit` live sessions of all users and nodes after `after`, by user and slot.
     async fn live_sessions(
         &self,
-        after: Option<(UserId, SessionId)>,
+        after: Option<(UserId, SlotNumber)>,
         limit: u32,
     ) -> Result<Vec<LiveSessionOf>, StoreError>;
 

@@ -195,7 +195,8 @@ pub(super) async fn exists(address: &str, settings: &StoreSettings) -> Result<bo
 ///
 /// And has it look for rows by index only, as every statement of ours can but the audits': left to
 /// itself it would walk through tables that were nearly empty when it made its plan. A batch of a
-/// thousand settlements then took over 5 s. For the same reason a lookup of many sessions is a
+/// thousand settlements then took over 5 s. An index is followed in its order, so that a page ends with its
+/// last row: a bitmap would be made of all that there are. For the same reason a lookup of many sessions is a
 /// lateral subquery with an `OFFSET 0`, which it has to run once for each. So a plan needs to know nothing
 /// of the values either, and is made once: making one takes longer than running it.
 ///
@@ -205,7 +206,8 @@ async fn limit(connection: &mut PgConnection, patience_ms: &str) -> Result<bool,
         "SELECT set_config('statement_timeout', $1, FALSE),
                 set_config('idle_in_transaction_session_timeout', $1, FALSE),
                 set_config('enable_seqscan', 'off', FALSE), set_config('enable_hashjoin', 'off', FALSE),
-                set_config('enable_mergejoin', 'off', FALSE), set_config('jit', 'off', FALSE),
+                set_config('enable_mergejoin', 'off', FALSE), set_config('enable_bitmapscan', 'off', FALSE),
+                set_config('jit', 'off', FALSE),
                 set_config('random_page_cost', '1.1', FALSE),
                 set_config('plan_cache_mode', 'force_generic_plan', FALSE), current_setting('transaction_read_only') = 'off'",
     )

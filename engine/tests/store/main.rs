@@ -21,6 +21,7 @@ mod journal;
 mod keys;
 mod opening;
 mod outages;
+mod plans;
 mod relay;
 mod restored;
 mod retention;

@@ -13,8 +13,8 @@ use std::{
 
 use async_trait::async_trait;
 use billing::{
-    BalanceChange, Checkpoint, Opening, RecordedSession, Run, Settled, Settlement, Takeover,
-    Wallet, WalletVersion,
+    BalanceChange, Checkpoint, Opening, RecordedSession, Run, Settled, Settlement, SlotNumber,
+    Takeover, Wallet, WalletVersion,
 };
 use engine::{
     ClockReading,
@@ -1078,7 +1078,7 @@ impl Store for MemoryStore {
 
     async fn live_sessions(
         &self,
-        _: Option<(UserId, SessionId)>,
+        _: Option<(UserId, SlotNumber)>,
         _: u32,
     ) -> Result<Vec<LiveSessionOf>, StoreError> {
         Err(not_kept())

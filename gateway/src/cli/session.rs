@@ -83,7 +83,7 @@ async fn list(settings: &Settings, arguments: &List) -> anyhow::Result<ExitCode>
         }
         match sessions.last() {
             Some(last) if sessions.len() == SESSIONS_AT_ONCE as usize => {
-                after = Some((last.user, last.session));
+                after = Some((last.user, last.slot));
             }
             _ => break,
         }

@@ -4,11 +4,6 @@
 -- user's own live session as soon as most sessions had ended, and then read all that are live on the node.
 DROP INDEX sessions_recovery;
 
--- Room for new versions of a row beside the old ones, so that no index has to be told.
-ALTER TABLE users SET (fillfactor = 75);
-ALTER TABLE sessions SET (fillfactor = 85);
-ALTER TABLE node_runs SET (fillfactor = 50);
-
 -- By default a table is tidied when a fifth of it has changed: a million sessions of five million.
 ALTER TABLE users SET (autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
 ALTER TABLE sessions SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02,
