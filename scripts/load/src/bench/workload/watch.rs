@@ -24,11 +24,12 @@ use crate::{
         window::{Window, WindowSeen},
     },
     calls::{Callers, Pace},
-    fleet::Fleet,
+    fleet::{Fleet, Snapshot},
     for_all::ForAll,
     process::Memory,
     schedule::{Rule, Schedule, Score},
     users::Users,
+    wire,
 };
 
 /// The window without sockets, in which the server's own work is measured.
@@ -118,9 +119,10 @@ impl WatchPlan {
         let users = place.users(self.sessions, CREDITS, spread)?;
         let server = place.serve()?;
         let process = server.process();
-        if self.start == Start::Calls {
-            start_evenly(&server, &users)?;
-        }
+        let started_at = match self.start {
+            Start::Calls => Some(start_evenly(&server, &users)?),
+            Start::Recorded => None,
+        };
         shared::warm(&server, &users)?;
 
         let quiet = Window::open(process)?;
@@ -154,13 +156,9 @@ impl WatchPlan {
         outcome.add_shares(&window);
         shared::add_opened(&mut outcome, &opened, self.watched);
         shared::check_schedules(&mut outcome, &fleet, users.live, INTERVAL);
-        if self.start == Start::Calls {
-            let snapshots = seen().filter_map(|seen| seen.snapshot.as_ref());
-            let moved = snapshots.filter(|it| Schedule::of(it).downtime_ms(it) != 0);
-            outcome.expect_none(
-                "sessions whose deductions are not due whole intervals after their start",
-                u64::try_from(moved.count())?,
-            );
+        if let Some(started_at) = &started_at {
+            let watched = users.numbers_evenly(self.watched);
+            check_starts(&mut outcome, &fleet, watched.map(|user| started_at[user]));
         }
         let closed: usize = seen().map(|seen| seen.closes.len()).sum();
         outcome.expect_none("sockets closed by the server", u64::try_from(closed)?);
@@ -247,14 +245,18 @@ fn starts_for(sessions: usize) -> Duration {
     INTERVAL * u32::try_from(intervals).unwrap_or(u32::MAX)
 }
 
-/// Starts a session for each of the users, evenly.
-fn start_evenly(server: &Server, users: &Users) -> anyhow::Result<()> {
+/// Starts a session for each of the users, evenly, and returns the `startedAt` of each.
+fn start_evenly(server: &Server, users: &Users) -> anyhow::Result<Vec<i64>> {
+    let mut started_at = vec![0; users.len()];
     let mut starts = ForAll::new(
         users,
         shared::CONNECT_AT_ONCE,
         "POST",
         "/api/sessions/start",
-        |_, _| Some(()),
+        |user, body| {
+            started_at[user] = wire::field(body, "\"startedAt\":")?;
+            Some(())
+        },
     );
     let during = starts_for(users.len());
     let per_second = users.len().div_ceil(usize::try_from(during.as_secs())?);
@@ -263,9 +265,29 @@ fn start_evenly(server: &Server, users: &Users) -> anyhow::Result<()> {
         during,
     };
     Callers::connect(server.address, shared::CONNECT_AT_ONCE)?.run(&mut starts, pace)?;
-    starts
-        .complaint()
-        .map_or(Ok(()), |complaint| bail!(complaint))
+    if let Some(complaint) = starts.complaint() {
+        bail!(complaint);
+    }
+    Ok(started_at)
+}
+
+/// Holds what is due to each watcher against the `startedAt` that the start of the session was answered
+/// with.
+fn check_starts(outcome: &mut Outcome, fleet: &Fleet<'_>, started_at: impl Iterator<Item = i64>) {
+    let watchers = fleet.seen().zip(started_at);
+    let moved = watchers.filter(|((seen, _), started_at)| {
+        let snapshot = seen.snapshot.as_ref();
+        snapshot.is_some_and(|snapshot| !is_due_from(snapshot, *started_at))
+    });
+    outcome.expect_none(
+        "sessions whose deductions are not due whole intervals after their start",
+        u64::try_from(moved.count()).unwrap_or(u64::MAX),
+    );
+}
+
+/// Whether every deduction is due whole intervals after this instant.
+fn is_due_from(snapshot: &Snapshot, started_at: i64) -> bool {
+    snapshot.started_at == started_at && Schedule::of(snapshot).downtime_ms(snapshot) == 0
 }
 
 #[cfg(test)]
@@ -279,5 +301,23 @@ mod tests {
         check(10_000, 1);
         check(10_001, 2);
         check(1_000_000, 100);
+    }
+
+    #[test]
+    fn deductions_are_due_from_the_start_that_was_answered() {
+        let check = |started_at, next_charge_at, expected| {
+            let snapshot = Snapshot {
+                started_at,
+                next_charge_at,
+                ..Snapshot::EXAMPLE
+            };
+            let is_due = is_due_from(&snapshot, 10_000);
+            assert_eq!(is_due, expected, "{started_at} {next_charge_at}");
+        };
+        // Two intervals of a second have passed.
+        check(10_000, 13_000, true);
+        check(10_000, 13_001, false);
+        check(10_000, 12_999, false);
+        check(10_001, 13_001, false);
     }
 }
