@@ -4,7 +4,7 @@
 //!
 //! Five million sessions at random places of half a dozen indexes would take most of an hour. So the
 //! indexes and the foreign keys of the filled tables are dropped first, and built again from the
-//! database's own definitions in the same transaction, which checks every row as well ([`indexes`]).
+//! database's own definitions in the same transaction, which checks every row as well (`fixture/indexes.rs`).
 //! Nobody else can use those tables meanwhile.
 
 mod indexes;

@@ -53,8 +53,13 @@ impl Users {
 
     /// The tokens of so many of them, spread evenly among all.
     pub fn evenly(&self, count: usize) -> impl Iterator<Item = &str> {
+        self.numbers_evenly(count).map(|number| self.token(number))
+    }
+
+    /// The numbers of the same ones.
+    pub fn numbers_evenly(&self, count: usize) -> impl Iterator<Item = usize> + use<> {
         let (all, count) = (self.len(), count.min(self.len()));
-        (0..count).map(move |number| self.token(number * all / count))
+        (0..count).map(move |number| number * all / count)
     }
 }
 

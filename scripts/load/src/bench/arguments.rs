@@ -35,7 +35,12 @@ const HISTORY: usize = 5_000_000;
 const CYCLE_MINUTES: usize = 10;
 /// The same among all work loads, which take long enough.
 const CYCLE_MINUTES_OF_ALL: usize = 2;
+/// How many connections read balances, of how many users with a live session, or without one.
+const READ_CONNECTIONS: usize = 64;
+const READ_LIVE: usize = 1_000;
+const READ_IDLE: usize = 100_000;
 /// The same sizes with `--quick`.
+const QUICK_READ_IDLE: usize = 10_000;
 const QUICK_USERS: usize = 5_000;
 const QUICK_POPULATION: usize = 20_000;
 const QUICK_HISTORY: usize = 100_000;
@@ -43,6 +48,7 @@ const QUICK_MINUTES: usize = 2;
 
 /// The arguments of `load bench`.
 #[derive(Args)]
+#[command(next_help_heading = "Options of every work load")]
 pub struct BenchArguments {
     /// The program that is measured
     #[arg(
@@ -65,8 +71,10 @@ pub struct BenchArguments {
     /// For how long each figure is measured, in seconds, in place of each work load's own time
     #[arg(long, value_name = "S", global = true)]
     seconds: Option<u64>,
-    /// The folder to keep filled databases in, for later calls; on Postgres they stay there too. Without
-    /// it they are filled once for all runs, and go in the end
+    /// The folder to keep filled databases in, so that later calls of the same sizes need not fill them
+    /// again, also those with another program if its schema is the same. On Postgres they stay there,
+    /// as databases whose names begin with `minute_credit_filled_`. After 20 days they are filled anew.
+    /// Without this a database is filled once for all runs of this call, and goes in the end
     #[arg(long, value_name = "FOLDER", global = true)]
     filled: Option<PathBuf>,
     /// Another setting for the server, as its environment would have it; may be given again
@@ -95,6 +103,9 @@ enum Workload {
     },
     /// Sessions that are watched over websockets: lateness, memory per socket, processor per push
     ///
+    /// Lateness counts from the deduction's own instant: `startedAt` and a whole number of intervals,
+    /// whenever the reply to the start came.
+    ///
     /// Without sizes: 10000 sessions with 1000 and with 10000 watched, staggered; and 18000 with 18000
     /// watched, all in one instant.
     Watch {
@@ -107,29 +118,37 @@ enum Workload {
         /// All balances fall at the same instant, instead of evenly over an interval
         #[arg(long, requires = "n")]
         together: bool,
-        /// How the sessions come about; by calls over HTTP they are staggered
-        #[arg(long, value_enum, default_value = "recorded")]
-        start: Start,
+        /// How the sessions come about: by calls over HTTP, which are staggered; or recorded, and
+        /// taken over as after a crash [default: calls, or recorded with --together]
+        #[arg(long, value_enum)]
+        start: Option<Start>,
     },
     /// Start and stop, durable: operations a second, and their time
     ///
-    /// Users come in random order, each starts a session, stops it, and comes back much later, on a
-    /// database with a past. The first minute and the last are told, then a minute of a few warm users,
-    /// and one by fewer connections; and before and after, users without a session read balances.
+    /// Users come in random order, each starts a session, stops it, and comes back when at least half of
+    /// the others have been there, on a database with a past. Rate and times of the first minute and of
+    /// the last are in the table, those of every minute in a remark. Then come a minute of a few warm users,
+    /// as many as connections, and a minute by each smaller number of connections. Before and after all
+    /// of it, users without a session read their balances.
+    ///
+    /// With the usual sizes one run takes about 15 minutes, and filling the database some minutes more,
+    /// which --filled saves the next call. --runs 1 is enough for a look.
     ///
     /// On SQLite and on Postgres with Redis, unless --store picks one.
     Cycle(CycleArguments),
-    /// Live balances over HTTP: requests a second, and their time
+    /// Balances over HTTP: requests a second, and their time
+    ///
+    /// Without sizes: 1000 users with a live session; and 100000 without one, or 10000 with --quick.
     Read {
         /// How many connections
-        #[arg(long, value_name = "C", default_value_t = 64)]
+        #[arg(long, value_name = "C", default_value_t = READ_CONNECTIONS)]
         connections: usize,
         /// How many users have a live session
-        #[arg(long, value_name = "N", default_value_t = 1_000)]
-        n: usize,
+        #[arg(long, value_name = "N")]
+        n: Option<usize>,
         /// How many users have none; they and the others are read in turn
-        #[arg(long, value_name = "N", default_value_t = 0)]
-        idle: usize,
+        #[arg(long, value_name = "N")]
+        idle: Option<usize>,
     },
     /// Watchers of whom 5 % never read, beside the same without them
     Slow {
@@ -164,7 +183,7 @@ enum Workload {
 /// The arguments of `load bench cycle`.
 #[derive(Args, Clone, Debug)]
 struct CycleArguments {
-    /// How many connections. Of several, the last does the whole time, each other one a minute after it
+    /// How many connections. The largest number does the whole time, each other one a minute after it
     #[arg(long, value_name = "C,C,…", value_delimiter = ',', default_values_t = CYCLE_CONNECTIONS,
         value_parser = parse_count)]
     connections: Vec<usize>,
@@ -261,7 +280,7 @@ impl BenchArguments {
                 start,
             } => {
                 ensure!(
-                    !together || *start == Start::Recorded,
+                    !together || *start != Some(Start::Calls),
                     "by calls no two sessions start --together"
                 );
                 self.watch(*n, *watched, *together, *start)
@@ -279,9 +298,9 @@ impl BenchArguments {
             Workload::Criterion => self.criterion(),
             Workload::All => [
                 self.sessions(None, Start::Calls),
-                self.watch(None, None, false, Start::Recorded),
+                self.watch(None, None, false, None),
                 self.cycle(&CycleArguments::of_all())?,
-                self.read(64, 1_000, 0)?,
+                self.read(READ_CONNECTIONS, None, None)?,
                 self.slow(2_000),
                 self.storm(10_000),
                 self.drain(10_000),
@@ -322,7 +341,9 @@ impl BenchArguments {
             population >= users,
             "--users {users} can't come of a --population of {population}"
         );
-        let most = cycle.connections.iter().copied().max().unwrap_or(1);
+        let mut connections = cycle.connections.clone();
+        connections.sort_unstable();
+        let most = connections.last().copied().unwrap_or(1);
         ensure!(
             users >= 2 * most,
             "{most} connections need at least {} --users, so that somebody is away",
@@ -335,7 +356,7 @@ impl BenchArguments {
         let plan = |store| {
             Plan::Cycle(CyclePlan {
                 store,
-                connections: cycle.connections.clone(),
+                connections: connections.clone(),
                 users,
                 past,
                 minutes: cycle.minutes.unwrap_or(usual(CYCLE_MINUTES, QUICK_MINUTES)),
@@ -347,17 +368,34 @@ impl BenchArguments {
         Ok(stores.map(plan).collect())
     }
 
-    fn read(&self, connections: usize, live: usize, idle: usize) -> anyhow::Result<Vec<Plan>> {
+    fn read(
+        &self,
+        connections: usize,
+        live: Option<usize>,
+        idle: Option<usize>,
+    ) -> anyhow::Result<Vec<Plan>> {
+        let plan = |live, idle| {
+            Plan::Read(ReadPlan {
+                store: self.store(),
+                connections: connections.max(1),
+                live,
+                idle,
+            })
+        };
+        if live.is_none() && idle.is_none() {
+            let idle = if self.quick {
+                QUICK_READ_IDLE
+            } else {
+                READ_IDLE
+            };
+            return Ok(vec![plan(READ_LIVE, 0), plan(0, idle)]);
+        }
+        let (live, idle) = (live.unwrap_or(0), idle.unwrap_or(0));
         ensure!(
             live + idle > 0,
             "nobody's balance is to be read: give --n or --idle"
         );
-        Ok(vec![Plan::Read(ReadPlan {
-            store: self.store(),
-            connections: connections.max(1),
-            live,
-            idle,
-        })])
+        Ok(vec![plan(live, idle)])
     }
 
     fn slow(&self, watched: usize) -> Vec<Plan> {
@@ -404,7 +442,7 @@ impl BenchArguments {
         n: Option<usize>,
         watched: Option<usize>,
         together: bool,
-        start: Start,
+        start: Option<Start>,
     ) -> Vec<Plan> {
         let plan = |sessions: usize, watched: usize, phases| {
             Plan::Watch(WatchPlan {
@@ -412,7 +450,10 @@ impl BenchArguments {
                 sessions,
                 watched: watched.clamp(1, sessions),
                 phases,
-                start,
+                start: match phases {
+                    Phases::Spread => start.unwrap_or(Start::Calls),
+                    Phases::Together => Start::Recorded,
+                },
             })
         };
         let phases = if together {
@@ -422,7 +463,6 @@ impl BenchArguments {
         };
         match n {
             Some(n) => vec![plan(n.max(1), watched.unwrap_or(n), phases)],
-            None if start == Start::Calls => vec![plan(10_000, 10_000, Phases::Spread)],
             None => vec![
                 plan(10_000, 1_000, Phases::Spread),
                 plan(10_000, 10_000, Phases::Spread),
@@ -495,6 +535,11 @@ mod tests {
         );
         assert_eq!((plan.users, plan.past, plan.minutes), (50, None, 3));
         assert_eq!(plan.connections, [8]);
+        // The largest number does the whole time, wherever it stands.
+        assert_eq!(
+            cycle("cycle --connections 192,16,1").connections,
+            [1, 16, 192]
+        );
         assert!(plan.is_alone && plan.counts_statements);
         assert!(!cycle("cycle --statements --store sqlite").counts_statements);
         let plan = cycle("cycle --history 0 --users 400 --population 900");
@@ -515,18 +560,48 @@ mod tests {
         check("cycle --connections 1,0", "at least 1");
         check("cycle --minutes 0", "at least 1");
         check("cycle --users many", "no whole number");
-        check("read --n 0", "--idle");
+        check("read --n 0 --idle 0", "--idle");
         check("watch --n 9 --together --start calls", "--together");
     }
 
     #[test]
     fn idle_users_are_read_too() {
-        let read = |line: &str| match plans(line).unwrap()[..] {
-            [Plan::Read(ReadPlan { live, idle, .. })] => (live, idle),
-            ref other => panic!("no read but {other:?}"),
+        let check = |line: &str, expected: &[(usize, usize)]| {
+            let sizes = plans(line).unwrap().into_iter().map(|plan| match plan {
+                Plan::Read(ReadPlan { live, idle, .. }) => (live, idle),
+                other => panic!("no read but {other:?}"),
+            });
+            assert_eq!(sizes.collect::<Vec<_>>(), expected, "{line}");
         };
-        assert_eq!(read("read"), (1_000, 0));
-        assert_eq!(read("read --idle 7"), (1_000, 7));
-        assert_eq!(read("read --n 0 --idle 7"), (0, 7));
+        check("read", &[(1_000, 0), (0, 100_000)]);
+        check("read --quick", &[(1_000, 0), (0, 10_000)]);
+        check("read --idle 7", &[(0, 7)]);
+        check("read --n 3", &[(3, 0)]);
+        check("read --n 3 --idle 7", &[(3, 7)]);
+    }
+
+    #[test]
+    fn staggered_sessions_are_started_by_calls_unless_asked_otherwise() {
+        use Phases::{Spread, Together};
+        use Start::{Calls, Recorded};
+        let check = |line: &str, expected: &[(usize, usize, Phases, Start)]| {
+            let found = plans(line).unwrap().into_iter().map(|plan| match plan {
+                Plan::Watch(plan) => (plan.sessions, plan.watched, plan.phases, plan.start),
+                other => panic!("no watch but {other:?}"),
+            });
+            assert_eq!(found.collect::<Vec<_>>(), expected, "{line}");
+        };
+        let usual = [
+            (10_000, 1_000, Spread, Calls),
+            (10_000, 10_000, Spread, Calls),
+            (18_000, 18_000, Together, Recorded),
+        ];
+        check("watch", &usual);
+        check("watch --n 9", &[(9, 9, Spread, Calls)]);
+        check("watch --n 9 --start recorded", &[(9, 9, Spread, Recorded)]);
+        check(
+            "watch --n 9 --watched 3 --together",
+            &[(9, 3, Together, Recorded)],
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! A Postgres database for one run, beside the one that `DATABASE_URL` names, which is left alone: empty,
 //! or a copy of a filled one. Made and dropped with `psql`, so that the load generator needs no client
-//! of its own.
+//! of its own; for the same reason SQLite's file is looked into with `sqlite3`.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::Context;
 
@@ -97,6 +97,12 @@ impl Database {
         &self.redis
     }
 
+    /// The migrations that a program noted in it, with their checksums.
+    pub fn migrations(&self) -> anyhow::Result<String> {
+        let sql = "SELECT version, encode(checksum, 'hex') FROM _sqlx_migrations ORDER BY version";
+        psql(&self.address(), sql)
+    }
+
     /// Vacuums and analyses it, as a server that had a quiet hour would have.
     pub fn vacuum(&self) -> anyhow::Result<()> {
         psql(&self.address(), "VACUUM (ANALYZE)").map(drop)
@@ -185,6 +191,12 @@ impl Statements {
         };
         self.longest.iter().map(words).collect()
     }
+}
+
+/// The migrations that a program noted in a database of SQLite's, with their checksums.
+pub fn migrations_in_file(file: &Path) -> anyhow::Result<String> {
+    let sql = "SELECT version, hex(checksum) FROM _sqlx_migrations ORDER BY version";
+    output_of(Command::new("sqlite3").arg(file).arg(sql)).context("sqlite3 failed")
 }
 
 /// Whether there is a database of this name.

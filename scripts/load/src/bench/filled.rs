@@ -2,8 +2,8 @@
 //! every run.
 //!
 //! A filled one is a folder with the token key, the users' tokens and, on SQLite, the database itself;
-//! on Postgres the database is a template beside the others. It is of one program and one size, and is
-//! filled anew when the program changes or the tokens grow old.
+//! on Postgres the database is a template beside the others. It is of one size and one schema, so that
+//! programs with the same migrations share it, and is filled anew when the tokens grow old.
 
 use std::{
     fs,
@@ -83,7 +83,7 @@ impl Home {
             },
             past.population,
             past.sessions,
-            fingerprint(&bench.program)?
+            fingerprint(&migrations(bench, store)?)
         );
         let filled = Filled {
             folder: self.folder.join(&name),
@@ -205,12 +205,35 @@ impl Filled {
     }
 }
 
-/// Tells one program from another.
-fn fingerprint(program: &Path) -> anyhow::Result<u64> {
-    let bytes = fs::read(program).with_context(|| format!("can't read {}", program.display()))?;
+/// The program's migrations with their checksums, as it notes them in an empty database.
+fn migrations(bench: &Bench, store: StoreKind) -> anyhow::Result<String> {
+    let folder = TempDir::with_prefix("minute-credit-schema.")?;
+    let mut migrate = program_command(&bench.program, "migrate", folder.path());
+    let noted = match store {
+        StoreKind::Sqlite => {
+            output_of(&mut migrate).context("the schema could not be made")?;
+            database::migrations_in_file(&folder.path().join("data/minute-credit.db"))?
+        }
+        StoreKind::Postgres => {
+            let name = format!("minute_credit_schema_{}", std::process::id());
+            let database = Database::create_template(&name)?;
+            migrate.env("DATABASE_URL", database.address());
+            output_of(&mut migrate).context("the schema could not be made")?;
+            database.migrations()?
+        }
+    };
+    ensure!(
+        !noted.trim().is_empty(),
+        "the program noted no migrations of its schema"
+    );
+    Ok(noted)
+}
+
+/// A short name for a text.
+fn fingerprint(text: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    Ok(hasher.finish())
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// So many of the lines, evenly, of which there are `all`: the whole file may be far too long to keep.
@@ -246,16 +269,10 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_told_apart() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = |name: &str, text: &str| {
-            let path = folder.path().join(name);
-            fs::write(&path, text).unwrap();
-            fingerprint(&path).unwrap()
-        };
-        assert_eq!(file("a", "x"), file("b", "x"));
-        assert_ne!(file("a", "x"), file("c", "y"));
-        assert!(fingerprint(&folder.path().join("none")).is_err());
+    fn schemas_are_told_apart() {
+        assert_eq!(fingerprint("1|a\n2|b\n"), fingerprint("1|a\n2|b\n"));
+        assert_ne!(fingerprint("1|a\n2|b\n"), fingerprint("1|a\n2|c\n"));
+        assert_ne!(fingerprint("1|a\n2|b\n"), fingerprint("1|a\n"));
     }
 
     #[test]

@@ -77,9 +77,24 @@ impl Measured {
             .flat_map(|run| &run.outcome.figures)
     }
 
-    /// What is wanted of a figure.
-    fn goal(&self, key: &str) -> Option<Goal> {
-        self.plan.goals().into_iter().find(|goal| goal.key == key)
+    /// What is wanted of a figure, and whether the median has it; two empty texts if nothing is.
+    fn goals_met(&self, figure: &Figure) -> (String, &'static str) {
+        let goals = self.plan.goals().into_iter();
+        let goals: Vec<Goal> = goals.filter(|goal| goal.key == figure.key).collect();
+        let is_met = |goal: &Goal| {
+            let value = median(&self.values(goal.key, goal.part));
+            goal.bound.is_met_by(value)
+        };
+        let met = match goals.iter().all(is_met) {
+            _ if goals.is_empty() => "",
+            true => "yes",
+            false => "**no**",
+        };
+        let shown: Vec<String> = goals
+            .iter()
+            .map(|goal| show_goal(goal, figure.unit))
+            .collect();
+        (shown.join(", "), met)
     }
 }
 
@@ -187,22 +202,11 @@ fn write_rows(text: &mut String, measured: &Measured) {
         let show = |part: &str| figure.unit.show(median(&measured.values(figure.key, part)));
         let medians: Vec<String> = figure.parts.iter().map(|(part, _)| show(part)).collect();
         let range = range_of(measured, figure);
-        let (goal, is_met) = match measured.goal(figure.key) {
-            None => (String::new(), ""),
-            Some(goal) => {
-                let value = median(&measured.values(goal.key, goal.part));
-                let is_met = if goal.bound.is_met_by(value) {
-                    "yes"
-                } else {
-                    "**no**"
-                };
-                (show_goal(&goal, figure.unit), is_met)
-            }
-        };
+        let (goals, met) = measured.goals_met(figure);
         let (what, medians) = (&figure.what, medians.join(" / "));
         let _ = writeln!(
             text,
-            "| {head} | {what} | {medians} | {range} | {goal} | {is_met} |"
+            "| {head} | {what} | {medians} | {range} | {goals} | {met} |"
         );
         head.clear();
     }

@@ -2,9 +2,9 @@
 //! means that it is durable.
 //!
 //! What a start costs depends on who comes and on what the database has been through. So there is a past
-//! in it, far more users than connections come, and it goes on for some minutes, of which the first and
-//! the last are told. After them a few warm users do the same, then fewer connections; and users
-//! without a session read their balances before all of it and after.
+//! in it, far more users than connections come, and it goes on for some minutes. Of the first and the
+//! last there are figures, and of each there is a note. After them a few warm users do the same, then
+//! fewer connections; and users without a session read their balances before all of it and after.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     bench::{
-        figures::{Goal, Outcome, Unit, number},
+        figures::{Goal, Outcome, Unit, millis, number},
         filled::Past,
         place::{Bench, Length, Place, Server, StoreKind},
         window::WindowSeen,
@@ -46,7 +46,8 @@ const SEED: u64 = 0x0063_7963_6c65;
 pub struct CyclePlan {
     /// Where.
     pub store: StoreKind,
-    /// By how many connections: the last does the whole time, each other one a minute after it.
+    /// By how many connections, the largest number last: it does the whole time, each other one a minute
+    /// after it.
     pub connections: Vec<usize>,
     /// How many users come; at least two for each connection.
     pub users: usize,
@@ -210,6 +211,23 @@ impl CyclePlan {
     }
 }
 
+impl Minute {
+    /// Its rate and times, as the minute of this number.
+    fn in_words(&self, number: usize) -> String {
+        let time = |took: &Histogram<u64>| {
+            let [p50, p99] =
+                [0.5, 0.99].map(|share| Unit::Millis.show(millis(took.value_at_quantile(share))));
+            format!("p50 {p50}, p99 {p99}")
+        };
+        format!(
+            "minute {number}: {}; start {}; stop {}",
+            Unit::PerSecond.show(self.rate),
+            time(&self.starts),
+            time(&self.stops)
+        )
+    }
+}
+
 impl Measuring<'_> {
     /// Has the users come and go for a minute, and ends with none of them in a session.
     fn minute(&mut self, cycle: &mut Cycle<'_>) -> anyhow::Result<Minute> {
@@ -279,13 +297,13 @@ impl Measuring<'_> {
     }
 
     /// Adds the first minute and the last, what they are to each other, and to a minute of a few warm
-    /// users.
+    /// users. What every minute was is a note.
     fn add_minutes(&mut self, minutes: &[Minute], warm: Option<&Minute>) {
         let (Some(first), Some(last)) = (minutes.first(), minutes.last()) else {
             return;
         };
-        self.add_minute(first, "_first", "first minute: ");
-        self.add_minute(last, "", "last minute: ");
+        self.add_minute(first, "_first", "minute 1: ");
+        self.add_minute(last, "", &format!("minute {}: ", minutes.len()));
         if let Some(warm) = warm {
             self.add_minute(warm, "_few", "then a few warm users: ");
         }
@@ -297,10 +315,8 @@ impl Measuring<'_> {
         traffic::add_processor(outcome, &last.window, last.operations);
         outcome.add_micros("hiccup", "the machine's hiccups", &last.window.hiccups, 0);
         outcome.add_shares(&last.window);
-        let show = |minute: &Minute| Unit::PerSecond.show(minute.rate);
-        let rates: Vec<String> = minutes.iter().map(show).collect();
-        let note = format!("operations, minute by minute: {}", rates.join(", "));
-        outcome.notes.push(note);
+        let notes = (1..).zip(minutes).map(|(number, it)| it.in_words(number));
+        outcome.notes.extend(notes);
     }
 
     fn add_statements(&mut self, place: &Place, minutes: &[Minute]) -> anyhow::Result<()> {
@@ -347,19 +363,19 @@ fn ratios(first: f64, last: f64, warm: Option<f64>) -> Vec<(&'static str, &'stat
     let of = |part: f64, whole: f64| part / whole.max(f64::MIN_POSITIVE);
     let mut ratios = vec![(
         "last_to_first",
-        "the last minute to the first",
+        "operations of the last minute to those of the first",
         of(last, first),
     )];
     if let Some(warm) = warm {
         ratios.extend([
             (
                 "first_to_few",
-                "the first minute to a few warm users",
+                "operations of the first minute to those of a few warm users",
                 of(first, warm),
             ),
             (
                 "many_to_few",
-                "the last minute to a few warm users",
+                "operations of the last minute to those of a few warm users",
                 of(last, warm),
             ),
         ]);
