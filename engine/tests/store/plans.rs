@@ -350,6 +350,33 @@ fn grow() -> String {
 
 // --- Postgres ---
 
+/// The indexes that serve the questions: none that another one serves better.
+const INDEXES: [&str; 23] = [
+    "idempotency_keys_age",
+    "idempotency_keys_pkey",
+    "idempotency_keys_session",
+    "id_blocks_pkey",
+    "ledger_history",
+    "ledger_idempotency_key",
+    "ledger_pkey",
+    "ledger_session",
+    "ledger_user_id_wallet_version_key",
+    "node_runs_current",
+    "node_runs_pkey",
+    "revoked_tokens_expiry",
+    "revoked_tokens_pkey",
+    "revoked_tokens_user",
+    "session_pauses_open",
+    "session_pauses_pkey",
+    "sessions_history",
+    "sessions_live",
+    "sessions_pkey",
+    "users_email",
+    "users_pkey",
+    "wallet_notices_age",
+    "wallet_notices_pkey",
+];
+
 /// What is wrong with the plans that the server told, each with its statement.
 fn faults(told: &[String], leading: &[(String, String)]) -> BTreeSet<String> {
     let mut faults = BTreeSet::new();
@@ -387,6 +414,12 @@ fn look(part: &Value, leading: &[(String, String)], found: &mut Vec<String>) {
         }
     }
     // An index that is not entered by its first column is walked through from end to end.
+    if let Some(index) = index
+        && !index.starts_with("pg_")
+        && !INDEXES.contains(&index)
+    {
+        found.push(format!("{index}, which serves no question"));
+    }
     if let (Some(index), Some(condition)) = (index, part["Index Cond"].as_str()) {
         let first = leading.iter().find(|(name, _)| name == index);
         let (_, column) = first.unwrap_or_else(|| panic!("an index called {index}"));
