@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Of how many users it is kept which of their tokens are valid.
-const USERS_KEPT_MAX: usize = 100_000;
+const USERS_KEPT_MAX: usize = 400_000;
 
 /// How often the database is asked for notices.
 const NOTICES_EVERY: Duration = Duration::from_millis(500);

@@ -522,7 +522,7 @@ impl Store for Database {
         now: UnixMillis,
     ) -> Result<Vec<Option<TokenStanding>>, StoreError> {
         let users = users.to_vec();
-        self.snapshot(move |connection| Box::pin(tokens::standings(connection, users, now)))
+        self.read(move |connection| Box::pin(tokens::standings(connection, users, now)))
             .await
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Every change leaves a notice: each process remembers which tokens of a user are valid.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use schema::{UnixMillis, UserId};
 
@@ -101,6 +101,18 @@ pub(super) async fn is_revoked(
     Ok(row.is_some())
 }
 
+/// A user's tokens in the database, once for each that is revoked.
+#[derive(sqlx::FromRow)]
+struct StandingRow {
+    id: i64,
+    token_generation: i64,
+    kept_token: Option<String>,
+    account_key: String,
+    created_at: i64,
+    token_id: Option<String>,
+    expires_at: Option<i64>,
+}
+
 /// Which tokens of each of these users are valid, in their order.
 pub(super) async fn standings(
     connection: &mut Connection,
@@ -108,56 +120,45 @@ pub(super) async fn standings(
     now: UnixMillis,
 ) -> Result<Vec<Option<TokenStanding>>, StoreError> {
     let ids = Value::Ints(users.iter().map(|user| user.get()).collect());
-    let rows: Vec<(i64, i64, Option<String>, String, i64)> = connection
-        .rows(
-            Sql {
-                postgres:
-                    "SELECT id, token_generation, kept_token, account_key, created_at FROM users
-                    WHERE id = ANY($1) AND erased_at IS NULL",
-                sqlite:
-                    "SELECT id, token_generation, kept_token, account_key, created_at FROM users
-                    WHERE id IN (SELECT value FROM json_each($1)) AND erased_at IS NULL",
-            },
-            std::slice::from_ref(&ids),
-        )
-        .await?;
-    let mut standings: HashMap<i64, TokenStanding> = HashMap::new();
-    for (user, generation, kept, account_key, created_at) in rows {
-        let standing = TokenStanding {
-            generation: TokenGeneration::new(generation),
-            kept,
-            revoked: Vec::new(),
-            account_key: AccountKey::read(&account_key)?,
-            created_at: UnixMillis::new(created_at)?,
-        };
-        standings.insert(user, standing);
-    }
     // Tokens without a user were revoked before it was noted whose they are.
-    let revoked: Vec<(Option<i64>, String, i64)> = connection
-        .rows(
-            Sql {
-                postgres: "SELECT user_id, token_id, expires_at FROM revoked_tokens
-                    WHERE (user_id = ANY($1) OR user_id IS NULL) AND expires_at > $2 ORDER BY token_id",
-                sqlite: "SELECT user_id, token_id, expires_at FROM revoked_tokens
-                    WHERE (user_id IN (SELECT value FROM json_each($1)) OR user_id IS NULL)
-                        AND expires_at > $2 ORDER BY token_id",
-            },
-            &[ids, now.get().into()],
-        )
-        .await?;
-    for (user, token_id, expires_at) in revoked {
-        let token = RevokedToken {
-            token_id,
-            expires_at: UnixMillis::new(expires_at)?,
+    let sql = Sql {
+        postgres: "SELECT owner.*, revoked.token_id, revoked.expires_at
+            FROM (SELECT DISTINCT UNNEST($1::BIGINT[]) AS asked) AS asked
+            CROSS JOIN LATERAL (
+                SELECT id, token_generation, kept_token, account_key, created_at FROM users
+                WHERE id = asked AND erased_at IS NULL OFFSET 0
+            ) AS owner
+            LEFT JOIN LATERAL (
+                SELECT token_id, expires_at FROM revoked_tokens WHERE user_id = asked AND expires_at > $2
+                UNION ALL
+                SELECT token_id, expires_at FROM revoked_tokens WHERE user_id IS NULL AND expires_at > $2
+                OFFSET 0
+            ) AS revoked ON TRUE
+            ORDER BY revoked.token_id",
+        sqlite: "SELECT id, token_generation, kept_token, account_key, created_at, token_id, expires_at
+            FROM users LEFT JOIN revoked_tokens
+                ON (revoked_tokens.user_id = users.id OR revoked_tokens.user_id IS NULL) AND expires_at > $2
+            WHERE id IN (SELECT value FROM json_each($1)) AND erased_at IS NULL
+            ORDER BY token_id",
+    };
+    let rows: Vec<StandingRow> = connection.rows(sql, &[ids, now.get().into()]).await?;
+    let mut standings: HashMap<i64, TokenStanding> = HashMap::new();
+    for row in rows {
+        let standing = match standings.entry(row.id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => vacant.insert(TokenStanding {
+                generation: TokenGeneration::new(row.token_generation),
+                kept: row.kept_token,
+                revoked: Vec::new(),
+                account_key: AccountKey::read(&row.account_key)?,
+                created_at: UnixMillis::new(row.created_at)?,
+            }),
         };
-        match user {
-            Some(user) => standings
-                .get_mut(&user)
-                .into_iter()
-                .for_each(|standing| standing.revoked.push(token.clone())),
-            None => standings
-                .values_mut()
-                .for_each(|standing| standing.revoked.push(token.clone())),
+        if let (Some(token_id), Some(expires_at)) = (row.token_id, row.expires_at) {
+            standing.revoked.push(RevokedToken {
+                token_id,
+                expires_at: UnixMillis::new(expires_at)?,
+            });
         }
     }
     let standing_of = |user: UserId| standings.get(&user.get()).cloned();

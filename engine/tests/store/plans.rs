@@ -331,6 +331,8 @@ const GROW: &str = "
         tariff_credits, tariff_interval_ms, tariff_charged_at, created_at, wallet_version)
     SELECT 2000000 + id, id, 'a', {START} + {NOW}, 0, 0, {START} + {NOW}, 0, 1, 6000, 'end', {START} + {NOW}, {LATELY}
     FROM users WHERE id % {LIVE_EVERY} = 0 AND erased_at IS NULL;
+    INSERT INTO revoked_tokens (token_id, user_id, expires_at)
+    SELECT 'old ' || id, user_id, {START} + {NOW} * 2 FROM sessions WHERE id > 1000000 AND id % 100 <= 5;
     UPDATE users SET version = version + 2000;";
 
 fn grow() -> String {

@@ -16,6 +16,7 @@ use std::{
 use futures_util::future::select_ok;
 use sqlx::{
     Connection as _, PgPool, Row as _,
+    pool::PoolConnectionMetadata,
     postgres::{PgConnection, PgPoolOptions},
 };
 use tokio::{
@@ -26,6 +27,8 @@ use tokio::{
 use super::address::{Host, PostgresAddress, Wanted};
 use crate::store::{StoreError, errors::Blame};
 
+/// For how long a connection that answered is taken for good.
+const TRUSTED_FOR: Duration = Duration::from_millis(500);
 /// How often a server that will do is looked for.
 const SEARCH_EVERY: Duration = Duration::from_millis(250);
 
@@ -59,7 +62,7 @@ impl PostgresPool {
                 .test_before_acquire(false)
                 .before_acquire(move |connection, known| {
                     let servers = Arc::clone(&servers);
-                    Box::pin(async move { Ok(servers.is_good(connection, known.age).await) })
+                    Box::pin(async move { Ok(servers.is_good(connection, &known).await) })
                 })
         };
         let host = &servers.hosts[servers.current.load(Ordering::Relaxed)];
@@ -182,11 +185,15 @@ impl Servers {
         self.search.notify_one();
     }
 
-    /// Whether a connection of this age may be used.
-    async fn is_good(&self, connection: &mut PgConnection, age: Duration) -> bool {
+    /// Whether a connection of which this is `known` may be used.
+    async fn is_good(&self, connection: &mut PgConnection, known: &PoolConnectionMetadata) -> bool {
         let lost_at = *self.lost_at();
-        if lost_at.is_some_and(|lost_at| lost_at.elapsed() <= age) {
+        if lost_at.is_some_and(|lost_at| lost_at.elapsed() <= known.age) {
             return false;
+        }
+        // It answered a moment ago, and a round trip is as long as a short statement.
+        if known.idle_for < TRUSTED_FOR {
+            return true;
         }
         // So that there is time left to open another one.
         match timeout(self.connect_timeout / 4, connection.ping()).await {
