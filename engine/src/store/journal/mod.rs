@@ -1,9 +1,11 @@
 //! The journal's batches: what sessions decided, written in one transaction.
 //!
-//! A batch takes a fixed number of statements, however many facts it holds, and two or three more if
-//! any of them has a key. It locks the run's row,
-//! then the users' rows in the order of their ids, reads what the facts are about, and lets
-//! [`verdict`] decide what becomes of each. What is to be written carries the same conditions once
+//! There are two ways. On Postgres a batch is one statement first ([`at_once`]), which writes the facts that
+//! can be written as they are: nearly all, nearly always. The general way, which SQLite takes with every
+//! fact, is for those of which more has to be found out. It takes a fixed number of statements, however many
+//! facts there are, and two or three more if any of them has a key. It locks the run's row, then the users'
+//! rows in the order of their ids, reads what the facts are about, and lets [`verdict`] decide what becomes of
+//! each. What is to be written carries the same conditions once
 //! more in its WHERE, and only what RETURNING names was recorded.
 
 pub(super) mod at_once;
