@@ -143,14 +143,12 @@ impl Seen {
             self.newest = number;
             return true;
         }
-        let gap = self
-            .missing
-            .iter()
-            .position(|(numbers, _)| numbers.contains(&number));
-        let Some((numbers, since)) = gap.and_then(|index| self.missing.remove(index)) else {
+        let mut gaps = self.missing.iter().cloned().enumerate();
+        let gap = gaps.find(|(_, (numbers, _))| numbers.contains(&number));
+        let Some((index, (numbers, since))) = gap else {
             return false;
         };
-        let index = gap.unwrap_or(0);
+        self.missing.remove(index);
         for rest in [number + 1..=*numbers.end(), *numbers.start()..=number - 1] {
             if !rest.is_empty() {
                 self.missing.insert(index, (rest, since));
