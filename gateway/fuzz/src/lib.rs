@@ -20,7 +20,10 @@ pub const TOKEN: &[u8] = b"TOKEN";
 /// Longer than any answer may take, waiting for a body included.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Settings that stand in no one's way.
+/// What an answer without an end says of itself.
+const EVENT_STREAM: &[u8] = b"content-type: text/event-stream";
+
+/// Settings that stand in no one's way, and give up soon on what a client leaves unfinished.
 const SETTINGS: &str = r#"
 [http]
 port = 0
@@ -28,8 +31,10 @@ trusted_proxies = ["127.0.0.0/8"]
 connections_per_address_max = 0
 body_timeout_ms = 100
 header_timeout_ms = 100
+idle_timeout_ms = 200
 [sockets]
 per_address_max = 0
+ping_every_ms = 100
 [limits]
 unpaid_sessions_per_hour = 0
 refused_requests_per_address_per_minute = 0
@@ -104,7 +109,8 @@ impl Fixture {
     }
 
     /// Sends `parts` over a connection of their own, one write each, and gives everything that the
-    /// server sends until it closes, which it must.
+    /// server sends until it closes, which it must; of an event stream, which has no end, the
+    /// beginning.
     pub fn exchange(&self, parts: &[&[u8]]) -> Vec<u8> {
         self.runtime.block_on(async {
             let talk = async {
@@ -117,7 +123,11 @@ impl Fixture {
                     }
                 }
                 let mut answer = Vec::new();
-                stream.read_to_end(&mut answer).await.ok();
+                while let Ok(1..) = stream.read_buf(&mut answer).await {
+                    if answer.windows(EVENT_STREAM.len()).any(|at| at == EVENT_STREAM) {
+                        break;
+                    }
+                }
                 // Else the ports would run out.
                 stream.set_zero_linger().ok();
                 answer
