@@ -1,9 +1,9 @@
 //! The journal: records what sessions decide, in batches.
 //!
 //! Group commit without a timer: while one batch is being written the next one gathers, so batches
-//! grow with the load by themselves. Sessions send it facts and get each fact's outcome back; once a
-//! second it also records that the node is alive, up to the instant before which nothing that a
-//! caller asked for is unrecorded.
+//! grow with the load by themselves. Users are dealt into [lanes](crate::lanes), each with a batch of its
+//! own under way. Sessions send it facts and get each fact's outcome back; once a second it also records
+//! that the node is alive, up to the instant before which nothing that a caller asked for is unrecorded.
 //!
 //! While the database is away a batch is repeated until its outcome is known; every fact may be
 //! repeated. The journal never drops a fact and never reorders one user's.
@@ -12,10 +12,11 @@
 //! still; and when time stands still, for this reason or because the process was suspended, it begins
 //! the next run as soon as everything is recorded that was asked for in the last one.
 
+mod lane;
+mod progress;
 mod writer;
 
 use std::{
-    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering},
@@ -31,9 +32,14 @@ use tokio::{
 };
 use tracing::Span;
 
-use self::writer::Writer;
+use self::{
+    lane::{Lane, Numbered},
+    progress::Progress,
+    writer::Writer,
+};
 use crate::{
     facts::{FactOutcome, NodeRun, Recording, ResumePolicy},
+    lanes::Lanes,
     metrics::{EngineMetrics, Standstill},
     session::SessionMessage,
     store::Store,
@@ -42,8 +48,6 @@ use crate::{
     watermark::{Stamp, Watermark},
 };
 
-/// How many facts one transaction takes at most. Past some hundreds a larger batch only waits longer.
-const BATCH_MAX: usize = 1_000;
 /// How often the node is recorded to be alive. A crash costs at most about this much served time.
 const ALIVE_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether the next run can begin, while time stands still.
@@ -59,6 +63,8 @@ pub enum JournalMessage {
     Barrier(oneshot::Sender<()>),
     /// A batch has its outcomes; from the task that wrote it.
     Written(Batch, Vec<FactOutcome>),
+    /// It is recorded that the node was alive then; from the task that recorded it.
+    KeptAlive(UnixMillis),
     /// The next run has begun; from the task that recorded it.
     Begun(NodeRun),
     /// The run may write no more; from the task that tried to.
@@ -89,11 +95,12 @@ pub struct Entry {
     pub decided_at: Instant,
 }
 
-/// Facts that are written together.
+/// Facts of one lane that are written together.
 #[derive(Debug)]
 pub struct Batch {
-    entries: Vec<Entry>,
-    alive_at: Option<UnixMillis>,
+    lane: usize,
+    entries: Vec<Numbered>,
+    begun_at: Instant,
 }
 
 /// What the journal starts with.
@@ -244,21 +251,20 @@ struct JournalActor {
 struct JournalState {
     arguments: JournalArguments,
     run: NodeRun,
-    /// When something was recorded last, by the clock, which never stands still.
-    recorded_at: UnixMillis,
-    waiting: VecDeque<Entry>,
-    is_alive_due: bool,
-    is_writing: bool,
-    /// When the batch that is being written was begun.
-    begun_at: Instant,
+    dealing: Lanes,
+    lanes: Vec<Lane>,
+    /// The numbers of what asks to record that the node is alive: that waits, and that is being done.
+    alive_due: Option<u64>,
+    alive_under_way: Option<u64>,
+    /// When it was recorded last, by the clock, which never stands still.
+    alive_recorded_at: UnixMillis,
+    /// Whether the next run is being begun.
+    is_beginning: bool,
+    /// Whether the run may write no more.
+    is_displaced: bool,
     /// Whether time stands still because nothing could be recorded.
     is_outage: bool,
-    /// How many batches' worth of things were asked for, and how many of these are done: facts and
-    /// alive times, counted alike.
-    asked: u64,
-    done: u64,
-    /// Each is answered once `done` reaches its number.
-    barriers: VecDeque<(u64, oneshot::Sender<()>)>,
+    progress: Progress,
 }
 
 impl Actor for JournalActor {
@@ -271,18 +277,19 @@ impl Actor for JournalActor {
         _: ActorRef<JournalMessage>,
         arguments: JournalArguments,
     ) -> Result<JournalState, ActorProcessingErr> {
+        let dealing = arguments.store.lanes();
         Ok(JournalState {
             run: arguments.timeline.runs().current,
-            recorded_at: arguments.timeline.clock().now(),
+            alive_recorded_at: arguments.timeline.clock().now(),
             arguments,
-            waiting: VecDeque::new(),
-            is_alive_due: false,
-            is_writing: false,
-            begun_at: Instant::now(),
+            dealing,
+            lanes: (0..dealing.count()).map(|_| Lane::default()).collect(),
+            alive_due: None,
+            alive_under_way: None,
+            is_beginning: false,
+            is_displaced: false,
             is_outage: false,
-            asked: 0,
-            done: 0,
-            barriers: VecDeque::new(),
+            progress: Progress::default(),
         })
     }
 
@@ -294,12 +301,20 @@ impl Actor for JournalActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             JournalMessage::Record(entry) => {
-                state.asked += 1;
-                state.waiting.push_back(entry);
+                let number = state.progress.ask();
+                let lane = state.dealing.of(entry.recording.fact.user());
+                state.lanes[lane].push(Numbered { number, entry });
             }
             JournalMessage::Alive => state.beat(),
-            JournalMessage::Barrier(reply) => state.barriers.push_back((state.asked, reply)),
+            JournalMessage::Barrier(reply) => state.progress.wait(reply),
             JournalMessage::Written(batch, outcomes) => self.deliver(batch, outcomes, state),
+            JournalMessage::KeptAlive(alive_at) => {
+                self.status.prove(alive_at);
+                state.alive_recorded_at = state.arguments.timeline.clock().now();
+                state
+                    .progress
+                    .done(state.alive_under_way.take().into_iter());
+            }
             JournalMessage::Begun(run) => {
                 self.status.prove(run.started_at);
                 state.go_on(run);
@@ -314,8 +329,12 @@ impl Actor for JournalActor {
                     }
                 );
                 // It stays, writes nothing more and answers nobody: what it holds is not known.
-                self.status.displaced.send_replace(Some(displacement));
-                return Ok(());
+                state.is_displaced = true;
+                self.status.displaced.send_if_modified(|known| {
+                    let is_first = known.is_none();
+                    known.get_or_insert(displacement);
+                    is_first
+                });
             }
         }
         self.write_next(&myself, state);
@@ -332,16 +351,18 @@ impl JournalState {
             supervisor,
             ..
         } = &self.arguments;
-        let unrecorded_for = timeline.clock().now().since(self.recorded_at).to_duration();
+        // Each lane may be the one that waits.
+        let writing_since = self.lanes.iter().filter_map(Lane::writing_since);
+        let since = writing_since.fold(self.alive_recorded_at, UnixMillis::min);
+        let unrecorded_for = timeline.clock().now().since(since).to_duration();
         if unrecorded_for > *grace && timeline.is_serving() {
             tracing::warn!("nothing can be recorded: sessions pause, uncharged");
             timeline.halt();
             self.is_outage = true;
             let _stopped = supervisor.cast(SupervisorMessage::TimeChanged);
         }
-        if !self.is_alive_due {
-            self.asked += 1;
-            self.is_alive_due = true;
+        if self.alive_due.is_none() {
+            self.alive_due = Some(self.progress.ask());
         }
     }
 
@@ -353,8 +374,8 @@ impl JournalState {
             Standstill::Suspension
         });
         self.is_outage = false;
-        self.is_writing = false;
-        self.recorded_at = self.arguments.timeline.clock().now();
+        self.is_beginning = false;
+        self.alive_recorded_at = self.arguments.timeline.clock().now();
         self.run = run.clone();
         self.arguments.timeline.resume(run);
         // Only now: whoever reads this may rely on it.
@@ -381,10 +402,8 @@ impl JournalActor {
 
     /// Tells the sessions what became of their facts.
     fn deliver(&self, batch: Batch, outcomes: Vec<FactOutcome>, state: &mut JournalState) {
-        state.is_writing = false;
-        state.recorded_at = state.arguments.timeline.clock().now();
-        state.done += batch.entries.len() as u64 + u64::from(batch.alive_at.is_some());
-        self.measure(&batch, state);
+        state.lanes[batch.lane].end();
+        Self::measure(&batch, &state.arguments.metrics);
         self.status
             .queued
             .fetch_sub(batch.entries.len(), Ordering::Relaxed);
@@ -393,7 +412,8 @@ impl JournalActor {
             outcomes.len(),
             "each fact of a batch has an outcome"
         );
-        for (entry, outcome) in batch.entries.into_iter().zip(outcomes) {
+        let numbers: Vec<u64> = batch.entries.iter().map(|entry| entry.number).collect();
+        for (Numbered { entry, .. }, outcome) in batch.entries.into_iter().zip(outcomes) {
             let told = SessionMessage::Outcome {
                 fact: entry.recording.fact,
                 outcome,
@@ -406,83 +426,63 @@ impl JournalActor {
                 );
             }
         }
-        while state
-            .barriers
-            .front()
-            .is_some_and(|(asked, _)| *asked <= state.done)
-        {
-            if let Some((_, reply)) = state.barriers.pop_front() {
-                let _gone = reply.send(());
-            }
-        }
+        state.progress.done(numbers.into_iter());
     }
 
     /// Notes that `batch` is durable now.
-    fn measure(&self, batch: &Batch, state: &JournalState) {
-        if let Some(alive_at) = batch.alive_at {
-            self.status.prove(alive_at);
-        }
-        if batch.entries.is_empty() {
-            return;
-        }
-        let metrics = &state.arguments.metrics;
+    fn measure(batch: &Batch, metrics: &EngineMetrics) {
         // No batch has more than a thousand.
         let facts = u32::try_from(batch.entries.len()).unwrap_or(u32::MAX);
         metrics.batch_facts.observe(f64::from(facts));
         metrics
             .batch_seconds
-            .observe(state.begun_at.elapsed().as_secs_f64());
-        for entry in &batch.entries {
+            .observe(batch.begun_at.elapsed().as_secs_f64());
+        for Numbered { entry, .. } in &batch.entries {
             let lag = entry.decided_at.elapsed();
             metrics.settlement_lag.observe(lag.as_secs_f64());
         }
     }
 
-    /// Begins to write what waits, unless a batch is being written.
+    /// Begins to write what waits, in each lane that writes nothing.
     fn write_next(&self, myself: &ActorRef<JournalMessage>, state: &mut JournalState) {
-        if state.is_writing {
+        if state.is_displaced || state.is_beginning {
             return;
         }
         if let Some(cut) = state.arguments.timeline.halted_at()
             && state.arguments.watermark.is_clear()
         {
-            state.is_writing = true;
-            let (writer, arguments) = (self.writer(state), &state.arguments);
-            let clock = arguments.timeline.clock().clone();
-            let next = writer.begin_next_run(cut, clock, arguments.resume_policy, myself.clone());
-            tokio::spawn(next);
+            let is_writing = state.alive_under_way.is_some()
+                || state
+                    .lanes
+                    .iter()
+                    .any(|lane| lane.writing_since().is_some());
+            // What is under way is of the run that is over; then nothing more is.
+            if !is_writing {
+                state.is_beginning = true;
+                let (writer, arguments) = (self.writer(state), &state.arguments);
+                let clock = arguments.timeline.clock().clone();
+                let policy = arguments.resume_policy;
+                tokio::spawn(writer.begin_next_run(cut, clock, policy, myself.clone()));
+            }
             return;
         }
-        if state.waiting.is_empty() && !state.is_alive_due {
-            // Nothing is asked for that is not done: a barrier put now need not wait.
-            state.barriers.drain(..).for_each(|(_, reply)| {
-                let _gone = reply.send(());
-            });
-            return;
-        }
-        let mut entries = Vec::new();
-        let mut next = VecDeque::new();
-        let mut users = std::collections::HashSet::new();
-        // At most one fact for each user in a batch; what comes second waits for the next one.
-        while entries.len() < BATCH_MAX
-            && let Some(entry) = state.waiting.pop_front()
+        if state.alive_under_way.is_none()
+            && let Some(number) = state.alive_due.take()
         {
-            if users.insert(entry.recording.fact.user()) {
-                entries.push(entry);
-            } else {
-                next.push_back(entry);
+            state.alive_under_way = Some(number);
+            let alive_at = state.arguments.watermark.reached();
+            tokio::spawn(self.writer(state).keep_alive(alive_at, myself.clone()));
+        }
+        let now = state.arguments.timeline.clock().now();
+        for lane in 0..state.lanes.len() {
+            if let Some(entries) = state.lanes[lane].begin(now) {
+                let batch = Batch {
+                    lane,
+                    entries,
+                    begun_at: Instant::now(),
+                };
+                tokio::spawn(self.writer(state).write(batch, myself.clone()));
             }
         }
-        next.append(&mut state.waiting);
-        state.waiting = next;
-        let alive_at = state
-            .is_alive_due
-            .then(|| state.arguments.watermark.reached());
-        state.is_alive_due = false;
-        state.is_writing = true;
-        state.begun_at = Instant::now();
-
-        let writer = self.writer(state);
-        tokio::spawn(writer.write(Batch { entries, alive_at }, myself.clone()));
     }
 }

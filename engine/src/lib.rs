@@ -28,6 +28,7 @@ pub mod clock;
 pub mod engine;
 pub mod facts;
 pub mod keys;
+pub mod lanes;
 pub mod metrics;
 pub mod notices;
 pub mod retention;

@@ -18,6 +18,7 @@ use billing::{ChargedAt, Tariff};
 use engine::{
     EngineSettings, InvalidRedisUrl,
     facts::{NodeName, ResumePolicy},
+    lanes::Lanes,
     retention::RetentionSettings,
     store::{StoreLocation, StoreSettings},
 };
@@ -456,10 +457,15 @@ fn store(reader: &Reader, data_dir: &Path) -> Result<StoreSettings, SettingsErro
         })?,
     };
     let connections = reader.whole("database.connections_max", 1, 1_000)?;
+    let writers = reader.whole("database.writers", 1, u8::MAX.into())?;
     Ok(StoreSettings {
         location,
         connections_max: u32::try_from(connections)
             .map_err(|_| reader.wrong("database.connections_max", "is too large"))?,
+        writers: u8::try_from(writers)
+            .ok()
+            .and_then(Lanes::new)
+            .ok_or_else(|| reader.wrong("database.writers", "must be from 1 to 255"))?,
         connect_timeout: reader.duration("database.connect_timeout_ms", 10)?,
         call_timeout: reader.duration("database.call_timeout_ms", 10)?,
     })

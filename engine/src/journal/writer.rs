@@ -70,19 +70,27 @@ impl Writer {
         let _stopped = journal.cast(message);
     }
 
+    /// Records that the node was alive at `alive_at`.
+    pub(super) async fn keep_alive(self, alive_at: UnixMillis, journal: ActorRef<JournalMessage>) {
+        let keep = || self.store.record(&self.run, Some(alive_at), &[]);
+        let message = match self.patiently(Refusals::Repeat, keep).await {
+            Ok(_) => JournalMessage::KeptAlive(alive_at),
+            Err(error) => JournalMessage::Displaced(displacement(&error)),
+        };
+        let _stopped = journal.cast(message);
+    }
+
     /// Writes `batch`, and tells the journal what became of it.
     pub(super) async fn write(self, batch: Batch, journal: ActorRef<JournalMessage>) {
-        let recordings = batch.entries.iter().map(|entry| entry.recording.clone());
+        let entries = batch.entries.iter().map(|numbered| &numbered.entry);
+        let recordings = entries.clone().map(|entry| entry.recording.clone());
         let recordings: Vec<Recording> = recordings.collect();
         // Each request's trace shows the batch that it waits for.
-        let spans = batch
-            .entries
-            .iter()
-            .filter(|entry| !entry.span.is_disabled());
+        let spans = entries.filter(|entry| !entry.span.is_disabled());
         let spans: Vec<_> = spans
             .map(|entry| tracing::debug_span!(parent: &entry.span, "journal_batch", facts = recordings.len()))
             .collect();
-        let message = match self.record(batch.alive_at, &recordings).await {
+        let message = match self.record(&recordings).await {
             Ok(outcomes) => JournalMessage::Written(batch, outcomes),
             Err(displacement) => JournalMessage::Displaced(displacement),
         };
@@ -90,19 +98,10 @@ impl Writer {
         let _stopped = journal.cast(message);
     }
 
-    /// The facts' outcomes. When it returns, `alive_at` is durable too.
-    async fn record(
-        &self,
-        alive_at: Option<UnixMillis>,
-        recordings: &[Recording],
-    ) -> Result<Vec<FactOutcome>, Displacement> {
-        let together = || self.store.record(&self.run, alive_at, recordings);
-        let refusals = if recordings.is_empty() {
-            Refusals::Repeat
-        } else {
-            Refusals::Return
-        };
-        match self.patiently(refusals, together).await {
+    /// The facts' outcomes.
+    async fn record(&self, recordings: &[Recording]) -> Result<Vec<FactOutcome>, Displacement> {
+        let together = || self.store.record(&self.run, None, recordings);
+        match self.patiently(Refusals::Return, together).await {
             Ok(outcomes) => return Ok(outcomes),
             Err(error) if is_displaced(&error) => return Err(displacement(&error)),
             Err(_) => {}
@@ -111,11 +110,6 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(recordings.len());
         for recording in recordings {
             outcomes.push(self.record_alone(recording).await?);
-        }
-        if alive_at.is_some() {
-            let alive = || self.store.record(&self.run, alive_at, &[]);
-            let recorded = self.patiently(Refusals::Repeat, alive).await;
-            recorded.map_err(|error| displacement(&error))?;
         }
         Ok(outcomes)
     }

@@ -30,6 +30,7 @@ use crate::{
         Recording, ResumePolicy, WalletAsked, WalletReading, WalletRecord,
     },
     keys::{IdempotencyKey, KeptAnswer},
+    lanes::Lanes,
     metrics::StoreErrors,
 };
 
@@ -46,6 +47,7 @@ const REPAIR_ROWS: u32 = 20_000;
 #[derive(Debug)]
 pub struct Database {
     pools: Pools,
+    lanes: Lanes,
     call_timeout: Duration,
     errors: StoreErrors,
     acknowledged: Acknowledged,
@@ -61,6 +63,10 @@ impl Database {
             StoreLocation::Sqlite(path) => Pools::Sqlite(sqlite::open(path, settings).await?),
         };
         Ok(Self {
+            lanes: match &pools {
+                Pools::Postgres(_) => settings.writers,
+                Pools::Sqlite(_) => Lanes::ONE,
+            },
             pools,
             call_timeout: settings.call_timeout,
             errors: StoreErrors::default(),
@@ -136,7 +142,7 @@ impl Database {
         };
         self.write_anyway(move |connection| {
             Box::pin(async move {
-                setbacks::check(connection, &run, known).await?;
+                setbacks::check(connection, &run, &known).await?;
                 work(connection).await
             })
         })
@@ -153,19 +159,53 @@ impl Database {
         self.call_for(self.call_timeout, Unit::Write, work).await
     }
 
+    /// Records that the run was alive at `alive_at`, or only finds whether it may write.
+    async fn keep_alive(
+        &self,
+        run: &NodeRun,
+        alive_at: Option<UnixMillis>,
+    ) -> Result<(), StoreError> {
+        let (held, known) = (run.clone(), self.acknowledged.of(run));
+        self.write_anyway(move |connection| {
+            Box::pin(async move { runs::keep_alive(connection, &held, alive_at, &known).await })
+        })
+        .await?;
+        if let Some(alive_at) = alive_at {
+            self.acknowledged.alive_at(run, alive_at);
+        }
+        Ok(())
+    }
+
+    /// Records the facts, of which there are some, and tells what became of each.
+    async fn record_facts(
+        &self,
+        run: &NodeRun,
+        recordings: &[Recording],
+    ) -> Result<Vec<FactOutcome>, StoreError> {
+        // Any lane would do: those who record at the same time take each its own.
+        let lane = recordings.first();
+        let lane = lane.map_or(0, |recording| self.lanes.of(recording.fact.user()));
+        let outcomes = match &self.pools {
+            Pools::Postgres(_) => self.record_at_once(run, lane, recordings).await?,
+            Pools::Sqlite(_) => self.record_by_parts(run, lane, recordings.into()).await?,
+        };
+        if let Some(last_instant) = recordings.iter().map(|recording| recording.fact.at()).max() {
+            self.acknowledged.recorded(run, lane, last_instant);
+        }
+        Ok(outcomes)
+    }
+
     /// Records the facts in one transaction of several statements, and tells what became of each.
     async fn record_by_parts(
         &self,
         run: &NodeRun,
-        alive_at: Option<UnixMillis>,
+        lane: usize,
         recordings: Arc<[Recording]>,
     ) -> Result<Vec<FactOutcome>, StoreError> {
         let (run, known) = (run.clone(), self.acknowledged.of(run));
-        // It checks the run's row itself.
+        // It checks the lane's row itself.
         self.write_anyway(move |connection| {
-            Box::pin(journal::record(
-                connection, run, alive_at, recordings, known,
-            ))
+            Box::pin(journal::record(connection, run, lane, recordings, known))
         })
         .await
     }
@@ -174,7 +214,7 @@ impl Database {
     async fn record_at_once(
         &self,
         run: &NodeRun,
-        alive_at: Option<UnixMillis>,
+        lane: usize,
         recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
         let recordings = Arc::<[Recording]>::from(recordings);
@@ -183,15 +223,15 @@ impl Database {
             let recordings = Arc::clone(&recordings);
             self.call_for(self.call_timeout, Unit::OneWrite, move |connection| {
                 Box::pin(async move {
-                    journal::at_once::record(connection, &run, alive_at, &recordings, known).await
+                    journal::at_once::record(connection, &run, lane, &recordings, &known).await
                 })
             })
         };
         let written = match written.await {
             Ok(written) => written,
             // One of them can't be written at all: the others can, one after the other.
-            Err(error) if error.blame() == Some(Blame::Call) && !recordings.is_empty() => {
-                return self.record_by_parts(run, alive_at, recordings).await;
+            Err(error) if error.blame() == Some(Blame::Call) => {
+                return self.record_by_parts(run, lane, recordings).await;
             }
             Err(error) => return Err(error),
         };
@@ -201,7 +241,7 @@ impl Database {
         let told = if left.is_empty() {
             Vec::new()
         } else {
-            self.record_by_parts(run, None, left).await?
+            self.record_by_parts(run, lane, left).await?
         };
         let mut told = told.into_iter();
         let outcomes = (0..recordings.len()).map(|position| {
@@ -265,6 +305,10 @@ impl Store for Database {
         self.errors.clone()
     }
 
+    fn lanes(&self) -> Lanes {
+        self.lanes
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.read(|connection| Box::pin(runs::ping(connection)))
             .await
@@ -285,11 +329,11 @@ impl Store for Database {
         now: ClockReading,
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError> {
-        let (node, process) = (node.clone(), process.clone());
+        let (node, process, lanes) = (node.clone(), process.clone(), self.lanes);
         let begun = self.write_anyway(move |connection| {
             Box::pin(async move {
                 setbacks::refuse_unmended(connection).await?;
-                runs::begin(connection, node, process, now, policy).await
+                runs::begin(connection, node, process, now, policy, lanes).await
             })
         });
         begun.await.inspect(|run| self.acknowledged.begin(run))
@@ -302,9 +346,10 @@ impl Store for Database {
         now: ClockReading,
         policy: ResumePolicy,
     ) -> Result<NodeRun, StoreError> {
-        let run = run.clone();
-        let next =
-            self.write(move |connection| Box::pin(runs::next(connection, run, cut, now, policy)));
+        let (run, lanes) = (run.clone(), self.lanes);
+        let next = self.write(move |connection| {
+            Box::pin(runs::next(connection, run, cut, now, policy, lanes))
+        });
         match next.await {
             Ok(run) => {
                 self.acknowledged.begin(&run);
@@ -347,16 +392,19 @@ impl Store for Database {
         alive_at: Option<UnixMillis>,
         recordings: &[Recording],
     ) -> Result<Vec<FactOutcome>, StoreError> {
-        let last_instant = recordings.iter().map(|recording| recording.fact.at()).max();
-        let recorded = match &self.pools {
-            Pools::Postgres(_) => self.record_at_once(run, alive_at, recordings).await,
-            Pools::Sqlite(_) => self.record_by_parts(run, alive_at, recordings.into()).await,
-        };
-        match recorded {
-            Ok(outcomes) => {
-                self.acknowledged.raise(run, alive_at, last_instant);
-                Ok(outcomes)
+        let recorded = async {
+            let outcomes = if recordings.is_empty() {
+                Vec::new()
+            } else {
+                self.record_facts(run, recordings).await?
+            };
+            if alive_at.is_some() || recordings.is_empty() {
+                self.keep_alive(run, alive_at).await?;
             }
+            Ok(outcomes)
+        };
+        match recorded.await {
+            Ok(outcomes) => Ok(outcomes),
             Err(error) => {
                 self.note_setback(&error).await;
                 Err(error)

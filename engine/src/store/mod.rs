@@ -58,6 +58,7 @@ use crate::{
         ResumePolicy, WalletAsked, WalletReading, WalletRecord,
     },
     keys::{IdempotencyKey, KeptAnswer},
+    lanes::Lanes,
     metrics::StoreErrors,
 };
 
@@ -68,6 +69,8 @@ pub struct StoreSettings {
     pub location: StoreLocation,
     /// How many connections at most.
     pub connections_max: u32,
+    /// How many of them write what sessions decide at the same time; SQLite takes one writer.
+    pub writers: Lanes,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
     /// How long a read or a transaction may take.
@@ -554,9 +557,13 @@ pub trait Store: Send + Sync + 'static {
 
     // --- the journal ---
 
-    /// Records facts, at most one for each user, in one transaction with their keys, and tells what
-    /// became of each, in their order. With `alive_at`, records too that the run was alive then. One
-    /// refused fact spoils nothing. [`StoreError::Superseded`] if the run is not its node's latest.
+    /// Into how many lanes users are dealt. Facts of one lane are recorded one batch after the other, and
+    /// those of different lanes at the same time.
+    fn lanes(&self) -> Lanes;
+
+    /// Records facts of one lane, at most one for each user, in one transaction with their keys, and tells
+    /// what became of each, in their order. One refused fact spoils nothing. With `alive_at`, records after
+    /// them that the run was alive then. [`StoreError::Superseded`] if the run is not its node's latest.
     ///
     /// A session's end that is recorded already keeps the keys that come with it now.
     async fn record(

@@ -61,6 +61,11 @@ pub(super) fn own_migrations() -> Vec<Migration> {
             "plans",
             include_str!("../../../schema/migrations/postgres/0008_plans.sql"),
         ),
+        migrations::simple(
+            9,
+            "lanes",
+            include_str!("../../../schema/migrations/postgres/0009_lanes.sql"),
+        ),
     ]
 }
 

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     clock::ClockReading,
     facts::{NodeName, ProcessId, ResumePolicy},
+    lanes::Lanes,
 };
 
 /// Where a restored database goes on.
@@ -84,7 +85,8 @@ async fn begin_runs(
             after.ok_or_else(|| StoreError::Corrupt(format!("no time is left for {node:?}")))?;
         let lead = at.since(wall);
         let now = ClockReading { at, lead };
-        runs::begin(connection, node, ProcessId::random(), now, policy).await?;
+        let process = ProcessId::random();
+        runs::begin(connection, node, process, now, policy, Lanes::ONE).await?;
     }
     Ok(())
 }

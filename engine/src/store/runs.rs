@@ -11,6 +11,7 @@ use super::{
 use crate::{
     clock::ClockReading,
     facts::{NodeName, NodeRun, NodeTime, ProcessId, ResumePolicy},
+    lanes::Lanes,
 };
 
 /// Succeeds if the database answers.
@@ -33,16 +34,17 @@ pub(super) async fn node_time(
     connection: &mut Connection,
     node: &NodeName,
 ) -> Result<Option<NodeTime>, StoreError> {
-    let row: Option<(i64, i64)> = connection
+    let row: Option<(i64, i64, i64, i64)> = connection
         .row(
-            "SELECT CASE WHEN alive_at < last_instant THEN last_instant ELSE alive_at END, lead_ms
+            "SELECT alive_at, last_instant,
+                COALESCE((SELECT max(last_instant) FROM node_lanes WHERE node = $1), 0), lead_ms
              FROM node_runs WHERE node = $1 ORDER BY epoch DESC LIMIT 1",
             &[node.as_str().into()],
         )
         .await?;
-    row.map(|(latest, lead)| {
+    row.map(|(alive_at, last_instant, of_lanes, lead)| {
         Ok(NodeTime {
-            latest: UnixMillis::new(latest)?,
+            latest: UnixMillis::new(alive_at.max(last_instant).max(of_lanes))?,
             lead: Millis::new(lead)?,
         })
     })
@@ -57,8 +59,10 @@ pub(super) async fn node_time(
 pub(super) async fn proved(connection: &mut Connection) -> Result<Option<UnixMillis>, StoreError> {
     let row: Option<(Option<i64>,)> = connection
         .row(
-            "SELECT max(CASE WHEN alive_at < last_instant THEN last_instant ELSE alive_at END)
-             FROM node_runs WHERE is_current",
+            "SELECT max(instant) FROM (
+                SELECT CASE WHEN alive_at < last_instant THEN last_instant ELSE alive_at END AS instant
+                FROM node_runs WHERE is_current
+                UNION ALL SELECT last_instant FROM node_lanes) AS recorded",
             &[],
         )
         .await?;
@@ -119,17 +123,18 @@ pub(super) async fn since(
         .await
 }
 
-/// Begins the node's next run.
+/// Begins the node's next run, with `lanes`.
 ///
-/// Clearing the old row's flag is what shuts the run before out: a journal transaction that waits
-/// for that row sees the flag when it gets it, whereas a sub-query for the greatest epoch would still
-/// see the state from before it waited.
+/// Clearing the old row's flag and deleting its lanes is what shuts the run before out: a journal
+/// transaction that waits for such a row sees that when it gets it, whereas a sub-query for the greatest
+/// epoch would still see the state from before it waited.
 pub(super) async fn begin(
     connection: &mut Connection,
     node: NodeName,
     process: ProcessId,
     now: ClockReading,
     policy: ResumePolicy,
+    lanes: Lanes,
 ) -> Result<NodeRun, StoreError> {
     lock_runs(connection, &node).await?;
     let before: Option<(i64, i64, i64)> = connection
@@ -142,6 +147,7 @@ pub(super) async fn begin(
     let run = match before {
         Some((epoch, alive_at, last_instant)) => {
             let ended = Ended::new(epoch, alive_at, last_instant)?;
+            let ended = ended.with_lanes(connection, &node).await?;
             ended.next(node, process, now.at, policy)?
         }
         None => NodeRun {
@@ -152,7 +158,7 @@ pub(super) async fn begin(
             takeover: Takeover::Resume,
         },
     };
-    insert(connection, &run, now).await?;
+    insert(connection, &run, now, lanes).await?;
     Ok(run)
 }
 
@@ -163,6 +169,7 @@ pub(super) async fn next(
     cut: UnixMillis,
     now: ClockReading,
     policy: ResumePolicy,
+    lanes: Lanes,
 ) -> Result<NodeRun, StoreError> {
     let NodeRun {
         node,
@@ -180,8 +187,9 @@ pub(super) async fn next(
         .await?;
     if let Some((alive_at, last_instant)) = ended {
         let ended = Ended::new(epoch, alive_at, last_instant)?;
+        let ended = ended.with_lanes(connection, &node).await?;
         let run = ended.next(node, process, now.at, policy)?;
-        insert(connection, &run, now).await?;
+        insert(connection, &run, now, lanes).await?;
         return Ok(run);
     }
     // It is over already. If it was ended by a call of ours whose reply got lost, that began the next.
@@ -222,6 +230,34 @@ impl Ended {
         })
     }
 
+    /// Deletes the run's lanes, once their batches are done, and takes over what they say.
+    async fn with_lanes(
+        mut self,
+        connection: &mut Connection,
+        node: &NodeName,
+    ) -> Result<Self, StoreError> {
+        let lanes: Vec<(i64,)> = connection
+            .rows(
+                "DELETE FROM node_lanes WHERE node = $1 RETURNING last_instant",
+                &[node.as_str().into()],
+            )
+            .await?;
+        for (last_instant,) in lanes {
+            self.last_instant = self.last_instant.max(UnixMillis::new(last_instant)?);
+        }
+        connection
+            .execute(
+                "UPDATE node_runs SET last_instant = $3 WHERE node = $1 AND epoch = $2 AND last_instant < $3",
+                &[
+                    node.as_str().into(),
+                    self.epoch.into(),
+                    self.last_instant.get().into(),
+                ],
+            )
+            .await?;
+        Ok(self)
+    }
+
     /// The run after it. It begins after everything that was recorded, whatever `now` says: it was read
     /// before the run's row was locked, and by another clock.
     fn next(
@@ -247,11 +283,12 @@ async fn lock_runs(connection: &mut Connection, node: &NodeName) -> Result<(), S
     connection.lock(&format!("runs of {}", node.as_str())).await
 }
 
-/// Inserts the run, which was begun by a clock that said `now`.
+/// Inserts the run, which was begun by a clock that said `now`, with its lanes.
 async fn insert(
     connection: &mut Connection,
     run: &NodeRun,
     now: ClockReading,
+    lanes: Lanes,
 ) -> Result<(), StoreError> {
     // It may have had to begin a moment later than the clock said.
     let lead = now.lead.saturating_add(run.started_at.since(now.at));
@@ -269,6 +306,18 @@ async fn insert(
             ],
         )
         .await?;
+    for lane in 0..lanes.count() {
+        connection
+            .execute(
+                "INSERT INTO node_lanes (node, lane, epoch) VALUES ($1, $2, $3)",
+                &[
+                    run.node.as_str().into(),
+                    lane_number(lane).into(),
+                    run.epoch.into(),
+                ],
+            )
+            .await?;
+    }
     Ok(())
 }
 
@@ -285,29 +334,57 @@ pub(super) async fn earlier(
         .collect()
 }
 
-/// Locks the run's row for this transaction, and records that the run was alive at `alive_at`, and
-/// that it records something with `last_instant`; nothing where it does not. Fails if the row is older
-/// than `known`.
-pub(super) async fn hold(
+/// The lane as the database has it.
+pub(super) fn lane_number(lane: usize) -> i64 {
+    i64::try_from(lane).unwrap_or(i64::MAX)
+}
+
+/// Locks the run's row for this transaction, and records that the run was alive at `alive_at`; nothing
+/// where it is not given. Fails if the row is older than `known`.
+pub(super) async fn keep_alive(
     connection: &mut Connection,
     run: &NodeRun,
     alive_at: Option<UnixMillis>,
-    last_instant: Option<UnixMillis>,
-    known: Known,
+    known: &Known,
 ) -> Result<(), StoreError> {
-    let held: Option<(i64,)> = connection
+    let kept: Option<(i64,)> = connection
         .row(
-            "UPDATE node_runs SET alive_at = CASE WHEN alive_at < $3 THEN $3 ELSE alive_at END,
-                last_instant = CASE WHEN last_instant < $4 THEN $4 ELSE last_instant END
-             WHERE node = $1 AND epoch = $2 AND is_current AND alive_at >= $5 AND last_instant >= $6
-             RETURNING epoch",
+            "UPDATE node_runs SET alive_at = CASE WHEN alive_at < $3 THEN $3 ELSE alive_at END
+             WHERE node = $1 AND epoch = $2 AND is_current AND alive_at >= $4 RETURNING epoch",
             &[
                 run.node.as_str().into(),
                 run.epoch.into(),
                 alive_at.map_or(0, UnixMillis::get).into(),
-                last_instant.map_or(0, UnixMillis::get).into(),
-                known.alive_at.get().into(),
-                known.last_instant.get().into(),
+                known.alive_at().get().into(),
+            ],
+        )
+        .await?;
+    if kept.is_some() {
+        return Ok(());
+    }
+    setbacks::check(connection, run, known).await?;
+    Err(StoreError::Superseded)
+}
+
+/// Locks the row of a lane of the run for this transaction, and records that the run records something
+/// with `last_instant`. Fails if the row is older than `known`.
+pub(super) async fn hold(
+    connection: &mut Connection,
+    run: &NodeRun,
+    lane: usize,
+    last_instant: UnixMillis,
+    known: &Known,
+) -> Result<(), StoreError> {
+    let held: Option<(i64,)> = connection
+        .row(
+            "UPDATE node_lanes SET last_instant = CASE WHEN last_instant < $4 THEN $4 ELSE last_instant END
+             WHERE node = $1 AND lane = $2 AND epoch = $3 AND last_instant >= $5 RETURNING epoch",
+            &[
+                run.node.as_str().into(),
+                lane_number(lane).into(),
+                run.epoch.into(),
+                last_instant.get().into(),
+                known.last_instant(lane).get().into(),
             ],
         )
         .await?;

@@ -10,24 +10,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schema::UnixMillis;
 
-use super::{StoreError, connection::Connection};
+use super::{StoreError, connection::Connection, runs::lane_number};
 use crate::facts::NodeRun;
 
 /// What the database has acknowledged of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
-    /// That the run was alive then.
-    pub(super) alive_at: UnixMillis,
-    /// That something was recorded with that instant.
-    pub(super) last_instant: UnixMillis,
+    alive_at: UnixMillis,
+    /// By lane; of those behind the end, nothing.
+    last_instants: Vec<UnixMillis>,
 }
 
 impl Known {
-    /// Nothing.
-    pub(super) const NOTHING: Self = Self {
-        alive_at: UnixMillis::EPOCH,
-        last_instant: UnixMillis::EPOCH,
-    };
+    /// Up to when the run was alive.
+    pub(super) const fn alive_at(&self) -> UnixMillis {
+        self.alive_at
+    }
+
+    /// The greatest instant that something was recorded with in `lane`.
+    pub(super) fn last_instant(&self, lane: usize) -> UnixMillis {
+        let last_instant = self.last_instants.get(lane);
+        last_instant.copied().unwrap_or_default()
+    }
 }
 
 /// What the database has acknowledged of this process's run. Clones share it.
@@ -39,33 +43,39 @@ impl Acknowledged {
     pub(super) fn begin(&self, run: &NodeRun) {
         let known = Known {
             alive_at: run.started_at,
-            ..Known::NOTHING
+            ..Known::default()
         };
         *self.lock() = Some((run.clone(), known));
     }
 
-    /// Something of the run became durable.
-    pub(super) fn raise(
-        &self,
-        run: &NodeRun,
-        alive_at: Option<UnixMillis>,
-        last_instant: Option<UnixMillis>,
-    ) {
+    /// It is durable that the run was alive at `instant`.
+    pub(super) fn alive_at(&self, run: &NodeRun, instant: UnixMillis) {
+        self.learn(run, |known| known.alive_at = known.alive_at.max(instant));
+    }
+
+    /// It is durable that something was recorded with `instant` in `lane`.
+    pub(super) fn recorded(&self, run: &NodeRun, lane: usize, instant: UnixMillis) {
+        self.learn(run, |known| {
+            if known.last_instants.len() <= lane {
+                known.last_instants.resize(lane + 1, UnixMillis::EPOCH);
+            }
+            known.last_instants[lane] = known.last_instants[lane].max(instant);
+        });
+    }
+
+    fn learn(&self, run: &NodeRun, learn: impl FnOnce(&mut Known)) {
         if let Some((begun, known)) = self.lock().as_mut()
             && begun == run
         {
-            known.alive_at = known.alive_at.max(alive_at.unwrap_or(UnixMillis::EPOCH));
-            known.last_instant = known
-                .last_instant
-                .max(last_instant.unwrap_or(UnixMillis::EPOCH));
+            learn(known);
         }
     }
 
     /// What is known of `run`: nothing if it is not this process's.
     pub(super) fn of(&self, run: &NodeRun) -> Known {
         match &*self.lock() {
-            Some((begun, known)) if begun == run => *known,
-            _ => Known::NOTHING,
+            Some((begun, known)) if begun == run => known.clone(),
+            _ => Known::default(),
         }
     }
 
@@ -80,27 +90,55 @@ impl Acknowledged {
     }
 }
 
-/// Fails if the row of `run` is older than what is known of it, or not there.
+/// A run with one of its lanes; a run that is over has none.
+#[derive(sqlx::FromRow)]
+struct LaneRow {
+    alive_at: i64,
+    is_current: bool,
+    last_instant: i64,
+    lane: Option<i64>,
+    last_instant_of_lane: Option<i64>,
+}
+
+/// Fails if the rows of `run` are older than what is known of it, or not there.
 pub(super) async fn check(
     connection: &mut Connection,
     run: &NodeRun,
-    known: Known,
+    known: &Known,
 ) -> Result<(), StoreError> {
-    let row: Option<(i64, i64)> = connection
-        .row(
-            "SELECT alive_at, last_instant FROM node_runs WHERE node = $1 AND epoch = $2",
+    let rows: Vec<LaneRow> = connection
+        .rows(
+            "SELECT alive_at, is_current, run.last_instant, lane, lanes.last_instant AS last_instant_of_lane
+             FROM node_runs AS run LEFT JOIN node_lanes AS lanes
+                ON lanes.node = run.node AND lanes.epoch = run.epoch
+             WHERE run.node = $1 AND run.epoch = $2",
             &[run.node.as_str().into(), run.epoch.into()],
         )
         .await?;
-    match row {
-        Some((alive_at, last_instant))
-            if alive_at >= known.alive_at.get() && last_instant >= known.last_instant.get() =>
-        {
-            Ok(())
-        }
+    let Some(row) = rows.first() else {
         // Runs that are over are deleted when they are old: not by a database that went back.
-        None if is_followed(connection, run).await? => Ok(()),
-        _ => Err(StoreError::WentBack),
+        return match is_followed(connection, run).await? {
+            true => Ok(()),
+            false => Err(StoreError::WentBack),
+        };
+    };
+    let last_instant = |lane: usize| {
+        let of_lane = rows
+            .iter()
+            .filter(|row| row.lane == Some(lane_number(lane)));
+        let of_lane = of_lane.filter_map(|row| row.last_instant_of_lane).max();
+        // Whoever ended the run took over what its lanes said.
+        of_lane
+            .or_else(|| (!row.is_current).then_some(row.last_instant))
+            .unwrap_or(0)
+    };
+    let mut known_lanes = known.last_instants.iter().enumerate();
+    let has_all = row.alive_at >= known.alive_at.get()
+        && known_lanes.all(|(lane, known)| last_instant(lane) >= known.get());
+    if has_all {
+        Ok(())
+    } else {
+        Err(StoreError::WentBack)
     }
 }
 

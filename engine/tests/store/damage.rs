@@ -40,6 +40,9 @@ const UNNOTICED: &[(&str, &[&str], &str)] = &[
     ("ledger.recorded_at",
         &["+1", "-1", "-5000", "0", "1", "2^53", "NULL", "another row's", "ten years earlier", "ten years later"],
         "some clock's, for people to read: nothing follows from it"),
+    ("node_lanes.last_instant", &["+1", "-1", "-5000", "0", "1", "another row's", "ten years earlier"],
+        "the run was alive past it anyway"),
+    ("node_lanes.lane", &["+1", "1"], "the run's process finds no such lane, and stops"),
     ("node_runs.alive_at", &["+1", "-1", "-5000"], "no session was served across that instant"),
     ("node_runs.last_instant", &["+1", "-1", "-5000", "0", "1", "another row's", "ten years earlier"],
         "the run was alive past it anyway"),
@@ -77,6 +80,11 @@ const UNNOTICED_ROWS: &[(&str, &str, &str)] = &[
         "idempotency_keys",
         "deleted",
         "a key is forgotten after a day, and no other row tells of it",
+    ),
+    (
+        "node_lanes",
+        "deleted",
+        "the run's process finds no such lane, and stops; the run was alive past it anyway",
     ),
     (
         "revoked_tokens",

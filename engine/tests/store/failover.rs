@@ -13,6 +13,7 @@ use engine::{
     Clock, Engine, EngineSettings,
     engine::Displacement,
     facts::ProcessId,
+    lanes::Lanes,
     store::{
         self, CreateUserError, Database, NewUser, Store, StoreError, StoreLocation, StoreSettings,
     },
@@ -35,6 +36,7 @@ fn settings(address: String) -> StoreSettings {
     StoreSettings {
         location: StoreLocation::Postgres(address),
         connections_max: 10,
+        writers: Lanes::new(2).unwrap(),
         connect_timeout: Duration::from_secs(2),
         call_timeout: Duration::from_secs(5),
     }

@@ -19,6 +19,7 @@ mod failover;
 mod fixture;
 mod journal;
 mod keys;
+mod lanes;
 mod opening;
 mod outages;
 mod plans;

@@ -226,36 +226,41 @@ async fn whatever_is_wrong_with_the_database_no_fact_is_refused() {
         )
         .await;
         check("28000", "ALTER ROLE % NOLOGIN", "ALTER ROLE % LOGIN").await;
-        check(
-            "42501",
-            "REVOKE ALL ON node_runs FROM %",
-            "GRANT ALL ON node_runs TO %",
-        )
-        .await;
-        check(
-            "42P01",
-            "ALTER TABLE node_runs RENAME TO lost",
-            "ALTER TABLE lost RENAME TO node_runs",
-        )
-        .await;
-        check(
-            "42703",
-            "ALTER TABLE node_runs RENAME COLUMN epoch TO lost",
-            "ALTER TABLE node_runs RENAME COLUMN lost TO epoch",
-        )
-        .await;
+        // What facts are recorded under, and what tells that the node is alive.
+        for table in ["node_lanes", "node_runs"] {
+            let harms = [
+                (
+                    "42501",
+                    "REVOKE ALL ON {table} FROM %",
+                    "GRANT ALL ON {table} TO %",
+                ),
+                (
+                    "42P01",
+                    "ALTER TABLE {table} RENAME TO lost",
+                    "ALTER TABLE lost RENAME TO {table}",
+                ),
+                (
+                    "42703",
+                    "ALTER TABLE {table} RENAME COLUMN epoch TO lost",
+                    "ALTER TABLE {table} RENAME COLUMN lost TO epoch",
+                ),
+                (
+                    "P0001",
+                    "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                        $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'P0001'; END $$;
+                     CREATE TRIGGER refuse BEFORE UPDATE ON {table} EXECUTE FUNCTION refuse()",
+                    "DROP FUNCTION refuse CASCADE",
+                ),
+            ];
+            for (code, harm, remedy) in harms {
+                let of_table = |sql: &str| sql.replace("{table}", table);
+                check(code, &of_table(harm), &of_table(remedy)).await;
+            }
+        }
         check(
             "25006",
             "ALTER ROLE % SET default_transaction_read_only = on",
             "ALTER ROLE % RESET default_transaction_read_only",
-        )
-        .await;
-        check(
-            "P0001",
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-                $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'P0001'; END $$;
-             CREATE TRIGGER refuse BEFORE UPDATE ON node_runs EXECUTE FUNCTION refuse()",
-            "DROP FUNCTION refuse CASCADE",
         )
         .await;
         let fact = Fact::Opening(opening(user, 1, 1, 10));
@@ -278,7 +283,7 @@ async fn whatever_is_wrong_with_the_database_no_fact_is_refused() {
 async fn a_deadlock_is_nobodys_failure() {
     support::with_database(Kind::Postgres, |database: Arc<TestDatabase>| async move {
         let (run, user) = (database.run("a").await, database.user(100).await);
-        // Another program locks the wallet first and the run second; the journal does it the other way.
+        // Another program locks the wallet first and the lane second; the journal does it the other way.
         let other = {
             let database = Arc::clone(&database);
             tokio::spawn(async move {
@@ -286,7 +291,7 @@ async fn a_deadlock_is_nobodys_failure() {
                     let sql = format!(
                         "BEGIN; SET LOCAL deadlock_timeout = '10s';
                          SELECT 1 FROM users WHERE id = {user} FOR UPDATE;
-                         SELECT pg_sleep(0.2); SELECT 1 FROM node_runs FOR UPDATE; COMMIT"
+                         SELECT pg_sleep(0.2); SELECT 1 FROM node_lanes FOR UPDATE; COMMIT"
                     );
                     database.execute(&sql).await.unwrap();
                 }

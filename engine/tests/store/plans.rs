@@ -353,7 +353,7 @@ fn grow() -> String {
 // --- Postgres ---
 
 /// The indexes that serve the questions: none that another one serves better.
-const INDEXES: [&str; 23] = [
+const INDEXES: [&str; 24] = [
     "idempotency_keys_age",
     "idempotency_keys_pkey",
     "idempotency_keys_session",
@@ -363,6 +363,7 @@ const INDEXES: [&str; 23] = [
     "ledger_pkey",
     "ledger_session",
     "ledger_user_id_wallet_version_key",
+    "node_lanes_pkey",
     "node_runs_current",
     "node_runs_pkey",
     "revoked_tokens_expiry",

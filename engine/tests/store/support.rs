@@ -16,6 +16,7 @@ use engine::{
     facts::{
         Fact, FactOutcome, NodeName, NodeRun, ProcessId, Recording, ResumePolicy, WalletRecord,
     },
+    lanes::Lanes,
     retention::RetentionSettings,
     store::{
         self, NewUser, Store, StoreLocation, StoreSettings,
@@ -99,6 +100,7 @@ pub fn settings(location: StoreLocation) -> StoreSettings {
     StoreSettings {
         location,
         connections_max: 5,
+        writers: Lanes::new(2).unwrap(),
         connect_timeout: Duration::from_secs(20),
         call_timeout: Duration::from_secs(30),
     }

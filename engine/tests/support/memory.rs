@@ -24,6 +24,7 @@ use engine::{
         Recording, Refusal, ResumePolicy, WalletAsked, WalletReading, WalletRecord,
     },
     keys::{Answer, IdempotencyKey, KEPT_FOR, KeptAnswer},
+    lanes::Lanes,
     store::{
         AccountKey, AdjustError, Adjusted, Adjustment, CreateUserError, EraseError, Erasure,
         LiveSessionOf, NewPassword, NewUser, Notice, OldSession, RevokedToken, RunSpan,
@@ -820,6 +821,10 @@ impl Data {
 
 #[async_trait]
 impl Store for MemoryStore {
+    fn lanes(&self) -> Lanes {
+        Lanes::new(3).unwrap()
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.up().map(|_| ())
     }

@@ -49,7 +49,7 @@ impl Home {
             Held::Everything => "ACCESS EXCLUSIVE",
         };
         let mut connection = PgConnection::connect(&database.url).await.unwrap();
-        let tables = "users, sessions, ledger, node_runs, revoked_tokens";
+        let tables = "users, sessions, ledger, node_runs, node_lanes, revoked_tokens";
         let sql = format!("BEGIN; LOCK TABLE {tables} IN {mode} MODE");
         sqlx::raw_sql(AssertSqlSafe(sql))
             .execute(&mut connection)

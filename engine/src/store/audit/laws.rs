@@ -11,7 +11,7 @@ pub(super) fn of_table(table: &str) -> u8 {
         "ledger" => 5,
         "sessions" | "idempotency_keys" | "id_blocks" => 4,
         "wallet_notices" => 7,
-        "node_runs" | "session_pauses" => 8,
+        "node_runs" | "node_lanes" | "session_pauses" => 8,
         _ => TRUTH,
     }
 }

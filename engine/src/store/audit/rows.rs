@@ -75,7 +75,9 @@ const SESSION: &str = "COALESCE(id, -1) AS id, user_id, CAST(COALESCE(slot, -1) 
 const PAUSE: &str = "session_id, COALESCE(from_time, -1) AS from_time, to_time";
 const RUN: &str = "COALESCE(node, '') AS node, COALESCE(epoch, -1) AS epoch,
     COALESCE(started_at, -1) AS started_at, COALESCE(alive_at, -1) AS alive_at,
-    COALESCE(last_instant, -1) AS last_instant, COALESCE(resumes, FALSE) AS resumes,
+    COALESCE((SELECT max(lanes.last_instant) FROM node_lanes AS lanes WHERE lanes.node = node_runs.node
+        AND lanes.epoch = node_runs.epoch AND lanes.last_instant > node_runs.last_instant),
+        last_instant, -1) AS last_instant, COALESCE(resumes, FALSE) AS resumes,
     COALESCE(is_current, FALSE) AS is_current";
 
 /// A pause in the database.

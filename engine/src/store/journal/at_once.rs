@@ -1,7 +1,7 @@
 //! A batch in one statement, for Postgres: a round trip to the server costs as much as the work that it
 //! asks for, and a small batch of the general way has nine.
 //!
-//! The statement locks the run's row and the users' rows, and writes those facts of which nothing needs
+//! The statement locks the lane's row and the users' rows, and writes those facts of which nothing needs
 //! to be told but that they are recorded: it finds them as the wallet's decider saw them, under the
 //! conditions of [`super::verdict`]. It leaves every other fact alone, without saying why; what becomes
 //! of those is for the general way to find out, in a transaction of its own.
@@ -18,6 +18,7 @@ use super::{
     super::{
         StoreError,
         connection::{Column, Connection, Value},
+        runs::lane_number,
         setbacks::{self, Known},
     },
     keys,
@@ -34,15 +35,15 @@ fn suits(recording: &Recording) -> bool {
     has_room && recording.forgotten.is_none()
 }
 
-/// Writes those of `recordings` that can be written as they are, and returns their positions. Records
-/// with `alive_at` that the run was alive at that instant, even if no fact is given. Fails if the run's row
-/// is older than `known`, and with an outcome that is unknown where the statement has no answer.
+/// Writes those of `recordings` that can be written as they are in `lane`, and returns their positions.
+/// Fails if the lane's row is older than `known`, and with an outcome that is unknown where the statement
+/// has no answer.
 pub(in super::super) async fn record(
     connection: &mut Connection,
     run: &NodeRun,
-    alive_at: Option<UnixMillis>,
+    lane: usize,
     recordings: &[Recording],
-    known: Known,
+    known: &Known,
 ) -> Result<HashSet<usize>, StoreError> {
     let last_instant = recordings.iter().map(|recording| recording.fact.at()).max();
     let mut users = HashSet::new();
@@ -57,11 +58,10 @@ pub(in super::super) async fn record(
     let values = [
         run.node.as_str().into(),
         run.epoch.into(),
-        alive_at.map_or(0, UnixMillis::get).into(),
+        lane_number(lane).into(),
         last_instant.map_or(0, UnixMillis::get).into(),
         KEPT_FOR.get().into(),
-        known.alive_at.get().into(),
-        known.last_instant.get().into(),
+        known.last_instant(lane).get().into(),
         Columns::of(facts.iter().map(|(_, recording)| *recording)).into_value(),
     ];
     let rows = connection.rows(RECORD, &values).await;
@@ -176,8 +176,7 @@ impl Columns {
 
 /// The statement. Its parts run in the order in which they read each other.
 ///
-/// - `run` is empty, and so is everything after it, if the run is no longer the node's current one, or its
-///   row went back.
+/// - `run` is empty, and so is everything after it, if the run is over, or the lane's row went back.
 /// - `fact` adds to each fact the session that is recorded under its id.
 /// - `wallet` writes the users' rows, if the facts can be recorded. Each condition stands in
 ///   [`super::verdict`] too. An opening finds no session under its id, and no live one in its slot; a
@@ -188,9 +187,8 @@ impl Columns {
 /// which no state of the database should be able to cause.
 const RECORD: &str = "
     WITH run AS (
-        UPDATE node_runs
-        SET alive_at = GREATEST(alive_at, $3), last_instant = GREATEST(last_instant, $4)
-        WHERE node = $1 AND epoch = $2 AND is_current AND alive_at >= $6 AND last_instant >= $7
+        UPDATE node_lanes SET last_instant = GREATEST(last_instant, $4)
+        WHERE node = $1 AND lane = $3 AND epoch = $2 AND last_instant >= $6
         RETURNING epoch
     ),
     wallet AS (
@@ -198,9 +196,9 @@ const RECORD: &str = "
             last_instant = GREATEST(last_instant, fact.at), updated_at = GREATEST(updated_at, fact.at)
         FROM run CROSS JOIN LATERAL (
             SELECT given.*, found.*, live, used_at, CASE WHEN given.seq IS NULL THEN 0 ELSE given.total - found.charged END AS difference
-            FROM UNNEST($8::BIGINT[], $9::BIGINT[], $10::BIGINT[], $11::BIGINT[], $12::BIGINT[], $13::BIGINT[],
-                $14::BIGINT[], $15::TEXT[], $16::BIGINT[], $17::BIGINT[], $18::BIGINT[], $19::TEXT[],
-                $20::TEXT[], $21::TEXT[], $22::TEXT[], $23::BIGINT[]) WITH ORDINALITY
+            FROM UNNEST($7::BIGINT[], $8::BIGINT[], $9::BIGINT[], $10::BIGINT[], $11::BIGINT[], $12::BIGINT[],
+                $13::BIGINT[], $14::TEXT[], $15::BIGINT[], $16::BIGINT[], $17::BIGINT[], $18::TEXT[],
+                $19::TEXT[], $20::TEXT[], $21::TEXT[], $22::BIGINT[]) WITH ORDINALITY
                 AS given (wallet, decided_from, session, at, slot, price, interval_ms, charged_at,
                     seq, total, served, reason, key, digest, operation, asked_at, position)
             LEFT JOIN LATERAL (

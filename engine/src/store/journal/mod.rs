@@ -3,7 +3,7 @@
 //! There are two ways. On Postgres a batch is one statement first ([`at_once`]), which writes the facts that
 //! can be written as they are: nearly all, nearly always. The general way, which SQLite takes with every
 //! fact, is for those of which more has to be found out. It takes a fixed number of statements, however many
-//! facts there are, and two or three more if any of them has a key. It locks the run's row, then the users'
+//! facts there are, and two or three more if any of them has a key. It locks the lane's row, then the users'
 //! rows in the order of their ids, reads what the facts are about, and lets [`verdict`] decide what becomes of
 //! each. What is to be written carries the same conditions once
 //! more in its WHERE, and only what RETURNING names was recorded.
@@ -15,7 +15,7 @@ mod verdict;
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use billing::Opening;
-use schema::{MAX_SAFE_INTEGER, SessionId, UnixMillis, session::EndReason};
+use schema::{MAX_SAFE_INTEGER, SessionId, session::EndReason};
 
 use self::verdict::{Found, FoundSession, FoundUser, Settling, Verdict};
 use super::{
@@ -48,20 +48,20 @@ pub(super) async fn take_session_ids(
     Ok(end - i64::from(count)..end)
 }
 
-/// Records the facts of `recordings`, with their keys, and with `alive_at` that the run was alive at
-/// that instant. Fails if the run's row is older than `known`.
+/// Records the facts of `recordings`, with their keys, in `lane`. Fails if the lane's row is older than
+/// `known`.
 pub(super) async fn record(
     connection: &mut Connection,
     run: NodeRun,
-    alive_at: Option<UnixMillis>,
+    lane: usize,
     recordings: Arc<[Recording]>,
     known: Known,
 ) -> Result<Vec<FactOutcome>, StoreError> {
     let last_instant = recordings.iter().map(|recording| recording.fact.at()).max();
-    runs::hold(connection, &run, alive_at, last_instant, known).await?;
-    if recordings.is_empty() {
+    let Some(last_instant) = last_instant else {
         return Ok(Vec::new());
-    }
+    };
+    runs::hold(connection, &run, lane, last_instant, &known).await?;
     let found = find(connection, &recordings).await?;
     let verdicts = verdict::decide(&run.node, &recordings, &found);
 

@@ -109,6 +109,10 @@ pub(super) fn row_rules(connection: &Connection, table: &str, bounds: Bounds) ->
         "sessions" => sessions(&mut rules, bounds),
         "session_pauses" => rules.plain(8, "reason = ''", "a pause has no reason"),
         "node_runs" => runs(&mut rules, bounds),
+        "node_lanes" => {
+            rules.instant("last_instant", bounds.latest_run);
+            rules.plain(8, "lane > 255", "no run has so many lanes");
+        }
         "id_blocks" => {
             rules.plain(4, "name <> 'sessions'", "nobody takes ids of this name");
             rules.plain(
@@ -339,6 +343,16 @@ pub(super) fn relations(connection: &Connection, expected: &Expected) -> Vec<Que
             "a revoked token is kept",
         ),
         block_of_ids(),
+        question(
+            8,
+            "node_lanes",
+            "a lane belongs to no current run",
+            "SELECT lanes.node || '/' || lane AS place, CAST(NULL AS BIGINT) AS holder,
+                'run ' || lanes.epoch || ' of node ' || lanes.node || ' is not current, and lane ' || lane
+                    || ' is its' AS what
+             FROM node_lanes AS lanes LEFT JOIN node_runs AS run ON run.node = lanes.node AND run.epoch = lanes.epoch
+             WHERE run.is_current IS NOT TRUE",
+        ),
         question(
             laws::TRUTH,
             "revoked_tokens",

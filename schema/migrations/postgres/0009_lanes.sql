@@ -1,0 +1,13 @@
+-- Several batches of one run are written at once. Each has a row of its own, so that none waits for another.
+
+-- The lanes of current runs. Whoever begins a node's next run deletes them, which waits for the batches
+-- under way and shuts out all later ones, and takes what they say over into the run that ended.
+CREATE TABLE node_lanes (
+    node         TEXT   NOT NULL CHECK (node <> ''),
+    lane         BIGINT NOT NULL CHECK (lane >= 0),
+    epoch        BIGINT NOT NULL CHECK (epoch >= 1),
+    -- The greatest instant of what was recorded by the lane; node_runs.last_instant is that of a run that is
+    -- over.
+    last_instant BIGINT NOT NULL DEFAULT 0 CHECK (last_instant >= 0),
+    PRIMARY KEY (node, lane)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
