@@ -5,14 +5,14 @@
 //! UNNEST, and as one JSON array to SQLite, for `json_each`.
 
 use sqlx::{
-    Arguments as _, AssertSqlSafe, FromRow, Postgres, Sqlite,
+    Arguments as _, AssertSqlSafe, FromRow, Sqlite,
     error::BoxDynError,
     pool::PoolConnection,
     postgres::{PgArguments, PgRow},
     sqlite::{SqliteArguments, SqliteRow},
 };
 
-use super::StoreError;
+use super::{StoreError, postgres::Lease};
 
 /// A statement's text.
 #[derive(Clone, Copy)]
@@ -132,7 +132,7 @@ impl Unit {
 /// A connection on loan from its pool.
 pub(super) enum Connection {
     /// To Postgres.
-    Postgres(PoolConnection<Postgres>),
+    Postgres(Lease),
     /// To SQLite.
     Sqlite(PoolConnection<Sqlite>),
 }
@@ -282,7 +282,7 @@ impl Connection {
     /// Cuts the connection off and forgets it, so that nobody gets it in an unknown state.
     pub(super) fn sever(self) {
         match self {
-            Self::Postgres(connection) => drop(connection.detach()),
+            Self::Postgres(connection) => drop(Lease::take(connection)),
             Self::Sqlite(connection) => drop(connection.detach()),
         }
     }

@@ -4,15 +4,11 @@ mod address;
 mod servers;
 
 pub use self::address::{InvalidAddress, PostgresAddress};
-pub(super) use self::servers::PostgresPool;
+pub(super) use self::servers::{Lease, PostgresPool};
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use sqlx::{
-    Connection as _, Row as _,
-    migrate::Migration,
-    postgres::{PgConnection, PgPoolOptions},
-};
+use sqlx::{Connection as _, Row as _, migrate::Migration, postgres::PgConnection};
 use tokio::time::timeout;
 
 use self::servers::Servers;
@@ -97,21 +93,7 @@ pub(super) async fn open(
     }
     connection.close().await?;
 
-    let patience_ms = settings.call_timeout.as_millis().to_string();
-    let options = PgPoolOptions::new()
-        .max_connections(settings.connections_max.max(1))
-        .acquire_timeout(servers.patience())
-        .after_connect({
-            let servers = Arc::clone(&servers);
-            move |connection, _| {
-                let (patience_ms, servers) = (patience_ms.clone(), Arc::clone(&servers));
-                Box::pin(async move {
-                    let takes_writes = limit(connection, &patience_ms).await?;
-                    servers.check(takes_writes)
-                })
-            }
-        });
-    Ok(PostgresPool::new(options, servers))
+    PostgresPool::new(servers, settings.connections_max, settings.call_timeout)
 }
 
 /// Refuses a database that would not keep every text, and a server that is too old.
@@ -206,7 +188,7 @@ pub(super) async fn exists(address: &str, settings: &StoreSettings) -> Result<bo
 /// of the values either, and is made once: making one takes longer than running it.
 ///
 /// Tells whether the server takes writes.
-async fn limit(connection: &mut PgConnection, patience_ms: &str) -> Result<bool, sqlx::Error> {
+async fn limit(connection: &mut PgConnection, call_timeout: Duration) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT set_config('statement_timeout', $1, FALSE),
                 set_config('idle_in_transaction_session_timeout', $1, FALSE),
@@ -216,7 +198,7 @@ async fn limit(connection: &mut PgConnection, patience_ms: &str) -> Result<bool,
                 set_config('random_page_cost', '1.1', FALSE),
                 set_config('plan_cache_mode', 'force_generic_plan', FALSE), current_setting('transaction_read_only') = 'off'",
     )
-    .bind(patience_ms)
+    .bind(call_timeout.as_millis().to_string())
     .fetch_one(connection)
     .await?;
     row.try_get(row.len() - 1)

@@ -13,12 +13,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::select_ok;
-use sqlx::{
-    Connection as _, PgPool, Row as _,
-    pool::PoolConnectionMetadata,
-    postgres::{PgConnection, PgPoolOptions},
+use deadpool::managed::{
+    Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult, WeakPool,
 };
+use futures_util::future::select_ok;
+use sqlx::{Connection as _, Row as _, postgres::PgConnection};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, timeout},
@@ -31,6 +30,16 @@ use crate::store::{StoreError, errors::Blame};
 const TRUSTED_FOR: Duration = Duration::from_millis(500);
 /// How often a server that will do is looked for.
 const SEARCH_EVERY: Duration = Duration::from_millis(250);
+/// How soon it is tried again to connect to a server that takes no connections just now.
+const CONNECT_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// How long a connection is used: a server process grows with what it was asked.
+const USED_FOR: Duration = Duration::from_mins(30);
+/// How long a connection that nobody needs is kept.
+const IDLE_FOR: Duration = Duration::from_mins(10);
+/// How often it is looked for those.
+const TIDY_EVERY: Duration = Duration::from_mins(1);
+/// How often it is looked whether connections on loan are back, while the pool closes.
+const CLOSING_EVERY: Duration = Duration::from_millis(5);
 
 /// The servers of an address.
 #[derive(Debug)]
@@ -45,46 +54,60 @@ pub(super) struct Servers {
     search: Notify,
 }
 
+/// A connection on loan from the pool.
+pub(in super::super) type Lease = Object<Connector>;
+
+/// Opens connections to the current one of the servers, and tells which of them are still good.
+///
+/// It asks a connection nothing that has just answered: a round trip is as long as a short statement, both
+/// for us and for the server.
+#[derive(Debug)]
+pub(in super::super) struct Connector {
+    servers: Arc<Servers>,
+    /// How long a statement may take.
+    call_timeout: Duration,
+}
+
 /// Connections to one of the servers of an address.
 #[derive(Clone, Debug)]
 pub(in super::super) struct PostgresPool {
-    pub(super) pool: PgPool,
-    pub(super) servers: Arc<Servers>,
+    pool: Pool<Connector>,
+    servers: Arc<Servers>,
 }
 
 impl PostgresPool {
-    /// Connections of the pool that `options` make, to `servers`.
-    pub(super) fn new(options: PgPoolOptions, servers: Arc<Servers>) -> Self {
-        let options = {
-            let servers = Arc::clone(&servers);
-            // In place of sqlx's own test, which waits for a silent server as long as the caller does.
-            options
-                .test_before_acquire(false)
-                .before_acquire(move |connection, known| {
-                    let servers = Arc::clone(&servers);
-                    Box::pin(async move { Ok(servers.is_good(connection, &known).await) })
-                })
+    /// Up to `connections_max` connections to `servers`, on which a statement may take `call_timeout`.
+    pub(super) fn new(
+        servers: Arc<Servers>,
+        connections_max: u32,
+        call_timeout: Duration,
+    ) -> Result<Self, StoreError> {
+        let connector = Connector {
+            servers: Arc::clone(&servers),
+            call_timeout,
         };
-        let host = &servers.hosts[servers.current.load(Ordering::Relaxed)];
-        let pool = options.connect_lazy_with(host.options.clone());
-        if servers.hosts.len() > 1 {
-            tokio::spawn(follow(pool.clone(), Arc::clone(&servers)));
-        }
-        Self { pool, servers }
+        let pool = Pool::builder(connector)
+            .max_size(usize::try_from(connections_max.max(1)).unwrap_or(usize::MAX))
+            // Few connections do all the work that they can: their server processes know its plans.
+            .queue_mode(QueueMode::Lifo)
+            .build();
+        let pool = pool.map_err(|error| StoreError::Unfit(error.to_string()))?;
+        tokio::spawn(look_after(pool.weak(), Arc::clone(&servers)));
+        Ok(Self { pool, servers })
     }
 
     /// A connection from the pool.
-    pub(in super::super) async fn acquire(
-        &self,
-    ) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, StoreError> {
-        let acquired = self.pool.acquire().await;
-        acquired.map_err(|error| {
-            // Perhaps another server will do.
-            self.servers.search.notify_one();
-            let error = StoreError::from(error);
-            self.learn(&error);
-            error
-        })
+    pub(in super::super) async fn acquire(&self) -> Result<Lease, StoreError> {
+        let error = match timeout(self.servers.connect_timeout, self.pool.get()).await {
+            Ok(Ok(lease)) => return Ok(lease),
+            Ok(Err(PoolError::Backend(error))) => error,
+            Ok(Err(PoolError::Closed)) => StoreError::Unavailable(sqlx::Error::PoolClosed),
+            Ok(Err(_)) | Err(_) => StoreError::Unavailable(sqlx::Error::PoolTimedOut),
+        };
+        // Perhaps another server will do.
+        self.servers.search.notify_one();
+        self.learn(&error);
+        Err(error)
     }
 
     /// Gives up what `error` says is not good any more.
@@ -94,8 +117,81 @@ impl PostgresPool {
         }
     }
 
+    /// Closes all connections, once those on loan are back.
     pub(in super::super) async fn close(&self) {
-        self.pool.close().await;
+        let idle = self.pool.retain(|_, _| false);
+        self.pool.close();
+        self.servers.search.notify_one();
+        for connection in idle.removed {
+            // It is of no use any more, whether the server hears of it or not.
+            let _ = timeout(self.servers.connect_timeout, connection.close()).await;
+        }
+        while self.pool.status().size > 0 {
+            sleep(CLOSING_EVERY).await;
+        }
+    }
+}
+
+impl Connector {
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let servers = &self.servers;
+        let host = &servers.hosts[servers.current.load(Ordering::Relaxed)];
+        let connecting = async {
+            let mut connection = PgConnection::connect_with(&host.options).await?;
+            let takes_writes = super::limit(&mut connection, self.call_timeout).await?;
+            servers.check(takes_writes)?;
+            Ok::<_, sqlx::Error>(connection)
+        };
+        match timeout(servers.connect_timeout, connecting).await {
+            Ok(connected) => Ok(connected?),
+            Err(_) => Err(StoreError::Unavailable(sqlx::Error::PoolTimedOut)),
+        }
+    }
+}
+
+impl Manager for Connector {
+    type Type = PgConnection;
+    type Error = StoreError;
+
+    async fn create(&self) -> Result<PgConnection, StoreError> {
+        let give_up_at = Instant::now() + self.servers.connect_timeout;
+        loop {
+            match self.connect().await {
+                Ok(connection) => return Ok(connection),
+                // It starts, or has as many as it takes: perhaps only for a moment.
+                Err(error)
+                    if takes_none_now(&error)
+                        && Instant::now() + 2 * CONNECT_AGAIN_AFTER < give_up_at =>
+                {
+                    sleep(CONNECT_AGAIN_AFTER).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn recycle(
+        &self,
+        connection: &mut PgConnection,
+        known: &Metrics,
+    ) -> RecycleResult<StoreError> {
+        if self.servers.is_good(connection, known).await {
+            Ok(())
+        } else {
+            Err(RecycleError::message("the connection is given up"))
+        }
+    }
+}
+
+/// Whether the server takes no connections, as far as `error` tells, but may soon.
+fn takes_none_now(error: &StoreError) -> bool {
+    let StoreError::Unavailable(error) = error else {
+        return false;
+    };
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+        sqlx::Error::Database(error) => error.is_transient_in_connect_phase(),
+        _ => false,
     }
 }
 
@@ -186,13 +282,12 @@ impl Servers {
     }
 
     /// Whether a connection of which this is `known` may be used.
-    async fn is_good(&self, connection: &mut PgConnection, known: &PoolConnectionMetadata) -> bool {
-        let lost_at = *self.lost_at();
-        if lost_at.is_some_and(|lost_at| lost_at.elapsed() <= known.age) {
+    async fn is_good(&self, connection: &mut PgConnection, known: &Metrics) -> bool {
+        let (lost_at, age) = (*self.lost_at(), known.age());
+        if age > USED_FOR || lost_at.is_some_and(|lost_at| lost_at.elapsed() <= age) {
             return false;
         }
-        // It answered a moment ago, and a round trip is as long as a short statement.
-        if known.idle_for < TRUSTED_FOR {
+        if known.last_used() < TRUSTED_FOR {
             return true;
         }
         // So that there is time left to open another one.
@@ -210,33 +305,47 @@ impl Servers {
         }
     }
 
+    /// Looks for a server that will do until there is one, or `pool` is closed.
+    async fn search(&self, pool: &Pool<Connector>) {
+        while !pool.is_closed() {
+            let tries = (0..self.hosts.len()).map(|place| Box::pin(self.connect(place)));
+            if let Ok(((place, connection), _)) = select_ok(tries).await {
+                // It shows only that the server can be used.
+                let _ = connection.close().await;
+                if self.current.swap(place, Ordering::Relaxed) != place {
+                    let host = &self.hosts[place].name;
+                    tracing::warn!(host, "another database server takes the writes now");
+                }
+                return;
+            }
+            sleep(SEARCH_EVERY).await;
+        }
+    }
+
     /// A copied instant is valid after any panic.
     fn lost_at(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         self.lost_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Leads `pool` to a server that will do, whenever the current one seems to be lost, until the pool is
-/// closed.
-async fn follow(pool: PgPool, servers: Arc<Servers>) {
+/// Leads `pool` to a server that will do, whenever the current one seems to be lost, and closes what nobody
+/// needs, until the pool is closed.
+async fn look_after(pool: WeakPool<Connector>, servers: Arc<Servers>) {
     loop {
-        tokio::select! {
-            () = pool.close_event() => return,
-            () = servers.search.notified() => {}
+        let is_lost = tokio::select! {
+            () = servers.search.notified() => true,
+            () = sleep(TIDY_EVERY) => false,
+        };
+        let Some(pool) = pool.upgrade().filter(|pool| !pool.is_closed()) else {
+            return;
+        };
+        if is_lost && servers.hosts.len() > 1 {
+            servers.search(&pool).await;
         }
-        while !pool.is_closed() {
-            let tries = (0..servers.hosts.len()).map(|place| Box::pin(servers.connect(place)));
-            if let Ok(((place, connection), _)) = select_ok(tries).await {
-                // It shows only that the server can be used.
-                let _ = connection.close().await;
-                if servers.current.swap(place, Ordering::Relaxed) != place {
-                    let Host { name, options } = &servers.hosts[place];
-                    tracing::warn!(host = name, "another database server takes the writes now");
-                    pool.set_connect_options(options.clone());
-                }
-                break;
-            }
-            sleep(SEARCH_EVERY).await;
+        let idle = pool.retain(|_, known| known.last_used() < IDLE_FOR);
+        for connection in idle.removed {
+            // It is of no use any more, whether the server hears of it or not.
+            let _ = timeout(servers.connect_timeout, connection.close()).await;
         }
     }
 }
