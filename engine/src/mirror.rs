@@ -36,6 +36,9 @@ use trouble::Trouble;
 
 /// How many values one round trip takes at most.
 const BATCH_MAX: usize = 1_000;
+/// How long values gather after the batch before, unless they are enough for one. What Redis shows is that
+/// much older, and a batch of a few costs nearly as much as one of a hundred.
+const GATHER: Duration = Duration::from_millis(10);
 /// How long Redis may take over one batch.
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often Redis is asked whether it is still there, when there is nothing to write.
@@ -53,6 +56,8 @@ pub enum MirrorMessage {
     Forget(UserId),
     /// The batch that was on its way is through, or not; from the task that wrote it.
     Flushed(Result<Client, Error>),
+    /// Values have gathered for long enough; from the mirror's own timer.
+    Gathered,
     /// Redis has been asked for again; from the task that did.
     Connected(Result<Client, Error>),
     /// See whether Redis is still there; from the mirror's own interval.
@@ -142,6 +147,10 @@ struct MirrorState {
     arguments: Arc<MirrorArguments>,
     waiting: HashMap<UserId, Option<MirroredSession>>,
     link: Link,
+    /// When the last batch was sent.
+    sent_at: Option<Instant>,
+    /// Whether the timer runs.
+    is_gathering: bool,
     trouble: Trouble,
 }
 
@@ -159,6 +168,8 @@ impl Actor for MirrorActor {
             arguments: Arc::new(arguments),
             waiting: HashMap::new(),
             link: Link::Lost,
+            sent_at: None,
+            is_gathering: false,
             trouble: Trouble::default(),
         })
     }
@@ -189,6 +200,10 @@ impl Actor for MirrorActor {
             MirrorMessage::Flushed(Ok(client)) => {
                 state.link = Link::Idle(client);
                 state.works();
+                state.flush(&myself);
+            }
+            MirrorMessage::Gathered => {
+                state.is_gathering = false;
                 state.flush(&myself);
             }
             MirrorMessage::Connected(Ok(client)) => state.found(&myself, client),
@@ -236,14 +251,22 @@ impl Link {
 }
 
 impl MirrorState {
-    /// Begins to write what waits, if Redis is idle.
+    /// Begins to write what waits, if Redis is idle and enough has gathered.
     fn flush(&mut self, myself: &ActorRef<MirrorMessage>) {
         if self.waiting.is_empty() {
+            return;
+        }
+        let gathered = self.sent_at.map_or(GATHER, |sent_at| sent_at.elapsed());
+        if gathered < GATHER && self.waiting.len() < BATCH_MAX {
+            if !std::mem::replace(&mut self.is_gathering, true) {
+                myself.send_after(GATHER - gathered, || MirrorMessage::Gathered);
+            }
             return;
         }
         let Some(client) = self.link.take_idle() else {
             return;
         };
+        self.sent_at = Some(Instant::now());
         let users: Vec<UserId> = self.waiting.keys().copied().take(BATCH_MAX).collect();
         let batch = users
             .iter()
