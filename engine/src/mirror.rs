@@ -256,10 +256,11 @@ impl MirrorState {
         if self.waiting.is_empty() {
             return;
         }
-        let gathered = self.sent_at.map_or(GATHER, |sent_at| sent_at.elapsed());
-        if gathered < GATHER && self.waiting.len() < BATCH_MAX {
+        let since_sent = self.sent_at.map_or(GATHER, |sent_at| sent_at.elapsed());
+        let left = GATHER.saturating_sub(since_sent);
+        if !left.is_zero() && self.waiting.len() < BATCH_MAX {
             if !std::mem::replace(&mut self.is_gathering, true) {
-                myself.send_after(GATHER - gathered, || MirrorMessage::Gathered);
+                myself.send_after(left, || MirrorMessage::Gathered);
             }
             return;
         }

@@ -117,9 +117,10 @@ pub(super) async fn check(
         .await?;
     let Some(row) = rows.first() else {
         // Runs that are over are deleted when they are old: not by a database that went back.
-        return match is_followed(connection, run).await? {
-            true => Ok(()),
-            false => Err(StoreError::WentBack),
+        return if is_followed(connection, run).await? {
+            Ok(())
+        } else {
+            Err(StoreError::WentBack)
         };
     };
     let last_instant = |lane: usize| {
