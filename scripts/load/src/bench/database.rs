@@ -150,7 +150,8 @@ impl Database {
         let query = "SELECT 'Postgres ' || split_part(current_setting('server_version'), ' ', 1) \
             || ', synchronous_commit ' || current_setting('synchronous_commit') \
             || ', fsync ' || current_setting('fsync') \
-            || ', shared_buffers ' || current_setting('shared_buffers')";
+            || ', shared_buffers ' || current_setting('shared_buffers') \
+            || ', max_wal_size ' || current_setting('max_wal_size')";
         Ok(psql(server, query)?.trim().to_owned())
     }
 
