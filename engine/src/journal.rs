@@ -138,6 +138,10 @@ impl Status {
         self.alive_at.store(instant.get(), Ordering::Relaxed);
     }
 
+    fn is_displaced(&self) -> bool {
+        self.displaced.borrow().is_some()
+    }
+
     fn alive_at(&self) -> UnixMillis {
         let alive_at = UnixMillis::new(self.alive_at.load(Ordering::Relaxed));
         alive_at.unwrap_or_else(|_| unreachable!("only instants are put there"))
@@ -213,7 +217,7 @@ impl Journal {
 
     /// Whether the run may write no more.
     pub fn is_displaced(&self) -> bool {
-        self.status.displaced.borrow().is_some()
+        self.status.is_displaced()
     }
 
     /// Returns when the run may write no more, with the reason.
@@ -260,8 +264,6 @@ struct JournalState {
     alive_recorded_at: UnixMillis,
     /// Whether the next run is being begun.
     is_beginning: bool,
-    /// Whether the run may write no more.
-    is_displaced: bool,
     /// Whether time stands still because nothing could be recorded.
     is_outage: bool,
     progress: Progress,
@@ -287,7 +289,6 @@ impl Actor for JournalActor {
             alive_due: None,
             alive_under_way: None,
             is_beginning: false,
-            is_displaced: false,
             is_outage: false,
             progress: Progress::default(),
         })
@@ -319,6 +320,8 @@ impl Actor for JournalActor {
                 self.status.prove(run.started_at);
                 state.go_on(run);
             }
+            // Each lane notices by itself.
+            JournalMessage::Displaced(_) if self.status.is_displaced() => {}
             JournalMessage::Displaced(displacement) => {
                 tracing::error!(
                     node = state.run.node.as_str(),
@@ -329,12 +332,7 @@ impl Actor for JournalActor {
                     }
                 );
                 // It stays, writes nothing more and answers nobody: what it holds is not known.
-                state.is_displaced = true;
-                self.status.displaced.send_if_modified(|known| {
-                    let is_first = known.is_none();
-                    known.get_or_insert(displacement);
-                    is_first
-                });
+                self.status.displaced.send_replace(Some(displacement));
             }
         }
         self.write_next(&myself, state);
@@ -445,7 +443,7 @@ impl JournalActor {
 
     /// Begins to write what waits, in each lane that writes nothing.
     fn write_next(&self, myself: &ActorRef<JournalMessage>, state: &mut JournalState) {
-        if state.is_displaced || state.is_beginning {
+        if self.status.is_displaced() || state.is_beginning {
             return;
         }
         if let Some(cut) = state.arguments.timeline.halted_at()

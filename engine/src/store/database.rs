@@ -336,7 +336,9 @@ impl Store for Database {
                 runs::begin(connection, node, process, now, policy, lanes).await
             })
         });
-        begun.await.inspect(|run| self.acknowledged.begin(run))
+        begun
+            .await
+            .inspect(|run| self.acknowledged.begin(run, lanes))
     }
 
     async fn next_run(
@@ -352,7 +354,7 @@ impl Store for Database {
         });
         match next.await {
             Ok(run) => {
-                self.acknowledged.begin(&run);
+                self.acknowledged.begin(&run, lanes);
                 Ok(run)
             }
             Err(error) => {

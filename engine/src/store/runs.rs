@@ -359,11 +359,10 @@ pub(super) async fn keep_alive(
             ],
         )
         .await?;
-    if kept.is_some() {
-        return Ok(());
+    match kept {
+        Some(_) => Ok(()),
+        None => Err(setbacks::shut_out(connection, run, known).await),
     }
-    setbacks::check(connection, run, known).await?;
-    Err(StoreError::Superseded)
 }
 
 /// Locks the row of a lane of the run for this transaction, and records that the run records something
@@ -388,9 +387,8 @@ pub(super) async fn hold(
             ],
         )
         .await?;
-    if held.is_some() {
-        return Ok(());
+    match held {
+        Some(_) => Ok(()),
+        None => Err(setbacks::shut_out(connection, run, known).await),
     }
-    setbacks::check(connection, run, known).await?;
-    Err(StoreError::Superseded)
 }

@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use schema::UnixMillis;
 
 use super::{StoreError, connection::Connection, runs::lane_number};
-use crate::facts::NodeRun;
+use crate::{facts::NodeRun, lanes::Lanes};
 
 /// What the database has acknowledged of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Known {
     alive_at: UnixMillis,
-    /// By lane; of those behind the end, nothing.
+    /// By lane, for each lane of the run.
     last_instants: Vec<UnixMillis>,
 }
 
@@ -27,7 +27,7 @@ impl Known {
         self.alive_at
     }
 
-    /// The greatest instant that something was recorded with in `lane`.
+    /// The greatest instant that something was recorded with in `lane`; of another process's run, nothing.
     pub(super) fn last_instant(&self, lane: usize) -> UnixMillis {
         let last_instant = self.last_instants.get(lane);
         last_instant.copied().unwrap_or_default()
@@ -39,11 +39,11 @@ impl Known {
 pub(super) struct Acknowledged(Arc<Mutex<Option<(NodeRun, Known)>>>);
 
 impl Acknowledged {
-    /// The run has begun.
-    pub(super) fn begin(&self, run: &NodeRun) {
+    /// The run has begun, with `lanes`.
+    pub(super) fn begin(&self, run: &NodeRun, lanes: Lanes) {
         let known = Known {
             alive_at: run.started_at,
-            ..Known::default()
+            last_instants: vec![UnixMillis::EPOCH; lanes.count()],
         };
         *self.lock() = Some((run.clone(), known));
     }
@@ -56,9 +56,6 @@ impl Acknowledged {
     /// It is durable that something was recorded with `instant` in `lane`.
     pub(super) fn recorded(&self, run: &NodeRun, lane: usize, instant: UnixMillis) {
         self.learn(run, |known| {
-            if known.last_instants.len() <= lane {
-                known.last_instants.resize(lane + 1, UnixMillis::EPOCH);
-            }
             known.last_instants[lane] = known.last_instants[lane].max(instant);
         });
     }
@@ -129,17 +126,28 @@ pub(super) async fn check(
             .filter(|row| row.lane == Some(lane_number(lane)));
         let of_lane = of_lane.filter_map(|row| row.last_instant_of_lane).max();
         // Whoever ended the run took over what its lanes said.
-        of_lane
-            .or_else(|| (!row.is_current).then_some(row.last_instant))
-            .unwrap_or(0)
+        of_lane.or_else(|| (!row.is_current).then_some(row.last_instant))
     };
     let mut known_lanes = known.last_instants.iter().enumerate();
     let has_all = row.alive_at >= known.alive_at.get()
-        && known_lanes.all(|(lane, known)| last_instant(lane) >= known.get());
+        && known_lanes.all(|(lane, known)| last_instant(lane) >= Some(known.get()));
     if has_all {
         Ok(())
     } else {
         Err(StoreError::WentBack)
+    }
+}
+
+/// Why nothing can be written under the rows of `run`: it is over, or they are older than what is known of
+/// it.
+pub(super) async fn shut_out(
+    connection: &mut Connection,
+    run: &NodeRun,
+    known: &Known,
+) -> StoreError {
+    match check(connection, run, known).await {
+        Ok(()) => StoreError::Superseded,
+        Err(error) => error,
     }
 }
 

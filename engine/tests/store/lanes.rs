@@ -18,6 +18,7 @@ on_both! {
     a_run_begins_after_all_that_any_lane_recorded
     whoever_takes_over_shuts_all_lanes_out
     a_lane_that_went_back_is_noticed
+    a_lane_that_is_gone_is_noticed
 }
 
 /// A user in each of as many lanes as there are on Postgres.
@@ -110,6 +111,19 @@ async fn a_lane_that_went_back_is_noticed(database: Arc<TestDatabase>) {
         0,
         6_000,
     ));
+    let recorded = database.store.record(&run, None, &[fact.into()]).await;
+    assert!(
+        matches!(recorded, Err(StoreError::WentBack)),
+        "{recorded:?}"
+    );
+}
+
+async fn a_lane_that_is_gone_is_noticed(database: Arc<TestDatabase>) {
+    let run = database.run("a").await;
+    let user = database.user(100).await;
+    // As no program of ours does while the run is current.
+    database.execute("DELETE FROM node_lanes").await.unwrap();
+    let fact = Fact::Opening(opening(user, 1, 1, 10));
     let recorded = database.store.record(&run, None, &[fact.into()]).await;
     assert!(
         matches!(recorded, Err(StoreError::WentBack)),

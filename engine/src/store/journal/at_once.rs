@@ -68,8 +68,7 @@ pub(in super::super) async fn record(
     // It commits by itself: an answer that never came may be that it did.
     let rows: Vec<(i64, Option<i64>)> = rows.map_err(StoreError::of_lone_write)?;
     if rows.is_empty() {
-        setbacks::check(connection, run, known).await?;
-        return Err(StoreError::Superseded);
+        return Err(setbacks::shut_out(connection, run, known).await);
     }
     let written = rows.into_iter().filter_map(|(_, row)| row).map(|row| {
         // The statement numbers from 1 what it is given.

@@ -5,8 +5,8 @@
 //! fact, is for those of which more has to be found out. It takes a fixed number of statements, however many
 //! facts there are, and two or three more if any of them has a key. It locks the lane's row, then the users'
 //! rows in the order of their ids, reads what the facts are about, and lets [`verdict`] decide what becomes of
-//! each. What is to be written carries the same conditions once
-//! more in its WHERE, and only what RETURNING names was recorded.
+//! each. What is to be written carries the same conditions once more in its WHERE, and only what RETURNING
+//! names was recorded.
 
 pub(super) mod at_once;
 pub(super) mod keys;

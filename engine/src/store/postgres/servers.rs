@@ -122,10 +122,7 @@ impl PostgresPool {
         let idle = self.pool.retain(|_, _| false);
         self.pool.close();
         self.servers.search.notify_one();
-        for connection in idle.removed {
-            // It is of no use any more, whether the server hears of it or not.
-            let _ = timeout(self.servers.connect_timeout, connection.close()).await;
-        }
+        self.servers.take_leave(idle.removed).await;
         while self.pool.status().size > 0 {
             sleep(CLOSING_EVERY).await;
         }
@@ -322,6 +319,13 @@ impl Servers {
         }
     }
 
+    /// Closes `connections`. They are of no use any more, whether the server hears of it or not.
+    async fn take_leave(&self, connections: Vec<PgConnection>) {
+        for connection in connections {
+            let _ = timeout(self.connect_timeout, connection.close()).await;
+        }
+    }
+
     /// A copied instant is valid after any panic.
     fn lost_at(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
         self.lost_at.lock().unwrap_or_else(PoisonError::into_inner)
@@ -343,9 +347,6 @@ async fn look_after(pool: WeakPool<Connector>, servers: Arc<Servers>) {
             servers.search(&pool).await;
         }
         let idle = pool.retain(|_, known| known.last_used() < IDLE_FOR);
-        for connection in idle.removed {
-            // It is of no use any more, whether the server hears of it or not.
-            let _ = timeout(servers.connect_timeout, connection.close()).await;
-        }
+        servers.take_leave(idle.removed).await;
     }
 }
